@@ -1,0 +1,57 @@
+# make demo      a GPT learns Shakespeare: under three minutes on two cores, then a sample and a picture of its loss
+# make test      everything that can be checked on this machine; the last line is "N passed, N failed"
+# make lessons   compiles every lesson into build/ by the line in its first comment
+# make bench     speed as ratios to other programs, one table (make bench-peers installs them; PEERS=path adds checkouts)
+# make clean     removes build/ and out/
+CC = cc
+CXX = c++
+LESSONS = $(patsubst examples/%.c,build/%,$(sort $(wildcard examples/[0-9][0-9]_*.c)))
+HEADERS = autograd.h bpe.h gpt.h examples/lesson.h examples/plot.h examples/corpus.h tests/test.h
+# test programs: as a reader builds (-O3), again in double, again with sanitizers
+PROGRAMS = $(patsubst tests/%.c,%,$(sort $(wildcard tests/test_*.c)))
+CHECKED = $(addprefix build/tests/,$(PROGRAMS)) $(addprefix build/asan/,$(PROGRAMS))
+WARNINGS = -std=c99 -Wall -Wextra -Wpedantic -Wshadow -Wvla -Werror
+SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+DOUBLE = test_ops
+real = $(if $(filter $(DOUBLE),$*),-DAG_REAL=double)
+
+.PHONY: all demo test quick lessons bench bench-peers setup clean
+all: lessons
+
+demo: setup build/08_pretrain
+	build/08_pretrain recipe=fast
+	@echo "The loss curve is out/08/loss.png, the log is out/08/log.csv; next: README.md, the table of lessons."
+
+lessons: setup $(LESSONS)
+
+build/%: examples/%.c $(HEADERS) | build
+	$(CC) -O3 -Ibuild $< -o $@ -lm
+
+test: setup lessons $(CHECKED)
+	@sh tests/run.sh
+
+# what a change should pass before it is committed: the -O3 programs only
+quick: $(addprefix build/tests/,$(PROGRAMS))
+	@QUICK=1 sh tests/run.sh
+
+build/tests/%: tests/%.c $(HEADERS) | build
+	$(CC) -O3 $(WARNINGS) $(real) -Ibuild $< -o $@ -lm
+
+build/asan/%: tests/%.c $(HEADERS) | build
+	$(CC) $(SANITIZE) $(WARNINGS) $(real) -Ibuild $< -o $@ -lm
+
+bench: lessons
+	@python3 tests/bench.py row=$(ROW) resume=$(RESUME) peers=$(PEERS)
+
+bench-peers:
+	@sh tests/peers/make_peers.sh
+
+# Pictures need stb_image_write.h, and the tests a few of Debian's packages; both are installed where that is possible.
+setup: | build
+	@sh tests/setup.sh
+
+build:
+	@mkdir -p build/tests build/asan
+
+clean:
+	rm -rf build out

@@ -1,0 +1,169 @@
+// 07_attention - how does a token find the one that it needs?
+//
+//     cc -O3 examples/07_attention.c -o attention -lm
+//     ./attention                                  about five seconds
+//     ./attention pairs=12 steps=3000              a longer list to search
+//
+// Attention is a soft look-up: each position asks a question (its query), every earlier position shows a label (its key)
+// and hands over a content (its value) in proportion to how well question and label match. First one head by hand, in
+// six ops with a (T,T) table in plain sight; then ag_attention, which never makes that table, and the difference between
+// the two. Then a task that nothing but looking can solve: a list of pairs such as "b7 e2 a9", then a letter; the answer
+// is the digit that stood beside it. The heat map shows where the trained query looks.
+//
+// Last, where the numbers of a model sit: the parameters of each preset, and of Llama 3.1 405B, counted by hand.
+//
+// It prints the largest difference between the two ways, the task's accuracy (a guess: 10 percent) and the counts;
+// out/07/ gets attention.png (where the query looks), causal.png (one head by hand), loss.png and log.csv.
+//
+// Next: 08_pretrain, four layers of this on Shakespeare.
+//
+// Exercises
+// 1. Take the mask out of by_hand: how large is the difference now, and which row still agrees?
+// 2. Take the factor 1/sqrt(hs) out of by_hand and print a row of the weights: what becomes of it at hs=8, at hs=128?
+// 3. ./attention dim=4: how small may the vectors be before look-ups go wrong? Where does the heat map look then?
+#define AG_DIE_ON_ERROR
+#define AUTOGRAD_IMPLEMENTATION
+#define GPT_IMPLEMENTATION
+#include "../gpt.h"
+#include "lesson.h"
+#include "plot.h"
+
+// One head: q, k, v (T,hs) -> (T,hs); weights (T,T) are what the picture shows.
+static ag_tensor *by_hand(ag_ctx *ag, ag_tensor *q, ag_tensor *k, ag_tensor *v, float *weights) {
+    int T = q->shape[0], hs = q->shape[1];
+    float *mask = (float *)malloc((size_t)T * T * sizeof *mask);
+    if (!mask) lesson_fail("out of memory");
+    for (int t = 0; t < T; t++) for (int u = 0; u < T; u++) mask[t * T + u] = u <= t ? 0.0f : -INFINITY;
+    ag_tensor *scores = ag_scale(ag_matmul_t(q, k), 1 / sqrt(hs));          // (T,T): query t times key u
+    ag_tensor *p = ag_softmax(ag_add(scores, ag_input(ag, mask, T, T)));    // nobody looks ahead; each row sums to 1
+    ag_get(p, weights);
+    free(mask);
+    return ag_matmul(p, v);
+}
+
+static void two_ways(void) {
+    enum { T = 12, HS = 8 };
+    float packed[T * 3 * HS], hand[T * HS], fused[T * HS], weights[T * T];
+    ag_ctx *ag = ag_new(3);
+    ag_tensor *qkv = ag_param(ag, 1, T, 3 * HS);        // query, key and value of each position side by side
+    ag_randn(qkv, 1), ag_get(qkv, packed);
+    ag_tensor *flat = ag_reshape(qkv, T, 3 * HS);
+    ag_get(by_hand(ag, ag_slice(flat, 1, 0, HS), ag_slice(flat, 1, HS, HS), ag_slice(flat, 1, 2 * HS, HS), weights), hand);
+    ag_get(ag_attention(qkv, 1, 1, NULL, NULL, NULL), fused);
+    double apart = 0;
+    for (int i = 0; i < T * HS; i++) apart = fmax(apart, fabs(hand[i] - fused[i]));
+    printf("one head of %d positions, by hand and by ag_attention: largest difference %.1e\n", T, apart);
+    plot *p = plot_new("One untrained head: each row sums to 1, nothing looks ahead", "position looked at", "position that looks");
+    plot_heat(p, weights, T, T, NULL, NULL), plot_values(p, "%.2f");
+    plot_save(p, lesson_path("causal.png"));
+    plot_free(p), ag_free(ag);
+}
+
+static void counts(void) {
+    const char *names[] = {"nano", "baby", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "nano-llama", "small"};
+    printf("\n%-14s %18s %12s\n", "model", "parameters", "in float32");
+    for (int i = 0; i < 8; i++) {
+        gpt_config c = gpt_preset(names[i]);
+        if (!c.n_vocab) c.n_vocab = 65;
+        printf("%-14s %18s %12s\n", names[i], lesson_commas((long long)gpt_count(&c)), lesson_bytes(4.0 * (double)gpt_count(&c)));
+    }
+    // Llama 3.1 405B: 126 layers, 16,384 channels, 128 heads, 8 key heads, 53,248 inside the MLP, 128,256 tokens
+    // (Dubey et al. 2024, table 3).
+    long long L = 126, C = 16384, kv = 8 * 128, H = 53248, V = 128256;
+    long long layer = 2 * C * C + 2 * C * kv + 3 * C * H + 2 * C, all = L * layer + 2 * V * C + C;
+    printf("%-14s %18s %12s  = %lld layers of %s, two tables of %s, one norm\n", "Llama 405B", lesson_commas(all), lesson_bytes(4.0 * (double)all),
+           L, lesson_commas(layer), lesson_commas(V * C));
+}
+
+int main(int argc, char **argv) {
+    lesson_begin(argc, argv, "07", "attention is looking up");
+    int steps = lesson_int_in("steps", 1500, 1, 1000000, "optimizer steps");
+    int pairs = lesson_int_in("pairs", 8, 1, 26, "letters in the list");
+    int dim = lesson_int_in("dim", 32, 1, 256, "size of queries, keys and values");
+    int batch = lesson_int_in("batch", 64, 1, 10000, "lists a step");
+    double lr = lesson_float("lr", 0.01, "peak learning rate, falling linearly to zero");
+    int seed = lesson_int("seed", 1337, "of everything random");
+    lesson_options_end();
+    two_ways();
+
+    // A list is (letter, digit) pairs, then a letter with digit 10, "unknown". Each position is the sum of two embeddings;
+    // one head; its output at the last position is read as a digit.
+    int T = pairs + 1, *letters = (int *)malloc((size_t)batch * T * sizeof *letters), *digits = (int *)malloc((size_t)batch * T * sizeof *digits);
+    int *answers = (int *)malloc((size_t)batch * sizeof *answers), right = 0, asked = 0;
+    if (!letters || !digits || !answers) lesson_fail("out of memory");
+    ag_ctx *ag = ag_new((unsigned long long)seed);
+    ag_tensor *letter = ag_param(ag, 26, dim), *digit = ag_param(ag, 11, dim), *wqkv = ag_param(ag, dim, 3 * dim), *head = ag_param(ag, dim, 10);
+    ag_randn(letter, 1), ag_randn(digit, 1), ag_randn(wqkv, (float)(1 / sqrt(dim))), ag_randn(head, (float)(1 / sqrt(dim)));
+    lesson_log_open(-1);
+    double start = lesson_seconds();
+    for (int step = 0; step <= steps; step++) {
+        ag_rng *rng = ag_stream(ag, AG_RNG_DATA);
+        for (int b = 0; b < batch; b++) {
+            int deck[26], *l = letters + b * T, *d = digits + b * T;
+            for (int i = 0; i < 26; i++) deck[i] = i;
+            for (int i = 0; i < pairs; i++) {           // different letters, any digits
+                int j = i + (int)(ag_rng_u32(rng) % (unsigned)(26 - i)), swap = deck[i];
+                deck[i] = deck[j], deck[j] = swap, l[i] = deck[i], d[i] = (int)(ag_rng_u32(rng) % 10);
+            }
+            int pick = (int)(ag_rng_u32(rng) % (unsigned)pairs);
+            l[pairs] = l[pick], d[pairs] = 10, answers[b] = d[pick];
+        }
+        ag_tensor *x = ag_add(ag_embedding(letter, letters, batch * T, T), ag_embedding(digit, digits, batch * T, T));  // (B,T,dim)
+        ag_tensor *qkv = ag_linear(x, wqkv, NULL);                                                  // (B,T,3*dim)
+        ag_tensor *y = ag_slice(ag_attention(qkv, 1, 1, NULL, NULL, NULL), 1, pairs, 1);            // (B,1,dim): the last
+        ag_tensor *logits = ag_linear(ag_reshape(y, batch, dim), head, NULL);                       // (B,10)
+        ag_tensor *loss = ag_cross_entropy(logits, answers, NULL);
+        double rate = lr * (1 - (double)step / steps), value = ag_item(loss);
+        if (step >= steps - 20) {                       // these lists are as new as all others: count the right answers
+            float *z = (float *)malloc((size_t)batch * 10 * sizeof *z);
+            if (!z) lesson_fail("out of memory");
+            ag_get(logits, z);
+            for (int b = 0; b < batch; b++, asked++) {
+                int best = 0;
+                for (int i = 1; i < 10; i++) if (z[b * 10 + i] > z[b * 10 + best]) best = i;
+                right += best == answers[b];
+            }
+            free(z);
+        }
+        if (step == steps) {                            // where the first six lists' queries look
+            int rows = batch < 6 ? batch : 6;
+            float *all = (float *)malloc((size_t)rows * T * sizeof *all), *weights = (float *)malloc((size_t)T * T * sizeof *weights);
+            char text[6 * 27][8];
+            const char *row_names[6], *column_names[27];
+            if (!all || !weights) lesson_fail("out of memory");
+            plot *grid[6];
+            for (int r = 0; r < rows; r++) {
+                ag_tensor *one = ag_reshape(ag_slice(qkv, 0, r, 1), T, 3 * dim);
+                by_hand(ag, ag_slice(one, 1, 0, dim), ag_slice(one, 1, dim, dim), ag_slice(one, 1, 2 * dim, dim), weights);
+                for (int t = 0; t < T; t++) {
+                    snprintf(text[r * 27 + t], 8, t < pairs ? "%c%d" : "%c?", 'a' + letters[r * T + t], digits[r * T + t]);
+                    column_names[t] = text[r * 27 + t], all[t] = weights[pairs * T + t];
+                }
+                row_names[0] = column_names[pairs];
+                grid[r] = plot_new(r ? "" : "Where the last position looks", r == rows - 1 ? "position looked at" : "", "");
+                plot_size(grid[r], 1600, r == 0 || r == rows - 1 ? 260 : 190);
+                plot_heat(grid[r], all, 1, (size_t)T, row_names, column_names), plot_heat_range(grid[r], 0, 1), plot_values(grid[r], "%.2f");
+            }
+            plot_save_grid(grid, rows, 1, lesson_path("attention.png"));
+            for (int r = 0; r < rows; r++) plot_free(grid[r]);
+            free(all), free(weights);
+            break;
+        }
+        ag_backward(loss);
+        double norm = ag_grad_norm(ag), speed = (step + 1.0) * batch * T / (lesson_seconds() - start + 1e-9);
+        ag_adamw(ag, rate, 0.9, 0.99, 0);
+        ag_reset(ag);
+        lesson_log(step, value, LESSON_NONE, rate, norm, speed);
+        lesson_progress(step + 1, steps, value, speed);
+    }
+    printf("look-up in a list of %d pairs: %d of %d answers right (a guess: one in ten)\n", pairs, right, asked);
+    plot *p = plot_new("Learning to look", "step", "loss (nats an answer)");
+    plot_csv(p, "answer", lesson_path("log.csv"), "step", "train_loss");
+    plot_hline(p, log(10), "a guess: ln 10");
+    plot_save(p, lesson_path("loss.png"));
+    plot_free(p);
+    counts();
+    printf("\nwritten: out/07/attention.png, out/07/causal.png, out/07/loss.png, out/07/log.csv\n");
+    ag_free(ag), free(letters), free(digits), free(answers);
+    return lesson_end();
+}

@@ -1,0 +1,399 @@
+"""`make bench`: this library beside the programs it wants to beat, on this machine, in one run.
+
+    python3 tests/bench.py [row=NAME[,NAME...]] [resume=1] [peers=FOLDER] [runs=5] [list=1]
+
+Ours and the peer run alternately (A B A B ...), each as a process of its own that prints "VALUE unit" on its last line;
+the table holds medians. Where a peer has several settings, each is tried once and the best one is the opponent. A row
+whose runs would take over five minutes is run once. A peer that is not installed is left out by name, never guessed:
+`make bench-peers` installs those that Debian and PyPI have; FOLDER holds checkouts of nanoGPT and llm.c.
+
+row= runs only those rows (a part of a name is enough) and keeps the others of out/bench.csv; resume=1 runs only the
+rows that out/bench.csv lacks. Only Python's standard library is needed here. Exits with 1 if a program of ours fails.
+"""
+import csv
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+os.chdir(ROOT)
+OPTIONS = {"row": "", "resume": "", "peers": os.environ.get("PEERS", "build/peers/src"), "runs": "5", "list": ""}
+for word in sys.argv[1:]:
+    key, _, value = word.partition("=")
+    if key not in OPTIONS:
+        sys.exit("bench: no option %s; there are: %s" % (key, " ".join(OPTIONS)))
+    if value or key != "peers":
+        OPTIONS[key] = value
+CC = os.environ.get("CC", "cc")
+PEERS, RUNS, CSV = os.path.abspath(OPTIONS["peers"]), int(OPTIONS["runs"]), "out/bench.csv"
+PYTHON = os.path.abspath("build/peers/venv/bin/python")
+FIELDS = ["name", "ours", "unit", "peer", "peers_figure", "ratio", "wanted"]
+THREADS = 2                             # all figures are for two cores
+LONG = 300.0                            # seconds; a row that takes longer is run once
+REFERENCE_PEAK = 420.0                  # GFLOP/s of the machine that limits in seconds were written for
+
+
+class Missing(Exception):
+    """Something that a row needs is not on this machine; the text says what."""
+
+
+class Broken(Exception):
+    """A program of ours does not build, does not run or prints no figure."""
+
+
+def ours_or_broken(function):
+    try:
+        return function()
+    except (Missing, subprocess.TimeoutExpired) as reason:
+        raise Broken(str(reason))
+
+
+def run(command, env=None, limit=1800, cwd=None):
+    """Runs a command and returns all that it printed; the environment limits it to two threads."""
+    settings = dict(os.environ, AG_THREADS=str(THREADS), OMP_NUM_THREADS=str(THREADS),
+                    OPENBLAS_NUM_THREADS=str(THREADS), RAYON_NUM_THREADS=str(THREADS),
+                    TORCHINDUCTOR_CACHE_DIR=os.path.abspath("build/peers/inductor"))
+    settings.update(env or {})
+    done = subprocess.run(command, env=settings, cwd=cwd, timeout=limit, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, errors="replace")
+    if done.returncode:
+        tail = done.stdout.strip().splitlines()[-1:] or ["no output"]
+        raise Missing("%s failed: %s" % (os.path.basename(command[0]), tail[0][:100]))
+    return done.stdout
+
+
+def figure(text):
+    """The number on the last line: "VALUE unit", or "name VALUE unit" where a program measures several things."""
+    last = (text.strip().splitlines() or [""])[-1]
+    found = re.match(r"(?:[a-z_]\w* )?([0-9.eE+-]+) \S", last)
+    if not found:
+        raise Missing("no figure on its last line: %r" % last[:80])
+    return float(found.group(1))
+
+
+def build(source, name, *flags, compiler=None, after=("-lm",)):
+    """Compiles a program unless it is newer than its source and our headers; returns its path."""
+    if not os.path.exists(source):
+        raise Missing("there is no %s" % source)
+    os.makedirs(os.path.dirname(name), exist_ok=True)
+    inputs = [source] + [h for h in ("autograd.h", "bpe.h", "gpt.h", "examples/lesson.h", "examples/plot.h")
+                         if os.path.exists(h)]
+    if not os.path.exists(name) or any(os.path.getmtime(name) < os.path.getmtime(i) for i in inputs):
+        command = [compiler or CC, *flags, source, "-o", name, *after]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+        if done.returncode:
+            errors = [e for e in done.stdout.splitlines() if "error" in e or "undefined" in e] or ["?"]
+            raise Missing("%s does not build: %s" % (source, errors[0][:120]))
+    return os.path.abspath(name)
+
+
+def ours(program):
+    """One of our bench programs, built as a reader builds a lesson: no flags but -O3."""
+    return build("tests/%s.c" % program, "build/bench/%s" % program, "-O3")
+
+
+def data(name):
+    for folder in ("examples/data", os.environ.get("DATA_MIRROR", ""), "../shared/data"):
+        if folder and os.path.exists(os.path.join(folder, name)):
+            return os.path.abspath(os.path.join(folder, name))
+    raise Missing("%s is in none of examples/data, $DATA_MIRROR and ../shared/data" % name)
+
+
+def need_python(module):
+    if not os.path.exists(PYTHON):
+        raise Missing("build/peers/venv does not exist (make bench-peers)")
+    try:
+        run([PYTHON, "-c", "import " + module])
+    except Missing:
+        raise Missing("%s is not in build/peers/venv (make bench-peers)" % module)
+
+
+def has_avx512():
+    try:
+        return "avx512f" in open("/proc/cpuinfo").read()
+    except OSError:
+        return False
+
+
+# ---- What we measure of ours. Each returns a function that makes one measurement. ----
+
+def our_training(preset):
+    program = ours("bench_train")
+    return lambda: figure(run([program, "preset=" + preset, "threads=%d" % THREADS]))
+
+
+def our_gflops(preset):
+    # 6 operations a token for each parameter (two forward, four backward) except the position table, which is only
+    # added, and 12 L C T for attention: nanoGPT's estimate_mfu, after the PaLM paper, appendix B. The causal half that
+    # a fused kernel does not compute is counted all the same, for us and in the figures that we compare with.
+    L, C, T, V = {"nano": (4, 128, 64, 65), "baby": (6, 384, 256, 65)}[preset]
+    parameters = V * C + L * (12 * C * C + 13 * C) + 2 * C
+    flop = 6 * parameters + 12 * L * C * T
+    measure = our_training(preset)
+    return lambda: measure() * flop * 1e-9
+
+
+def our_program(program, *words):
+    path = ours(program)
+    return lambda: figure(run([path, *words]))
+
+
+# ---- The peers. Each returns a list of (name, function that makes one measurement). ----
+
+def torch_peers(preset, kinds):
+    need_python("torch")
+    checkout = os.path.join(PEERS, "nanoGPT")
+    if not os.path.exists(os.path.join(checkout, "model.py")):
+        raise Missing("no nanoGPT/model.py in %s (make bench PEERS=folder)" % OPTIONS["peers"])
+    version = run([PYTHON, "-c", "import torch; print(torch.__version__.split('+')[0])"]).strip()
+
+    def setting(dtype, compiled):
+        name = "PyTorch %s, %s, %s" % (version, dtype, "compiled" if compiled else "eager")
+        command = [PYTHON, "tests/peers/torch_train.py", checkout, "preset=" + preset, "dtype=" + dtype,
+                   "compile=%d" % compiled, "threads=%d" % THREADS]
+        return name, lambda: figure(run(command))
+    return [setting(dtype, compiled) for dtype in kinds for compiled in (0, 1)]
+
+
+def llmc_peers(preset):
+    checkout = os.path.join(PEERS, "llm.c")
+    if not os.path.exists(os.path.join(checkout, "train_gpt2.c")):
+        raise Missing("no llm.c/train_gpt2.c in %s (make bench PEERS=folder)" % OPTIONS["peers"])
+    if not shutil.which("gcc"):
+        raise Missing("llm.c is built with gcc, which is not installed")
+    program = build("tests/peers/llmc_peer.c", "build/peers/llmc_peer", "-Ofast", "-march=native", "-fopenmp", "-DOMP",
+                    "-DTESTING", "-I", checkout, compiler="gcc")
+    return [("llm.c", lambda: figure(run([program, preset, os.path.abspath("build/peers/llmc_%s.bin" % preset)])))]
+
+
+def openblas_peers(*shape):
+    program = build("tests/peers/openblas_peer.c", "build/peers/openblas_peer", "-O3", after=("-lopenblas",))
+    settings = [("OpenBLAS", {})]
+    if has_avx512():
+        settings.append(("OpenBLAS, SkylakeX kernels", {"OPENBLAS_CORETYPE": "SkylakeX"}))
+
+    def setting(name, env):
+        return name, lambda: figure(run([program, *shape], env))
+    return [setting(*s) for s in settings]
+
+
+def peak_peers():
+    program = build("tests/bench_peak.c", "build/bench/bench_peak", "-O3", after=("-lm", "-lpthread"))
+    return [("FMA peak", lambda: figure(run([program, "best", str(THREADS)])))]
+
+
+def python_peer(name, module, script, *words):
+    need_python(module)
+    command = [PYTHON, "tests/peers/" + script, *words]
+    return [(name, lambda: figure(run(command)))]
+
+
+# ---- Rows without a peer: a limit to stay within. Each returns (figure, limit). ----
+
+def peak_scale():
+    """Limits in seconds are for a machine with a peak of 420 GFLOP/s and grow as the peak of this one is lower."""
+    return REFERENCE_PEAK / peak_peers()[0][1]()
+
+
+def csv_column(path, column):
+    if not os.path.exists(path):
+        raise Missing("%s was not written" % path)
+    with open(path, newline="") as f:
+        values = [row[column] for row in csv.DictReader(f) if row.get(column)]
+    if not values:
+        raise Missing("%s has no %s" % (path, column))
+    return [float(v) for v in values]
+
+
+class Lesson:
+    """Lesson 08 with one recipe, run once and shared by the rows that read it."""
+    done = {}
+
+    @classmethod
+    def log(cls, recipe):
+        if recipe not in cls.done:
+            program = build("examples/08_pretrain.c", "build/bench/08_pretrain", "-O3")
+            run([program, "recipe=" + recipe], limit=3600)
+            copy = "build/bench/08_%s.csv" % recipe
+            shutil.copy("out/08/log.csv", copy)
+            cls.done[recipe] = copy
+        return cls.done[recipe]
+
+
+def lesson_loss(recipe, limit):
+    return csv_column(Lesson.log(recipe), "val_loss")[-1], limit
+
+
+def lesson_seconds(recipe, limit):
+    return csv_column(Lesson.log(recipe), "seconds")[-1], limit * peak_scale()
+
+
+def compile_seconds(limit):
+    lessons = sorted(f for f in os.listdir("examples") if re.match(r"\d\d_.*\.c$", f))
+    if not lessons:
+        raise Missing("there are no lessons in examples/")
+    worst = 0.0
+    for lesson in lessons:
+        start = time.perf_counter()
+        done = subprocess.run([CC, "-O3", "examples/" + lesson, "-o", "build/bench/lesson", "-lm"],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if done.returncode:
+            raise Missing("examples/%s does not build" % lesson)
+        worst = max(worst, time.perf_counter() - start)
+    return worst, limit
+
+
+def mallocs(limit):
+    return figure(run([ours("bench_train"), "preset=nano", "mallocs=1", "threads=%d" % THREADS])), limit
+
+
+# name, unit, what is ours, what are the peers, the ratio wanted. Rates: ours / peer. Times: peer / ours.
+COMPARED = [
+    ("train_nano_torch", "tokens/s", lambda: our_training("nano"),
+     lambda: torch_peers("nano", ("float32", "bfloat16")), 2.0),
+    ("train_baby_torch", "tokens/s", lambda: our_training("baby"), lambda: torch_peers("baby", ("float32",)), 1.3),
+    ("train_nano_llmc", "tokens/s", lambda: our_training("nano"), lambda: llmc_peers("nano"), 4.0),
+    ("train_baby_llmc", "tokens/s", lambda: our_training("baby"), lambda: llmc_peers("baby"), 5.0),
+    ("train_nano_peak", "GFLOP/s", lambda: our_gflops("nano"), peak_peers, 0.45),
+    ("train_baby_peak", "GFLOP/s", lambda: our_gflops("baby"), peak_peers, 0.55),
+    ("matmul_openblas", "GFLOP/s", lambda: our_program("bench_matmul", "matmul_1024x3072x768"),
+     lambda: openblas_peers("1024", "3072", "768"), 0.8),
+    ("scalar_micrograd", "s/step", lambda: our_program("bench_scalar"),
+     lambda: python_peer("micrograd", "micrograd", "micrograd_peer.py"), 500.0),
+    ("bpe_train_tokenizers", "s", lambda: our_program("bench_bpe", "train", data("tinyshakespeare.txt"), "1024"),
+     lambda: python_peer("tokenizers", "tokenizers", "tokenizers_peer.py", data("tinyshakespeare.txt"), "1024"), 2.0),
+    ("bpe_encode_tiktoken", "MB/s",
+     lambda: our_program("bench_bpe", "encode", data("tinyshakespeare.txt"), data("cl100k_base.tiktoken")),
+     lambda: python_peer("tiktoken", "tiktoken", "tiktoken_peer.py", data("tinyshakespeare.txt"),
+                         data("cl100k_base.tiktoken")), 2.0),
+]
+# name, unit, a function that returns (figure, limit); the figure has to stay at the limit or below.
+LIMITED = [
+    ("lesson08_nanogpt", "val loss", lambda: lesson_loss("nanogpt", 1.89)),
+    ("demo_loss", "val loss", lambda: lesson_loss("fast", 1.65)),
+    ("demo_seconds", "s", lambda: lesson_seconds("fast", 60.0)),
+    ("compile_lesson", "s", lambda: compile_seconds(10.0)),
+    ("mallocs_per_step", "calls", lambda: mallocs(0.0)),
+]
+
+
+def number(value):
+    if value == 0 or abs(value) >= 1000:
+        return "%.0f" % value
+    return "%.4g" % value
+
+
+def compare(name, unit, make_ours, make_peers, wanted):
+    """Returns the row of the table; raises Missing if ours or every setting of the peer cannot run."""
+    start = time.perf_counter()
+    peers = make_peers()
+    mine = ours_or_broken(make_ours)
+    faster = min if unit in ("s", "s/step") else max
+    if len(peers) > 1:
+        tried = []
+        for label, measure in peers:
+            try:
+                tried.append((measure(), label, measure))
+                print("    %s: %s %s" % (label, number(tried[-1][0]), unit), flush=True)
+            except Missing as reason:
+                print("    %s left out: %s" % (label, reason), flush=True)
+        if not tried:
+            raise Missing("no setting of the peer runs")
+        _, label, measure = faster(tried, key=lambda t: t[0])
+    else:
+        label, measure = peers[0]
+    a, b = [], []
+    for i in range(RUNS):
+        pair = time.perf_counter()
+        a.append(ours_or_broken(mine))
+        b.append(measure())
+        print("    run %d: ours %s, %s %s %s" % (i + 1, number(a[-1]), label, number(b[-1]), unit), flush=True)
+        if i == 0 and (time.perf_counter() - pair) * RUNS > LONG:
+            print("    five runs would take over five minutes: one run", flush=True)
+            break
+    a, b = statistics.median(a), statistics.median(b)
+    print("    %.0f s" % (time.perf_counter() - start), flush=True)
+    ratio = b / a if faster is min else a / b
+    return dict(zip(FIELDS, (name, number(a), unit, label, number(b), "%.3g" % ratio, "%g" % wanted)))
+
+
+def limited(name, unit, measure):
+    value, limit = ours_or_broken(measure)
+    return dict(zip(FIELDS, (name, number(value), unit, "", "", "", "<= " + number(limit))))
+
+
+def reached(row):
+    if row["wanted"].startswith("<="):
+        return float(row["ours"]) <= float(row["wanted"][3:])
+    return float(row["ratio"]) >= float(row["wanted"])
+
+
+def show(rows, left_out, broken):
+    names = {"peers_figure": "peer's figure"}
+    table = [[names.get(f, f) for f in FIELDS] + [""]]
+    table += [[row[f] for f in FIELDS] + ["reached" if reached(row) else "NOT REACHED"] for row in rows]
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    print()
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+    for name, reason in left_out:
+        print("left out: %s: %s" % (name, reason))
+    for name, reason in broken:
+        print("FAILED: %s: %s" % (name, reason))
+    print("ratio: how many times faster than the peer. Written to %s." % CSV)
+
+
+def machine():
+    try:
+        models = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        return "%s, %d cores" % (models[0], os.cpu_count())
+    except (OSError, IndexError):
+        return "%d cores" % os.cpu_count()
+
+
+def main():
+    everything = [(r[0], lambda r=r: compare(*r)) for r in COMPARED]
+    everything += [(r[0], lambda r=r: limited(*r)) for r in LIMITED]
+    order = [name for name, _ in everything]
+    if OPTIONS["list"]:
+        print("\n".join(order))
+        return 0
+    wanted = [w for w in OPTIONS["row"].split(",") if w]
+    for w in wanted:
+        if not any(w in name for name in order):
+            sys.exit("bench: no row %s; there are: %s" % (w, " ".join(order)))
+    rows, left_out, broken = {}, [], []
+    if (wanted or OPTIONS["resume"]) and os.path.exists(CSV):
+        with open(CSV, newline="") as f:
+            rows = {row["name"]: row for row in csv.DictReader(f) if row["name"] in order}
+    print("%s; %d threads, medians of %d alternating runs" % (machine(), THREADS, RUNS), flush=True)
+    os.makedirs("out", exist_ok=True)
+    for name, measure in everything:
+        if (wanted and not any(w in name for w in wanted)) or (OPTIONS["resume"] and not wanted and name in rows):
+            continue
+        print("%s" % name, flush=True)
+        rows.pop(name, None)
+        try:
+            rows[name] = measure()
+        except (Missing, subprocess.TimeoutExpired) as reason:
+            left_out.append((name, str(reason)))
+            print("    left out: %s" % reason, flush=True)
+        except Broken as reason:
+            broken.append((name, str(reason)))
+            print("    FAILED: %s" % reason, flush=True)
+        # Written after each row, so that a long table survives an interruption and can be resumed.
+        with open(CSV + ".tmp", "w", newline="") as f:
+            writer = csv.DictWriter(f, FIELDS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows[n] for n in order if n in rows)
+        os.replace(CSV + ".tmp", CSV)
+    show([rows[n] for n in order if n in rows], left_out, broken)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+// bench_matmul.c - how fast are matrix products and attention? Prints GFLOP/s, the median of seven runs for each shape,
+// where a multiply-add counts as two operations; compare with tests/bench_peak.c.
+//
+//     cc -O3 tests/bench_matmul.c -o build/bench_matmul -lm
+//     AG_THREADS=1 AG_CPU=avx2 build/bench_matmul [word ...]          # only the lines whose name contains a word
+//
+// matmul_MxNxK: C (M,N) = A (M,K) B (K,N). _nt: B is stored transposed (dX = dY W'). _tn: A is, and the product adds to C
+// (dW += X' dY). _row: one row, as in decoding; its speed is that of memory, so GB/s are printed besides.
+// Attention counts the products of the causal half only: 2 forward, 5 backward, of B*NH*T*(T+1)/2*hs multiply-adds each.
+#define _POSIX_C_SOURCE 200112L
+#define AUTOGRAD_IMPLEMENTATION
+#include "../autograd.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define RUNS 7
+
+typedef struct { const char *name; int M, N, K, ta, tb, accumulate; } shape;
+static const shape shapes[] = {
+    { "matmul_1024x3072x768", 1024, 3072, 768, 0, 0, 0 },
+    { "matmul_1024x1024x1024", 1024, 1024, 1024, 0, 0, 0 },
+    // nano: 12 x 64 rows
+    { "matmul_768x384x128", 768, 384, 128, 0, 0, 0 },
+    { "matmul_768x128x128", 768, 128, 128, 0, 0, 0 },
+    { "matmul_768x512x128", 768, 512, 128, 0, 0, 0 },
+    { "matmul_768x128x512", 768, 128, 512, 0, 0, 0 },
+    { "matmul_768x65x128", 768, 65, 128, 0, 0, 0 },
+    { "matmul_768x128x384_nt", 768, 128, 384, 0, 1, 0 },
+    { "matmul_768x128x512_nt", 768, 128, 512, 0, 1, 0 },
+    { "matmul_768x512x128_nt", 768, 512, 128, 0, 1, 0 },
+    { "matmul_768x128x65_nt", 768, 128, 65, 0, 1, 0 },
+    { "matmul_128x384x768_tn", 128, 384, 768, 1, 0, 1 },
+    { "matmul_128x128x768_tn", 128, 128, 768, 1, 0, 1 },
+    { "matmul_128x512x768_tn", 128, 512, 768, 1, 0, 1 },
+    { "matmul_512x128x768_tn", 512, 128, 768, 1, 0, 1 },
+    { "matmul_128x65x768_tn", 128, 65, 768, 1, 0, 1 },
+    // baby: 8 x 256 rows
+    { "matmul_2048x1152x384", 2048, 1152, 384, 0, 0, 0 },
+    { "matmul_2048x384x384", 2048, 384, 384, 0, 0, 0 },
+    { "matmul_2048x1536x384", 2048, 1536, 384, 0, 0, 0 },
+    { "matmul_2048x384x1536", 2048, 384, 1536, 0, 0, 0 },
+    { "matmul_2048x65x384", 2048, 65, 384, 0, 0, 0 },
+    { "matmul_2048x384x1152_nt", 2048, 384, 1152, 0, 1, 0 },
+    { "matmul_2048x384x1536_nt", 2048, 384, 1536, 0, 1, 0 },
+    { "matmul_2048x1536x384_nt", 2048, 1536, 384, 0, 1, 0 },
+    { "matmul_384x1152x2048_tn", 384, 1152, 2048, 1, 0, 1 },
+    { "matmul_384x384x2048_tn", 384, 384, 2048, 1, 0, 1 },
+    { "matmul_384x1536x2048_tn", 384, 1536, 2048, 1, 0, 1 },
+    { "matmul_1536x384x2048_tn", 1536, 384, 2048, 1, 0, 1 },
+    // Newton-Schulz: X X', then a square one, then square times X
+    { "matmul_128x128x384_nt", 128, 128, 384, 0, 1, 0 },
+    { "matmul_128x128x128", 128, 128, 128, 0, 0, 0 },
+    { "matmul_128x384x128", 128, 384, 128, 0, 0, 0 },
+    { "matmul_384x384x1536_nt", 384, 384, 1536, 0, 1, 0 },
+    { "matmul_384x384x384", 384, 384, 384, 0, 0, 0 },
+    { "matmul_384x1536x384", 384, 1536, 384, 0, 0, 0 },
+    // decoding
+    { "matmul_1x384x128_row", 1, 384, 128, 0, 0, 0 },
+    { "matmul_1x3072x768_row", 1, 3072, 768, 0, 0, 0 },
+    { "matmul_1x50257x768_row_nt", 1, 50257, 768, 0, 1, 0 },
+    { "matmul_4x3072x768_row", 4, 3072, 768, 0, 0, 0 },
+    { "matmul_8x3072x768_row", 8, 3072, 768, 0, 0, 0 },
+    { "matmul_32x3072x768", 32, 3072, 768, 0, 0, 0 },
+};
+
+typedef struct { const char *name; int B, T, NH, NKV, HS; } heads;
+static const heads attentions[] = {
+    { "attention_nano", 12, 64, 4, 4, 32 },
+    { "attention_baby", 8, 256, 6, 6, 64 },
+    { "attention_gpt2", 1, 1024, 12, 12, 64 },
+    { "attention_gqa_128", 1, 1024, 8, 2, 128 },
+};
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int ascending(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// Seconds for one call: the median of RUNS runs of about 20 ms each.
+static double seconds(void (*f)(void *), void *arg) {
+    double times[RUNS], t0 = now();
+    f(arg);
+    f(arg);
+    t0 = now();
+    f(arg);
+    const int loops = 1 + (int)(0.02 / (now() - t0 + 1e-9));
+    for (int run = 0; run < RUNS; run++) {
+        t0 = now();
+        for (int i = 0; i < loops; i++) f(arg);
+        times[run] = (now() - t0) / loops;
+    }
+    qsort(times, RUNS, sizeof times[0], ascending);
+    return times[RUNS / 2];
+}
+
+static ag_backend *backend;
+static ag_rng rng = { 1, 0 };
+
+static float *numbers(size_t n) {
+    float *x = (float *)backend->alloc(backend, (n + 1) * sizeof(float));
+    if (!x) printf("out of memory\n"), exit(1);
+    for (size_t i = 0; i < n; i++) x[i] = (float)ag_rng_uniform(&rng) - 0.5f;
+    return x;
+}
+
+typedef struct { const shape *s; float *A, *B, *C; } product;
+static void run_product(void *arg) {
+    static const int one[2] = { 1, 1 };
+    static const size_t zero[2] = { 0, 0 };
+    const product *p = (const product *)arg;
+    backend->matmul(backend, p->C, p->A, p->B, NULL, p->s->M, p->s->N, p->s->K, p->s->ta, p->s->tb, one, zero, zero, zero,
+                    p->s->accumulate);
+}
+static void run_attention(void *arg) { backend->attention(backend, (const ag_attention_args *)arg); }
+static void run_attention_back(void *arg) { backend->attention_back(backend, (const ag_attention_args *)arg); }
+
+static int wanted(const char *name, int argc, char **argv) {
+    for (int i = 1; i < argc; i++) if (strstr(name, argv[i])) return 1;
+    return argc < 2;
+}
+
+int main(int argc, char **argv) {
+    backend = ag_cpu_backend(NULL, 0);
+    if (!backend) return printf("no such backend\n"), 1;
+    printf("backend %s, %d threads\n", backend->name, backend->threads);
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        const shape *s = &shapes[i];
+        if (!wanted(s->name, argc, argv)) continue;
+        const size_t M = (size_t)s->M, N = (size_t)s->N, K = (size_t)s->K;
+        product p = { s, numbers(M * K), numbers(K * N), numbers(M * N) };
+        const double t = seconds(run_product, &p);
+        printf("%s %.1f GFLOP/s", s->name, 2e-9 * s->M * s->N * s->K / t);
+        if (strstr(s->name, "_row")) printf(" %.1f GB/s", 4e-9 * s->N * s->K / t);
+        putchar('\n');
+        fflush(stdout);
+        backend->release(backend, p.A), backend->release(backend, p.B), backend->release(backend, p.C);
+    }
+    for (size_t i = 0; i < sizeof attentions / sizeof attentions[0]; i++) {
+        const heads *h = &attentions[i];
+        if (!wanted(h->name, argc, argv)) continue;
+        const size_t rows = (size_t)h->B * h->T, in = (size_t)(h->NH + 2 * h->NKV) * h->HS, out = (size_t)h->NH * h->HS;
+        const double flops = 1e-9 * h->B * h->NH * h->T * (h->T + 1) * h->HS;       // of one product of the causal half
+        ag_attention_args a;
+        float *qkv = numbers(rows * in), *y = numbers(rows * out), *dy = numbers(rows * out), *dqkv = numbers(rows * in);
+        float *lse = numbers((size_t)h->B * h->NH * h->T);
+        memset(&a, 0, sizeof a);
+        a.B = h->B, a.T = h->T, a.NH = h->NH, a.NKV = h->NKV, a.HS = h->HS;
+        a.qkv = qkv, a.y = y, a.lse = lse, a.dy = dy, a.dqkv = dqkv;
+        const double forward = seconds(run_attention, &a), back = seconds(run_attention_back, &a);
+        printf("%s_forward %.1f GFLOP/s\n%s_back %.1f GFLOP/s\n%s_both %.1f GFLOP/s\n", h->name, 2 * flops / forward,
+               h->name, 5 * flops / back, h->name, 7 * flops / (forward + back));
+        fflush(stdout);
+        backend->release(backend, qkv), backend->release(backend, y), backend->release(backend, dy);
+        backend->release(backend, dqkv), backend->release(backend, lse);
+    }
+    backend->destroy(backend);
+    return 0;
+}

@@ -1,0 +1,106 @@
+// bench_train.c - how many tokens a second does training take in? One step is a batch from memory, forward, backward
+// and AdamW, as in the peers that tests/bench.py runs beside it; no evaluation and no clipping: llm.c has neither.
+//
+//     cc -O3 tests/bench_train.c -o build/bench_train -lm
+//     build/bench_train preset=nano threads=2 [batch=12] [seconds=10] [muon=1] [clip=1] [mallocs=1]
+//
+// The last line is "VALUE tokens/s", from the median step; with mallocs=1 it is "VALUE calls": the most calls of malloc
+// that any step after the second made.
+#define _POSIX_C_SOURCE 200112L
+#include <stdlib.h>
+
+// Every allocation of both headers is counted. Only the main thread allocates, so a plain counter is enough.
+static long calls;
+
+static void *counted(size_t bytes) {
+    calls++;
+    return malloc(bytes);
+}
+
+#define AG_MALLOC(bytes) counted(bytes)
+#define AG_FREE(pointer) free(pointer)
+#define AG_DIE_ON_ERROR
+#define AUTOGRAD_IMPLEMENTATION
+#define GPT_IMPLEMENTATION
+#include "../autograd.h"
+#include "../gpt.h"
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+enum { VOCABULARY = 65, TOKENS = 100000, WARM = 3, MOST = 10000 };
+static int tokens[TOKENS];
+static double times[MOST];
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int ascending(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// The number behind "key=" on the command line, or what is given here.
+static double option(int argc, char **argv, const char *key, double otherwise) {
+    const size_t n = strlen(key);
+    for (int i = 1; i < argc; i++)
+        if (!strncmp(argv[i], key, n) && argv[i][n] == '=') return atof(argv[i] + n + 1);
+    return otherwise;
+}
+
+int main(int argc, char **argv) {
+    const char *preset = "nano";
+    for (int i = 1; i < argc; i++)
+        if (!strncmp(argv[i], "preset=", 7)) preset = argv[i] + 7;
+    ag_ctx *ctx = ag_new_with(1337, ag_cpu_backend(NULL, (int)option(argc, argv, "threads", 0)));
+    gpt_config config = gpt_preset(preset);
+    config.n_vocab = VOCABULARY;
+    gpt_model *model = gpt_new(ctx, &config);
+    gpt_optimizer optimizer = option(argc, argv, "muon", 0) > 0 ? gpt_muon() : gpt_adamw();
+    optimizer.clip = option(argc, argv, "clip", 0);
+    if (!model) return 1;
+    const int T = config.n_ctx, B = (int)option(argc, argv, "batch", config.n_layer > 4 ? 8 : 12);
+    const double limit = option(argc, argv, "seconds", 10);
+    const int counting = option(argc, argv, "mallocs", 0) > 0;
+
+    // A chain that a model can learn something from: the next token mostly follows from the last one.
+    ag_rng rng = { 7, 0 };
+    for (int i = 1; i < TOKENS; i++) {
+        const int follows = (tokens[i - 1] * 7 + 3) % VOCABULARY, any = (int)(ag_rng_u32(&rng) % VOCABULARY);
+        tokens[i] = ag_rng_uniform(&rng) < 0.8 ? follows : any;
+    }
+    gpt_loader loader = gpt_loader_new(ctx, tokens, TOKENS, GPT_RANDOM);
+    int *x = (int *)malloc(2 * (size_t)(B * T) * sizeof *x), *y = x + B * T, n = 0;
+    if (!x) return 1;
+
+    double first = 0, last = 0, start = now();
+    long most = 0;
+    for (int step = 0; n < MOST && (n < 5 || now() - start < limit); step++) {
+        const long before = calls;
+        const double t0 = now();
+        if (gpt_next(&loader, B, T, x, y)) return 1;
+        ag_tensor *loss = ag_cross_entropy(gpt_forward(model, x, B, T), y, NULL);
+        ag_backward(loss);
+        if (gpt_step(model, &optimizer, 1, NULL)) return 1;
+        last = ag_item(loss);
+        ag_reset(ctx);
+        if (step == 0) first = last;
+        if (step >= WARM) times[n++] = now() - t0;          // the first steps pay for memory that is new to them
+        if (step >= 2 && calls - before > most) most = calls - before;
+    }
+    if (!(last < first)) {
+        printf("the loss went from %g to %g, so this measured nothing\n", first, last);
+        return 1;
+    }
+    qsort(times, (size_t)n, sizeof *times, ascending);
+    printf("%s, %s, batch %d, %d steps, loss %.3f to %.3f\n", preset, ag_backend_name(ctx), B, n, first, last);
+    if (counting) printf("%ld calls\n", most);
+    else printf("%.1f tokens/s\n", B * T / times[n / 2]);
+    free(x);
+    gpt_free(model);
+    ag_free(ctx);
+    return 0;
+}

@@ -1,0 +1,28 @@
+# Looks for what pictures and data need, and fetches what is missing. Nothing here is fatal: each line says what goes on
+# without it.
+find_stb() {
+    for at in build/stb_image_write.h /usr/include/stb/stb_image_write.h /usr/local/include/stb/stb_image_write.h \
+              /usr/include/stb_image_write.h /usr/local/include/stb_image_write.h; do
+        [ -s "$at" ] && return 0
+    done
+    echo '#include <stb/stb_image_write.h>' | ${CC:-cc} -E -x c - > /dev/null 2>&1
+}
+
+install() {                                     # as root, or with a sudo that does not ask
+    command -v apt-get > /dev/null || return 1
+    run=
+    [ "$(id -u)" = 0 ] || { command -v sudo > /dev/null && sudo -n true 2> /dev/null && run=sudo; } || return 1
+    $run apt-get install -y -q "$@" > build/apt.log 2>&1 ||
+        { $run apt-get update -q > build/apt.log 2>&1 && $run apt-get install -y -q "$@" >> build/apt.log 2>&1; }
+}
+
+if ! find_stb; then
+    echo "setup: stb_image_write.h is missing (it writes the pictures); installing libstb-dev"
+    install libstb-dev || curl -fsL --max-time 30 -o build/stb_image_write.h \
+        https://raw.githubusercontent.com/nothings/stb/master/stb_image_write.h || rm -f build/stb_image_write.h
+    find_stb || echo "setup: it could not be had. Lessons write csv files only; 'apt-get install libstb-dev' brings it."
+fi
+
+[ -s examples/data/tinyshakespeare.txt ] || sh examples/data/get.sh tinyshakespeare.txt ||
+    echo "setup: lessons run on the small built-in text"
+exit 0

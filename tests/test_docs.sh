@@ -1,0 +1,67 @@
+# What the documents show is compiled, run and compared. In a header's doc block the program stands between the lines
+# "EXAMPLE:" and "PRINTS:", its output after that; in README.md a ```c block is a program, and the ```text block after it
+# is its output. Of README's sh blocks every line is a make target of the Makefile, or compiles a lesson and runs it.
+passed=0 failed=0 dir=build/docs
+mkdir -p "$dir"
+ok() { passed=$((passed + 1)); }
+bad() { failed=$((failed + 1)); echo "FAILED docs: $*"; }
+
+check() {                                       # check NAME: $dir/NAME.c must print $dir/NAME.want
+    name=$1
+    [ -s "$dir/$name.c" ] || { bad "$name: no program was found"; return; }
+    for cc in "cc" "c++ -x c++ -std=c++11"; do
+        if ! $cc -O3 -I. "$dir/$name.c" -o "$dir/$name" -lm > "$dir/$name.log" 2>&1; then
+            bad "$name does not compile with $cc"; head -5 "$dir/$name.log"; continue
+        fi
+        (cd "$dir" && "./$name") > "$dir/$name.got" 2>&1
+        if cmp -s "$dir/$name.got" "$dir/$name.want"; then ok
+        else bad "$name prints something else ($cc)"; diff "$dir/$name.want" "$dir/$name.got" | head -20; fi
+    done
+}
+
+for header in autograd bpe gpt; do
+    awk -v c="$dir/$header.c" -v want="$dir/$header.want" '
+        /^#ifndef/ { exit }
+        /EXAMPLE:/ && !done { on = 1; printf "" > c; printf "" > want; next }
+        /PRINTS:/ && on == 1 { on = 2; next }
+        on && !/^(\/\/|  *)? *$/ { line = $0; sub(/^\/\/ /, "", line)
+            if (line !~ /^    /) { if (on == 2) { on = 0; done = 1 } ; next }
+            sub(/^    /, "", line); print line > (on == 1 ? c : want); next }
+        on == 1 { print "" > c }
+        on == 2 { on = 0; done = 1 }' "$header.h"
+    check "$header"
+done
+
+awk -v dir="$dir" '
+    /^```c$/ { n++; file = dir "/readme" n ".c"; printf "" > file; next }
+    /^```text$/ && n { file = dir "/readme" n ".want"; printf "" > file; next }
+    /^```sh$/ { file = dir "/readme.sh"; next }
+    /^```/ { if (file) close(file); file = ""; next }
+    file ~ /readme.sh$/ { print >> file; next }
+    file { print > file }
+    BEGIN { printf "" > (dir "/readme.sh") }' README.md
+n=0
+while [ -f "$dir/readme$((n + 1)).c" ]; do n=$((n + 1)); check "readme$n"; done
+[ "$n" -ge 1 ] && ok || bad "README.md has no C program"
+
+while read -r line; do                          # make demo and make test are run by whoever runs this
+    case $line in
+    ''|'#'*|git\ clone*|cd\ *) ;;
+    make*) for target in $(echo "$line" | sed 's/^make//; s/[A-Z]*=[^ ]*//g'); do
+               grep -q "^$target:" Makefile && ok || bad "README.md: make $target is no target"
+           done ;;
+    cc*) sh -c "$line" > "$dir/readme.log" 2>&1 && ok || { bad "README.md: $line"; head -5 "$dir/readme.log"; } ;;
+    *) bad "README.md: nobody tests the line: $line" ;;
+    esac
+done < "$dir/readme.sh"
+
+for lesson in examples/[0-9][0-9]_*.c; do       # the one line in each first comment
+    line=$(grep -m 1 -o 'cc -O3 examples/[^ ]* -o [a-z0-9_]* -lm' "$lesson")
+    case $line in
+    *"$lesson"*) sh -c "$(echo "$line" | sed "s# -o # -o $dir/#")" > "$dir/lesson.log" 2>&1 && [ ! -s "$dir/lesson.log" ] && ok ||
+                 { bad "$lesson: $line"; head -5 "$dir/lesson.log"; } ;;
+    *) bad "$lesson: its first comment lacks its compile line" ;;
+    esac
+done
+echo "docs: $passed passed, $failed failed"
+[ "$failed" = 0 ]
