@@ -231,7 +231,8 @@ ag_rng *ag_stream(ag_ctx *ctx, int which);      // one stream for each use: more
 
 typedef struct ag_memory { size_t params, state, tape, tape_peak, reserved, mallocs; } ag_memory;
 ag_memory   ag_memory_used(const ag_ctx *ctx);  // bytes; mallocs counts calls of AG_MALLOC since ag_new
-const char *ag_backend_name(const ag_ctx *ctx); // "cpu/avx512, 2 threads"
+int         ag_threads(const ag_ctx *ctx);
+const char *ag_backend_name(const ag_ctx *ctx); // "cpu/avx512"; ag_threads tells how many
 
 // ---- tensors -------------------------------------------------------------------------------------------------------
 // At most four dimensions, contiguous, row-major. data and grad lie where the backend keeps them: read and write them
@@ -1117,6 +1118,7 @@ int ag_no_grad(ag_ctx *ctx, int on) {
 }
 
 ag_rng *ag_stream(ag_ctx *ctx, int which) { return ctx && which >= 0 && which < AG_RNG_COUNT ? &ctx->rng[which] : NULL; }
+int ag_threads(const ag_ctx *ctx) { return ctx ? ctx->backend->threads : 0; }
 const char *ag_backend_name(const ag_ctx *ctx) { return ctx ? ctx->backend->name : "none"; }
 
 ag_memory ag_memory_used(const ag_ctx *ctx) {
@@ -2316,8 +2318,12 @@ ag_tensor *ag_attention(ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache,
         return NULL;
     }
     room = cache ? cache->k && cache->v && cache->k->ndim == 3 ? cache->k->shape[1] : -1 : qkv->shape[1];
+    if (cache && room >= 0 && (cache->k->ctx != ctx || cache->v->ctx != ctx)) {
+        agi_fail(ctx, "ag_attention", "the cache belongs to another context; make it with ag_state in this one");
+        return NULL;
+    }
     if (cache && (room < 0 || cache->k->shape[0] < qkv->shape[0] || cache->k->shape[2] != qkv->shape[2] / heads * n_kv_head ||
-                  cache->v->count != cache->k->count || cache->k->ctx != ctx || cache->v->ctx != ctx)) {
+                  cache->v->count != cache->k->count)) {
         agi_fail(ctx, "ag_attention", "the cache does not fit: wanted k and v (B,T_max,NKV*hs) for qkv %s", agi_shape(qkv).s);
         return NULL;
     }
@@ -2597,10 +2603,17 @@ static int agi_finite(ag_ctx *ctx, const ag_real *x, size_t n) {
 
 // The loss is not finite: the first tensor that is not, in order of making, is the one to look at.
 static void agi_blame(ag_ctx *ctx, ag_tensor *loss, double value) {
+    enum { ANCESTOR = 2 };                          // a mark in keep_grad while we walk: the loss was made from it
     ag_tensor *bad = loss;
+    loss->keep_grad |= ANCESTOR;
     for (ag_tensor *t = loss; t; t = t->older) {
-        if (t->data && !agi_finite(ctx, t->data, t->count)) bad = t;
-        for (int i = 0; i < t->n_in; i++) if (!t->in[i]->op && !agi_finite(ctx, t->in[i]->data, t->in[i]->count)) bad = t->in[i];
+        if (!(t->keep_grad & ANCESTOR)) continue;
+        t->keep_grad &= ~ANCESTOR;
+        if (!agi_finite(ctx, t->data, t->count)) bad = t;
+        for (int i = 0; i < t->n_in; i++) {
+            if (t->in[i]->op) t->in[i]->keep_grad |= ANCESTOR;
+            else if (!agi_finite(ctx, t->in[i]->data, t->in[i]->count)) bad = t->in[i];
+        }
     }
     agi_fail(ctx, "ag_backward", "the loss is %g. The first tensor that is not finite is %s %s, made at %.200s:%d", value,
              bad->name ? bad->name : bad->op ? bad->op->name : bad->trainable ? "a parameter" : "an input", agi_shape(bad).s,
@@ -2611,7 +2624,7 @@ static int agi_apply_clip(ag_ctx *ctx);
 
 int ag_backward(ag_tensor *loss) {
     int accumulate;
-    ag_real *d_loss;
+    ag_real *d_loss, one = 1;
     ag_ctx *ctx = loss ? loss->ctx : NULL;
     if (!ctx || ctx->error[0]) return -1;
     if (loss->count != 1) {
@@ -2623,10 +2636,13 @@ int ag_backward(ag_tensor *loss) {
         return -1;
     }
     if (!isfinite(ag_item(loss))) { agi_blame(ctx, loss, ag_item(loss)); return -1; }
-    for (ag_tensor *y = loss; y; y = y->older) y->has_grad = 0;         // kept ones of an earlier backward
+    for (ag_tensor *y = loss; y && y->op; y = y->older) y->has_grad = 0, y->grad = NULL;    // kept ones of an earlier backward
     if (agi_apply_clip(ctx)) return -1;             // gradients of an earlier backward that were clipped meanwhile
-    if ((d_loss = agi_grad(loss, &accumulate)) == NULL || AGI_RUN(ctx, fill, d_loss, 1, (size_t)1)) return -1;
-    for (ag_tensor *y = loss; y && !ctx->error[0]; y = y->older) {
+    if ((d_loss = agi_grad(loss, &accumulate)) == NULL) return -1;
+    if (accumulate && AGI_RUN(ctx, read, &one, d_loss, sizeof one)) return -1;  // the loss itself is a parameter
+    one = accumulate ? one + 1 : 1;
+    if (AGI_RUN(ctx, fill, d_loss, one, (size_t)1)) return -1;
+    for (ag_tensor *y = loss; y && y->op && !ctx->error[0]; y = y->older) {
         if (y->has_grad) y->op->backward(y);
         agi_drop_grad(y);
     }
@@ -3197,7 +3213,8 @@ static void agi_parallel(ag_backend *b, size_t n, void (*fn)(void *arg, size_t i
         if (!cpu->busy) {
             cpu->busy = 1, cpu->fn = fn, cpu->arg = arg, cpu->n = n;
             __atomic_store_n(&cpu->next, 0, __ATOMIC_RELAXED);
-            __atomic_store_n(&cpu->state, (cpu->state >> 16 << 16) + 0x10000u + AGI_OPEN, __ATOMIC_SEQ_CST);
+            unsigned job = (__atomic_load_n(&cpu->state, __ATOMIC_RELAXED) >> 16) + 1;
+            __atomic_store_n(&cpu->state, job << 16 | AGI_OPEN, __ATOMIC_SEQ_CST);
             if (__atomic_load_n(&cpu->sleepers, __ATOMIC_SEQ_CST)) {
                 agi_lock(&cpu->mutex);
                 agi_wake(&cpu->condition);
@@ -3577,14 +3594,20 @@ ag_backend *ag_cpu_backend(const char *which, int threads) {
 #define AGI_PASTE(a, b) AGI_PASTE2(a, b)
 #define AGI_(name) AGI_PASTE(agi_##name, AGI_SUFFIX)       // AGI_(map) is agi_map_avx512 in that pass
 #define AGI_KERNEL AGI_TARGET static
-// Long words are called and not inlined in the portable pass, where each register would be spelt out: compile time.
+// Rare long words are called and not inlined; so are the others in the portable pass, where each register would be spelt
+// out. This is about compile time.
 #if AGI_GNU
 #define AGI_WORD AGI_TARGET static inline __attribute__((always_inline))
 #else
 #define AGI_WORD static inline
 #endif
+#if AGI_GNU
+#define AGI_CALLED AGI_TARGET static __attribute__((noinline, unused))
+#else
+#define AGI_CALLED static inline
+#endif
 #if AGI_GNU && AGI_PASS == AGI_PORTABLE
-#define AGI_LONG_WORD static __attribute__((noinline, unused))
+#define AGI_LONG_WORD AGI_CALLED
 #else
 #define AGI_LONG_WORD AGI_WORD
 #endif
@@ -3900,7 +3923,7 @@ AGI_LONG_WORD agi_p p_exp(agi_p x) {
 }
 
 // x = 2^e m, f = m - 1: log x = e ln 2 + f - f^2/2 + f^3 P(f).
-AGI_LONG_WORD agi_p p_log(agi_p x) {
+AGI_CALLED agi_p p_log(agi_p x) {
     agi_p least = p_set(FLT_MIN), y = p_select_gt(least, x, p_mul(x, p_set(8388608)), x);
     agi_p e = p_sub(p_exponent(y), p_select_gt(least, x, p_set(23), p_zero()));
     agi_p f = p_sub(p_mantissa(y), p_set(1)), f2 = p_mul(f, f);
@@ -3920,7 +3943,7 @@ AGI_LONG_WORD agi_p p_log(agi_p x) {
 }
 
 // Near 0 an odd polynomial; from 0.55 on 1 - 2 / (e^(2|x|) + 1), which loses nothing there.
-AGI_LONG_WORD agi_p p_tanh(agi_p x) {
+AGI_CALLED agi_p p_tanh(agi_p x) {
     agi_p a = p_abs(x), x2 = p_mul(x, x);
     agi_p q = p_fma(p_set(-0.00627402915f), x2, p_set(0.0210715383f));
     q = p_fma(q, x2, p_set(-0.0538522787f));
@@ -3955,19 +3978,19 @@ AGI_WORD void AGI_(p_put)(float *to, agi_p p, int k) {
 }
 #define p_add_to(to, p, accumulate) p_put(to, (accumulate) ? p_add(p_get(to, 0), p) : (p))
 
-AGI_WORD float AGI_(log_of)(float x) {
+AGI_CALLED float AGI_(log_of)(float x) {
     float y[16];
     p_store(y, p_log(p_set(x)));
     return y[0];
 }
 
-AGI_WORD float AGI_(row_sum)(const float *x, size_t n) {
+AGI_CALLED float AGI_(row_sum)(const float *x, size_t n) {
     agi_p sum = p_zero();
     AGI_ROW(n) sum = p_add(sum, p_get(x, 0));
     return p_sum(sum);
 }
 
-AGI_WORD float AGI_(row_max)(const float *x, size_t n) {
+AGI_CALLED float AGI_(row_max)(const float *x, size_t n) {
     agi_p max = p_set(-INFINITY);
     AGI_ROW(n) max = p_max(p_get(x, -INFINITY), max);
     return p_hmax(max);
@@ -3990,7 +4013,7 @@ AGI_KERNEL int AGI_(fill)(ag_backend *b, float *y, float value, size_t n) {
 
 // ---- elementwise ----
 // x to an arbitrary power goes through libm in double, which after rounding to float is the same everywhere.
-AGI_WORD agi_p AGI_(p_pow)(agi_p x, double e) {
+AGI_CALLED agi_p AGI_(p_pow)(agi_p x, double e) {
     float f[16];
     if (e == 2) return p_mul(x, x);
     if (e == 1) return x;
@@ -4018,7 +4041,7 @@ AGI_WORD agi_p AGI_(p_silu_slope)(agi_p x) {
     agi_p s = p_sigmoid(x);
     return p_mul(s, p_fma(x, p_sub(p_set(1), s), p_set(1)));
 }
-AGI_WORD agi_p AGI_(p_log_sigmoid)(agi_p x) {                        // log(1 + z) with the digits that 1 + z loses put back
+AGI_CALLED agi_p AGI_(p_log_sigmoid)(agi_p x) {                        // log(1 + z) with the digits that 1 + z loses put back
     agi_p z = p_exp(p_neg(p_abs(x))), u = p_add(z, p_set(1));
     agi_p l = p_add(p_log(u), p_div(p_sub(z, p_sub(u, p_set(1))), u));
     return p_sub(p_min(x, p_zero()), l);
@@ -4887,6 +4910,7 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 #define AGI_NC 512          // columns of B in a block: KC * NC floats are half a megabyte
 #define AGI_SKINNY 4        // products of at most so many rows are not blocked
 #define AGI_EDGE (AGI_MR * AGI_NR)                              // a tile that sticks out over the edge of C
+#define AGI_PRIVATE (AGI_WORK + 32 * AGI_KC)                     // the same, and a panel
 #define AGI_WORK ((size_t)AGI_EDGE + AGI_NR + 16 * (AGI_KC + 16))   // floats that AGI_(block) needs as working space
 
 // A row tile has MR rows, or two thirds, or one third of that, so that the last rows of C waste little.
@@ -4903,8 +4927,17 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 // these three pointers belong together: from each it reaches four rows by adding 0, 1, 2 or 3 strides.
 #if AGI_GNU
 #define AGI_HIDE(pointer) __asm__("" : "+r"(pointer))
+#define AGI_FETCH(pointer) __builtin_prefetch(pointer, 0, 2)
 #else
 #define AGI_HIDE(pointer) ((void)0)
+#define AGI_FETCH(pointer) ((void)0)
+#endif
+
+// gcc for ARM loads the values of all rows first, which takes six more registers than there are: one row at a time.
+#if AGI_PASS == AGI_NEON
+#define AGI_ROW_DONE __asm__ volatile("" : : : "memory")
+#else
+#define AGI_ROW_DONE ((void)0)
 #endif
 
 // One tile. a: element (row, k) at a[row*rs + k*ks], so A may be transposed; b: row k at b + k*bs; c: row at c + row*cs.
@@ -4932,6 +4965,7 @@ AGI_WORD void AGI_(tile)(const int R, const int P, int K, const float *a, size_t
         const agi_p s = p_set(a##g[o * rs]); \
         x##r = p_fma(s, b0, x##r); \
         if (P > 1) y##r = p_fma(s, b1, y##r); \
+        AGI_ROW_DONE; \
     }
         AGI_TILE_ROWS(X)
 #undef X
@@ -5061,11 +5095,15 @@ AGI_WORD void AGI_(transpose8)(float *to, size_t ts, const float *from, size_t f
 }
 
 // to (K, width) = from (n, K) transposed, both row-major, columns n.. of to filled with zeros. width is a multiple of 8.
-AGI_KERNEL void AGI_(pack_transposed)(float *to, int width, const float *from, size_t fs, int n, int K) {
+// With more, the next K columns of from will be wanted soon, and are fetched meanwhile: the rows are far apart, and no
+// hardware guesses sixty-four of them at once.
+AGI_KERNEL void AGI_(pack_transposed)(float *to, int width, const float *from, size_t fs, int n, int K, int more) {
     for (int j = 0; j < width; j += 8) {
         int k = 0;
-        if (j + 8 <= n)
-            for (; k + 8 <= K; k += 8) AGI_(transpose8)(to + (size_t)k * width + j, (size_t)width, from + j * fs + k, fs);
+        if (j + 8 <= n) for (; k + 8 <= K; k += 8) {
+            if (more && !(k & 8)) for (int i = j; i < j + 8; i++) AGI_FETCH(from + i * fs + k + K);
+            AGI_(transpose8)(to + (size_t)k * width + j, (size_t)width, from + j * fs + k, fs);
+        }
         for (; k < K; k++)
             for (int i = j; i < j + 8; i++) to[(size_t)k * width + i] = i < n ? from[i * fs + k] : 0;
     }
@@ -5143,7 +5181,7 @@ AGI_KERNEL void AGI_(matmul_pack)(void *arg, size_t task, int thread) {
     const int chunks = (p->kb + AGI_KC - 1) / AGI_KC, panel = (int)(task / (size_t)chunks), c = (int)(task % (size_t)chunks) * AGI_KC;
     const int j = p->n0 + panel * AGI_NR, n = AGI_MIN(p->n0 + p->nb - j, AGI_NR), k = p->k0 + c, K = AGI_MIN(p->kb - c, AGI_KC);
     float *to = p->packed + ((size_t)panel * p->kb + c) * AGI_NR;
-    if (p->tb) AGI_(pack_transposed)(to, AGI_NR, p->B + j * p->bs + k, p->bs, n, K);
+    if (p->tb) AGI_(pack_transposed)(to, AGI_NR, p->B + j * p->bs + k, p->bs, n, K, 0);
     else AGI_(pack_plain)(to, AGI_NR, p->B + k * p->bs + j, p->bs, n, K);
     (void)thread;
 }
@@ -5178,16 +5216,25 @@ AGI_KERNEL void AGI_(matmul_columns)(void *arg, size_t task, int thread) {
     const size_t panels = ((size_t)p->N + AGI_NR - 1) / AGI_NR;
     const int j0 = (int)(panels * column / (size_t)p->column_tasks) * AGI_NR;
     const int j1 = AGI_MIN((int)(panels * (column + 1) / (size_t)p->column_tasks) * AGI_NR, p->N);
+    float *work = (float *)agi_scratch(p->b, thread, AGI_PRIVATE * sizeof(float)), *packed = work + AGI_WORK;
     if (p->M <= AGI_SKINNY && !p->tb) {
         AGI_(skinny)(p->M, j1 - j0, p->K, A, p->rs, p->ks, B + j0, p->bs, C + j0, (size_t)p->N, p->from_c,
                      p->bias ? p->bias + j0 : NULL);
         return;
     }
-    float *work = (float *)agi_scratch(p->b, thread, (AGI_WORK + AGI_KC * AGI_NR) * sizeof(float)), *packed = work + AGI_WORK;
+    if (p->M <= AGI_SKINNY) {       // B transposed: 64 columns times 64 values of k are turned round, and used at once
+        for (int j = j0; j < j1; j += 64) for (int k = 0; k == 0 || k < p->K; k += 64) {
+            const int K = AGI_MIN(p->K - k, 64), n = AGI_MIN(j1 - j, 64);
+            AGI_(pack_transposed)(packed, 64, B + j * p->bs + k, p->bs, n, K, k + 2 * K <= p->K);
+            AGI_(skinny)(p->M, n, K, A + k * p->ks, p->rs, p->ks, packed, 64, C + j, (size_t)p->N, p->from_c || k > 0,
+                         k + K == p->K && p->bias ? p->bias + j : NULL);
+        }
+        return;
+    }
     const int in_place = !p->tb && p->N % 16 == 0, step = in_place ? AGI_NC : AGI_NR;
     for (int j = j0; j < j1; j += step) for (int k = 0; k == 0 || k < p->K; k += AGI_KC) {
         const int K = AGI_MIN(p->K - k, AGI_KC), n = AGI_MIN(j1 - j, step);
-        if (p->tb) AGI_(pack_transposed)(packed, AGI_NR, B + j * p->bs + k, p->bs, n, K);
+        if (p->tb) AGI_(pack_transposed)(packed, AGI_NR, B + j * p->bs + k, p->bs, n, K, k + 2 * K <= p->K);
         else if (!in_place) AGI_(pack_plain)(packed, AGI_NR, B + k * p->bs + j, p->bs, n, K);
         AGI_(block)(p->M, n, K, A + k * p->ks, p->rs, p->ks, in_place ? B + k * p->bs + j : packed,
                     in_place ? p->bs : AGI_NR, AGI_NR, C + j, (size_t)p->N, p->from_c || k > 0,
@@ -5244,7 +5291,7 @@ AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const a
     p.b = b, p.M = M, p.N = N, p.K = K, p.tb = tb;
     p.rs = ta ? 1 : (size_t)K, p.ks = ta ? (size_t)M : 1, p.bs = tb ? (size_t)K : (size_t)N;
     for (int t = 0; t < b->threads; t++)
-        if (!agi_scratch(b, t, (AGI_WORK + AGI_KC * AGI_NR) * sizeof(float))) return -1;
+        if (!agi_scratch(b, t, AGI_PRIVATE * sizeof(float))) return -1;
     const double work = (double)M * N * K;
     const size_t items = n[0] * n[1];
     const int panels = (N + AGI_NR - 1) / AGI_NR;
@@ -5384,7 +5431,7 @@ AGI_KERNEL void AGI_(attention_tile)(void *arg, size_t task, int thread) {
         const int keys = AGI_MIN(end - j0, AGI_KEYS);
         const float *vb = v + j0 * ks;
         size_t vs = ks;
-        AGI_(pack_transposed)(kt, AGI_KEYS, k + j0 * ks, ks, keys, hs);
+        AGI_(pack_transposed)(kt, AGI_KEYS, k + j0 * ks, ks, keys, hs, 0);
         if (hs % 16) AGI_(pack_plain)(vp, wide, vb, vs, hs, keys), vb = vp, vs = (size_t)wide;
         for (int r0 = 0; r0 < n; r0 += AGI_MR) {
             const int mr = AGI_MIN(n - r0, AGI_MR);
@@ -5460,8 +5507,8 @@ AGI_KERNEL void AGI_(attention_back_head)(void *arg, size_t task, int thread) {
         const float *k = a->qkv + k_at + j0 * qs;
         float *dk = a->dqkv + k_at + j0 * qs, *dv = a->dqkv + v_at + j0 * qs;
         size_t ks = qs;
-        AGI_(pack_transposed)(kt, AGI_KEYS, k, qs, keys, hs);
-        AGI_(pack_transposed)(vt, AGI_KEYS, a->qkv + v_at + j0 * qs, qs, keys, hs);
+        AGI_(pack_transposed)(kt, AGI_KEYS, k, qs, keys, hs, 0);
+        AGI_(pack_transposed)(vt, AGI_KEYS, a->qkv + v_at + j0 * qs, qs, keys, hs, 0);
         if (hs % 16) AGI_(pack_plain)(kp, wide, k, qs, hs, keys), k = kp, ks = (size_t)wide;
         for (int g = 0; g < group; g++) for (int i0 = j0; i0 < n; i0 += AGI_QUERIES) {
             const int rows = AGI_MIN(n - i0, AGI_QUERIES), first = !a->accumulate && g == 0 && i0 == j0;
@@ -5522,6 +5569,10 @@ AGI_KERNEL int AGI_(attention_back)(ag_backend *b, const ag_attention_args *a) {
     return 0;
 }
 
+#undef AGI_FETCH
+#undef AGI_ROW_DONE
+#undef AGI_PRIVATE
+
 #undef AGI_MR
 #undef AGI_NP
 #undef AGI_NR
@@ -5579,6 +5630,8 @@ static void AGI_(install)(ag_backend *b) {
 #undef AGI_
 #undef AGI_KERNEL
 #undef AGI_WORD
+#undef AGI_LONG_WORD
+#undef AGI_CALLED
 #undef agi_r
 #undef agi_p
 #undef p_load

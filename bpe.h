@@ -1621,16 +1621,16 @@ static int bpei_number(const char **p, const char *end, uint32_t most, uint32_t 
 }
 
 // The vocabularies that tiktoken knows by name: github.com/openai/tiktoken, tiktoken_ext/openai_public.py.
-typedef struct { const char *name; int split, tokens; struct { const char *text; int id; } special[5]; } bpei_encoding;
+typedef struct { char name[12]; int split, tokens; struct { char text[16]; int id; } special[5]; } bpei_encoding;
 static const bpei_encoding *bpei_encoding_named(const char *name) {
     static const bpei_encoding known[] = {
-        {"gpt2", BPE_SPLIT_GPT2, 50256, {{"<|endoftext|>", 50256}, {NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}}},
-        {"r50k_base", BPE_SPLIT_GPT2, 50256, {{"<|endoftext|>", 50256}, {NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}}},
-        {"p50k_base", BPE_SPLIT_GPT2, 50280, {{"<|endoftext|>", 50256}, {NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}}},
+        {"gpt2", BPE_SPLIT_GPT2, 50256, {{"<|endoftext|>", 50256}, {"", 0}, {"", 0}, {"", 0}, {"", 0}}},
+        {"r50k_base", BPE_SPLIT_GPT2, 50256, {{"<|endoftext|>", 50256}, {"", 0}, {"", 0}, {"", 0}, {"", 0}}},
+        {"p50k_base", BPE_SPLIT_GPT2, 50280, {{"<|endoftext|>", 50256}, {"", 0}, {"", 0}, {"", 0}, {"", 0}}},
         {"cl100k_base", BPE_SPLIT_CL100K, 100256, {{"<|endoftext|>", 100257}, {"<|fim_prefix|>", 100258},
             {"<|fim_middle|>", 100259}, {"<|fim_suffix|>", 100260}, {"<|endofprompt|>", 100276}}},
         {"o200k_base", BPE_SPLIT_O200K, 199998, {{"<|endoftext|>", 199999}, {"<|endofprompt|>", 200018},
-            {NULL, 0}, {NULL, 0}, {NULL, 0}}}};
+            {"", 0}, {"", 0}, {"", 0}}}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!strcmp(known[i].name, name)) return &known[i];
     return NULL;
@@ -1698,7 +1698,7 @@ static int bpei_parse_tiktoken(bpe *t, const char *p, size_t size, const char *n
     if (known && v->used != known->tokens)
         return bpei_fail(t, BPE_EFORMAT, "%d tokens; %s has %d. Is the file cut short, or another one?", v->used, name,
                          known->tokens);
-    for (int i = 0; known && i < 5 && known->special[i].text; i++) {
+    for (int i = 0; known && i < 5 && known->special[i].id; i++) {
         int status = bpei_put_special(t, v, known->special[i].text, strlen(known->special[i].text),
                                       (uint32_t)known->special[i].id);
         if (status) return status;
@@ -1713,7 +1713,7 @@ static int bpei_load_tiktoken(bpe *t, const void *data, size_t size, const char 
     bpei_vocab v;
     if (!data && size) return bpei_fail(t, BPE_EARG, "data is NULL and its size %.0f", (double)size);
     bpei_vocab_init(&v, BPEI_BPE, BPE_SPLIT_NONE);
-    return bpei_take(t, &v, bpei_parse_tiktoken(t, (const char *)data, size, encoding, &v));
+    return bpei_take(t, &v, bpei_parse_tiktoken(t, data ? (const char *)data : "", size, encoding, &v));
 }
 
 int (bpe_load_tiktoken_mem)(bpe *t, const void *data, size_t size, const char *encoding) {
@@ -1917,7 +1917,7 @@ int (bpe_load_gpt2)(bpe *t, const char *vocab_bpe, const char *encoder_json) {
 // bytes. Ids 0..2 are control tokens, 3..258 the bytes as "<0x00>" to "<0xFF>". A join of higher score comes first:
 // float order is turned round into ranks. Scores of -1e10 and below never join, as in run.c.
 static int bpei_parse_llama2c(bpe *t, const unsigned char *p, size_t size, int vocab_size, bpei_vocab *v) {
-    static const char *const control[3] = {"<unk>", "<s>", "</s>"};
+    static const char control[3][8] = {"<unk>", "<s>", "</s>"};
     size_t at = 4;
     uint32_t id = 0;
     int status = BPE_OK;
@@ -1996,9 +1996,9 @@ int (bpe_load_llama2c)(bpe *t, const char *path, int vocab_size) {
 // One line that says how many tokens and bytes follow and their CRC-32; one line of kind, split and stray rule; one
 // line a token: id, rank, type (t, b or s), number of bytes, and the bytes as they are. Lengths, not separators, say
 // where bytes end.
-static const char *const bpei_kind_names[] = {"empty", "bytes", "chars", "words", "bpe", "llama"};
-static const char *const bpei_split_names[] = {"none", "gpt2", "cl100k", "o200k"};
-static const char *const bpei_stray_names[] = {"symbol", "tail"};
+static const char bpei_kind_names[BPEI_KINDS][8] = {"empty", "bytes", "chars", "words", "bpe", "llama"};
+static const char bpei_split_names[4][8] = {"none", "gpt2", "cl100k", "o200k"};
+static const char bpei_stray_names[2][8] = {"symbol", "tail"};
 
 // CRC-32 as in PNG and zip (polynomial EDB88320 reversed), half a byte at a time.
 static uint32_t bpei_crc32(uint32_t crc, const char *p, size_t n) {
@@ -2053,7 +2053,7 @@ static int bpei_literal(const char **p, const char *end, const char *text) {
 }
 
 // The number of the name that stands at *p with `after` behind it, or -1.
-static int bpei_name(const char **p, const char *end, const char *const *names, int n, const char *after) {
+static int bpei_name(const char **p, const char *end, const char (*names)[8], int n, const char *after) {
     for (int i = 0; i < n; i++) {
         const char *q = *p;
         if (bpei_literal(&q, end, names[i]) && bpei_literal(&q, end, after)) return *p = q, i;

@@ -14,7 +14,7 @@ EXAMPLE:
 
     int main(void) {                                        // two blocks learn a sentence by heart, letter by letter
         const char *text = "how much wood would a woodchuck chuck if a woodchuck could chuck wood? ";
-        int tokens[284], x[4 * 64], y[4 * 64], out[51];
+        int tokens[284], x[4 * 64], y[4 * 64], out[56];
         for (int i = 0; i < 284; i++) tokens[i] = text[i % 71];
         ag_ctx *ag = ag_new(1337);
         gpt_config c = gpt_preset("nano-llama");
@@ -28,7 +28,7 @@ EXAMPLE:
             gpt_step(gpt, &muon, gpt_lr_linear(step, 5, 100, 0.7), NULL);
         }
         gpt_sampling greedy = { 0, 0, 0, 0, NULL, 0 };
-        int n = gpt_generate(gpt, &greedy, tokens, 9, out, 51, NULL, NULL);
+        int n = gpt_generate(gpt, &greedy, tokens, 9, out, 56, NULL, NULL);
         for (int i = 0; i < n; i++) putchar(i == n - 1 ? '\n' : out[i]);
     }
 
@@ -968,7 +968,7 @@ int gpt_sample(gpt_model *m, const gpt_sampling *s, const ag_real *logits, ag_rn
 struct gpt_cache {
     gpt_model *m;
     gpti_store *store;
-    int rows, *length, *start, *position, *last;    // (rows), (rows), (rows*T), (rows)
+    int rows, *length, *start, *last, *position, *ids;      // (rows) each; (rows*T) each
 };
 
 gpt_cache *gpt_cache_new(gpt_model *m, int rows) {
@@ -981,9 +981,9 @@ gpt_cache *gpt_cache_new(gpt_model *m, int rows) {
     k = (gpt_cache *)gpti_alloc(m->ctx, 1, sizeof *k);
     if (!k) return NULL;
     k->m = m, k->rows = rows;
-    k->length = (int *)gpti_alloc(m->ctx, (size_t)rows * (3 + (size_t)T), sizeof(int));
+    k->length = (int *)gpti_alloc(m->ctx, (size_t)rows * (3 + 2 * (size_t)T), sizeof(int));
     if (!k->length) { GPT_FREE(k); return NULL; }
-    k->start = k->length + rows, k->last = k->start + rows, k->position = k->last + rows;
+    k->start = k->length + rows, k->last = k->start + rows, k->position = k->last + rows, k->ids = k->position + rows * T;
     for (s = m->own->stores; s && (s->busy || s->rows < rows); s = s->next) {}
     if (!s) {
         s = (gpti_store *)gpti_alloc(m->ctx, 1, sizeof *s);
@@ -1053,12 +1053,15 @@ static int gpti_feed(gpt_cache *k, int rows, const int *ids, int T, const int *l
             return ag_fail(ctx, "gpt_feed: row %d holds %d tokens and gets %d, but the context has %d", b, k->length[b], more, n_ctx);
         k->start[b] = k->length[b];
         if (more) k->last[n++] = b * T + more - 1;
-        for (int t = 0; t < T; t++) k->position[b * T + t] = k->start[b] + t < n_ctx ? k->start[b] + t : n_ctx - 1;
+        for (int t = 0; t < T; t++) {               // padding may hold anything
+            k->position[b * T + t] = t < more ? k->start[b] + t : 0;
+            k->ids[b * T + t] = t < more ? ids[b * T + t] : 0;
+        }
     }
     if (!n) return 0;
     ag_mark_at mark = ag_mark(ctx);
     recorded = ag_no_grad(ctx, 1);
-    ag_tensor *x = gpti_trunk(m, ids, rows, T, k->start, len, k->store->kv, k->position);
+    ag_tensor *x = gpti_trunk(m, k->ids, rows, T, k->start, len, k->store->kv, k->position);
     x = ag_embedding(ag_reshape_to(x, rows * T, C, AG_END, AG_END, AG_END), k->last, n, 0);     // (n,C)
     x = gpt_head(m, x);
     for (int b = 0, i = 0; b < rows; b++) {

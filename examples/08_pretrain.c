@@ -105,7 +105,7 @@ int main(int argc, char **argv) {
         m = gpt_new(ag, &c);
     }
     int big = m->config.n_ctx > 64, T = m->config.n_ctx;
-    if (!steps) steps = fast ? (big ? 2000 : 1300) : (big ? 5000 : 2000);
+    if (!steps) steps = fast ? 2000 : (big ? 5000 : 2000);
     if (!batch) batch = big ? (fast ? 8 : 64) : 12;
     gpt_optimizer optimizer = fast ? gpt_muon() : gpt_adamw();
     if (lr > 0 && fast) optimizer.lr_muon = lr;
@@ -114,9 +114,9 @@ int main(int argc, char **argv) {
     if (n_val < 2) lesson_fail("the text has %s tokens: too few to hold out a tenth", lesson_commas((long long)n_train));
 
     gpt_memory memory = gpt_memory_needed(&m->config, batch / parts, T, optimizer.kind);
-    printf("%s: %s parameters, %d layers, %d heads, %d channels, context %d, vocabulary %d; %s\n", m->config.name,
+    printf("%s: %s parameters, %d layers, %d heads, %d channels, context %d, vocabulary %d; %s, %d thread%s\n", m->config.name,
            lesson_commas((long long)gpt_count(&m->config)), m->config.n_layer, m->config.n_head, m->config.n_embd, T,
-           m->config.n_vocab, ag_backend_name(ag));
+           m->config.n_vocab, ag_backend_name(ag), ag_threads(ag), ag_threads(ag) == 1 ? "" : "s");
     printf("memory: parameters %s, gradients %s, optimizer %s, activations %s\n", lesson_bytes((double)memory.params),
            lesson_bytes((double)memory.grads), lesson_bytes((double)memory.optimizer), lesson_bytes((double)memory.activations));
     printf("text: %s tokens to learn from, %s to be asked about; %d steps of %d x %d, recipe %s\n", lesson_commas((long long)n_train),

@@ -60,11 +60,10 @@ static gpt_model *load_or_train(ag_ctx *ag, bpe *tokens, const char *path) {
     for (int step = 0; step < 500; step++) {
         gpt_next(&loader, 12, 64, x, y);
         ag_tensor *loss = ag_cross_entropy(gpt_forward(m, x, 12, 64), y, NULL);
-        double value = ag_item(loss);
         ag_backward(loss);
         gpt_step(m, &muon, gpt_lr_linear(step, 20, 500, 0.7), NULL);
+        lesson_progress(step + 1, 500, ag_item(loss), LESSON_NONE);
         ag_reset(ag);
-        lesson_progress(step + 1, 500, value, LESSON_NONE);
     }
     free(text), free(ids);
     return m;

@@ -1,6 +1,6 @@
 // corpus.h - a short play of our own, for machines on which Tiny Shakespeare cannot be had: the same layout (a name and
-// a colon, the speech, an empty line), no character that the real text lacks, a fiftieth of its size. A model learns the
-// layout in a minute, and soon after that the play by heart: an honest lesson in what too little text does.
+// a colon, the speech, an empty line), no character that the real text lacks, a fiftieth of its size. A model learns
+// the layout in a minute, and soon after that the play by heart: an honest lesson in what too little text does.
 //
 // A string literal of C99 may hold 4,095 bytes, so the text is a list of pieces that corpus_copy joins.
 #ifndef CORPUS_H

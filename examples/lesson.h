@@ -298,7 +298,7 @@ LESSON_FN const char *lesson_str(const char *key, const char *value, const char 
 // One of the words in choices, which are separated by bars.
 LESSON_FN const char *lesson_choice(const char *key, const char *value, const char *choices, const char *help) {
     const char *given = lessoni_declare(key, value, choices, help), *c = choices;
-    size_t length = given ? strlen(given) : 0;
+    size_t length = given && !strchr(given, '|') ? strlen(given) : 0;
     if (!given) return value;
     while (length) {
         if (!strncmp(c, given, length) && (c[length] == '|' || c[length] == 0)) return given;

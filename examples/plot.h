@@ -460,6 +460,13 @@ static const char *ploti_path(int code) {
     return "oo M0 0 L0 70 L36 70 L36 0 L0 0";                   // a letter that the font lacks
 }
 
+// A hyphen before a digit is a minus, and gets the longer sign, unless a letter or digit stands before it.
+static int ploti_is_minus(const char *text, const char *at) {
+    int before = at > text ? at[-1] : ' ';
+    return *at == '-' && at[1] >= '0' && at[1] <= '9' && !(before >= '0' && before <= '9') &&
+           !((before | 32) >= 'a' && (before | 32) <= 'z');
+}
+
 enum { PLOTI_PENS = 400 };
 
 static int ploti_curve(ploti_pen *pens, int n, double x1, double y1, double x2, double y2, double x3, double y3,
@@ -476,8 +483,8 @@ static int ploti_curve(ploti_pen *pens, int n, double x1, double y1, double x2, 
 // Turns a path into points of the pen, shifted so that it begins at its left side bearing. *advance: where the next
 // letter starts.
 static int ploti_letter(const char *path, ploti_pen *pens, double *advance) {
-    static const double round = 0.60; // 0.552 would be an ellipse; a little more is squarer, and reads better when
-                                      // small
+    // 0.552 would be an ellipse; a little more is squarer, and reads better when small.
+    static const double round = 0.60;
     double left = 0, right = 0, space[2];
     int n = 0, i;
     const char *p = path + 2;
@@ -520,8 +527,9 @@ static double ploti_letters(ploti_canvas *c, const char *text, double x, double 
                             double radius) {
     ploti_pen pens[PLOTI_PENS];
     double at = 0, ca = cos(angle), sa = sin(angle), k = size / 100, lift = 0, thick = radius, px = 0, py = 0;
+    const char *start = text;
     while (*text) {
-        int code = ploti_decode(&text), n, i;
+        int minus = ploti_is_minus(start, text), code = minus ? (text++, 0x2212) : ploti_decode(&text), n, i;
         double advance;
         if (code == 1) { k = size / 100 * 0.7, lift = 0.36 * size, thick = radius * 0.85; continue; }
         if (code == 2) { k = size / 100, lift = 0, thick = radius; continue; }
@@ -737,22 +745,25 @@ PLOT_FN int plot_scatter(plot *p, const char *name, const double *xs, const doub
 }
 
 // weight, from 0 to below 1, is how much of the average so far stays at each point: 0.9 averages over about ten points.
-// The average starts unbiased, as Adam's moments do: it is divided by 1 - weight^t. It is taken once from the left and
-// once from the right, and the mean of both is drawn: an average from the left alone lags behind a falling loss.
+// An average from the left alone lags behind a falling loss, so one from the right is taken too. Each is a sum with a
+// mass of 1 - weight^t after t points (what Adam's bias correction divides by), and sums and masses of both are added.
 PLOT_FN int plot_smooth(plot *p, const char *name, const double *xs, const double *ys, size_t n, double weight) {
     ploti_series *s;
     double sum, mass;
-    size_t i, k;
-    int pass;
+    size_t i, k, seen = 0;
     if (p && !(weight >= 0 && weight < 1))
         return ploti_fail(p, "plot_smooth: the weight is %g; it must be at least 0 and below 1", weight);
     s = ploti_add(p, PLOTI_SMOOTH, name, xs, ys, n);
     if (!s || !(s->z = ploti_copy_doubles(p, ys, n))) return -1;
-    for (pass = 0; pass < 2; pass++) for (k = 0, sum = mass = 0; k < n; k++) {
-        i = pass ? n - 1 - k : k;
+    for (i = 0, sum = 0; i < n; i++) {
         if (!(fabs(ys[i]) <= 1e300)) continue;                 // gaps stay gaps, and do not spoil the average
+        s->z[i] = sum = weight * sum + (1 - weight) * ys[i], seen++;
+    }
+    for (k = 0, sum = mass = 0; k < n; k++) {
+        i = n - 1 - k;
+        if (!(fabs(ys[i]) <= 1e300)) continue;
         sum = weight * sum + (1 - weight) * ys[i], mass = weight * mass + (1 - weight);
-        s->z[i] = pass ? s->z[i] / 2 + sum / mass / 2 : sum / mass;
+        s->z[i] = (s->z[i] + sum) / (1 - pow(weight, (double)seen--) + mass);
     }
     return 0;
 }
@@ -839,8 +850,8 @@ PLOT_FN int plot_node(plot *p, const char *label, const char *op) {
     if (!p || p->failed) return -1;
     if (p->node_count == p->node_room) {
         int room = p->node_room ? 2 * p->node_room : 32;
-        ploti_node *larger = room <= 8192 ? (ploti_node *)realloc(p->nodes, (size_t)room * sizeof *larger) : NULL;
-        if (!larger) return ploti_fail(p, room > 8192 ? "a graph holds 8,192 nodes" : "out of memory");
+        ploti_node *larger = room <= 2048 ? (ploti_node *)realloc(p->nodes, (size_t)room * sizeof *larger) : NULL;
+        if (!larger) return ploti_fail(p, room > 2048 ? "a graph holds 2,048 nodes" : "out of memory");
         p->nodes = larger, p->node_room = room;
     }
     node = &p->nodes[p->node_count];
@@ -856,8 +867,8 @@ PLOT_FN int plot_edge(plot *p, int from, int to) {
         return ploti_fail(p, "plot_edge: from %d to %d, but nodes are numbered 0 to %d", from, to, p->node_count - 1);
     if (p->edge_count == p->edge_room) {
         int room = p->edge_room ? 2 * p->edge_room : 64;
-        ploti_edge *larger = room <= 32768 ? (ploti_edge *)realloc(p->edges, (size_t)room * sizeof *larger) : NULL;
-        if (!larger) return ploti_fail(p, room > 32768 ? "a graph holds 32,768 edges" : "out of memory");
+        ploti_edge *larger = room <= 8192 ? (ploti_edge *)realloc(p->edges, (size_t)room * sizeof *larger) : NULL;
+        if (!larger) return ploti_fail(p, room > 8192 ? "a graph holds 8,192 edges" : "out of memory");
         p->edges = larger, p->edge_room = room;
     }
     p->edges[p->edge_count].from = from, p->edges[p->edge_count++].to = to;
@@ -1458,36 +1469,86 @@ static int ploti_find_room(const plot *p, double width, double height, double *x
     return best < 1e300;
 }
 
-// Labels of categories below a line at y, level if they fit, slanted if not, upright and thinned out if there are many.
-// canvas NULL: returns only how much height they need.
+// 1, 2, 5, 10, 20, 50, ...
+static size_t ploti_next_stride(size_t stride) {
+    size_t power = 1;
+    while (stride / power >= 10) power *= 10;
+    return stride / power == 1 ? 2 * power : stride / power == 2 ? 5 * power : 10 * power;
+}
+
+// Breaks a text at spaces into lines of at most `room`; returns how many, 0 if that takes more than three. The breaks
+// become line ends in `text`.
+static int ploti_wrap(char *text, double size, double room) {
+    char *line = text, *space = NULL, *s;
+    int lines = 1;
+    for (s = text;; s++) if (*s == ' ' || !*s) {
+        char end = *s;
+        *s = 0;
+        if (ploti_width(line, size) > room) {
+            if (!space || ++lines > 3) return 0;
+            *space = '\n', line = space + 1;
+            if (ploti_width(line, size) > room) return 0;
+        }
+        *s = end, space = s;
+        if (!end) return lines;
+    }
+}
+
+static const char *ploti_category(const plot *p, size_t i, double size, double cap, char *text) {
+    char number[24];
+    if (p->labels) return ploti_fit(p->labels[i], size, cap, 1, text);
+    sprintf(number, "%d", (int)i);
+    return ploti_fit(number, size, cap, 1, text);
+}
+
+// Labels of categories below a line at y: level if they fit, else in up to three lines, else numbers and single letters
+// thinned out, else slanted, else upright and thinned out. canvas NULL: returns only how much height they need.
 static double ploti_categories(ploti_canvas *c, const plot *p, double from, double room, double y) {
-    double s = p->scale, size = 26 * s, widest = 0, cap = 0.3 * p->h;
+    enum { LEVEL, LINES, SLANTED, UPRIGHT } how = LEVEL;
+    double s = p->scale, size = 26 * s, widest = 0, cap = 0.4 * p->h;
     size_t n = p->label_count, i, stride = 1;
-    char text[PLOTI_TEXT], number[16];
-    int how;
+    char text[PLOTI_TEXT];
+    int numbers = 1, lines = 1;
     if (p->cells && size > room * 0.9) size = fmax(room * 0.9, 15 * s);
     for (i = 0; i < n; i++) {
-        const char *label = p->labels ? p->labels[i] : (sprintf(number, "%d", (int)i), number);
-        widest = fmax(widest, ploti_width(ploti_fit(label, size, cap, 1, text), size));
+        ploti_category(p, i, size, cap, text);
+        widest = fmax(widest, ploti_width(text, size));
+        numbers &= text[strspn(text, "0123456789.,-+")] == 0;
     }
-    how = widest <= room * 0.94 ? 0 : room > 30 * s ? 1 : 2;
-    if (how && widest <= size * 1.1) {     // single characters stay upright
-        while (widest * 1.1 > room * (double)stride) stride++;
-        how = 0;
-    } else
-    if (!p->labels && how) {               // numbers need not all be there
-        while (widest * 1.5 > room * (double)stride) stride = stride % 3 == 2 ? stride / 2 * 5 : stride * 2;
-        how = 0;
-    } else if (how == 2) while (size * 1.02 > room * (double)stride) stride++;
+    if (widest > room * 0.94) {
+        how = LINES;
+        for (i = 0; i < n && how == LINES; i++) {
+            int needed =
+                room > 60 * s ? ploti_wrap((char *)ploti_category(p, i, size, 1e9, text), size, room * 0.94) : 0;
+            lines = needed > lines ? needed : lines;
+            if (!needed) how = SLANTED;
+        }
+        if (how == SLANTED && numbers) how = LEVEL;
+        if (how == SLANTED && widest <= size * 1.1) how = LEVEL;
+        if (how == SLANTED && room <= 30 * s) how = UPRIGHT;
+        if (how == LEVEL)
+            while (widest * 1.2 > room * (double)stride) stride = numbers ? ploti_next_stride(stride) : stride + 1;
+        if (how == UPRIGHT) while (size * 1.02 > room * (double)stride) stride++;
+    }
     for (i = 0; c && i < n; i += stride) {
-        const char *label = p->labels ? p->labels[i] : (sprintf(number, "%d", (int)i), number);
-        double x = from + room * ((double)i + 0.5);
-        ploti_fit(label, size, cap, 1, text);
-        if (how == 0) ploti_text(c, text, x, y + size * 0.85, size, 0, PLOTI_MIDDLE, 0x444444);
-        else if (how == 1) ploti_text(c, text, x + size * 0.35, y + size * 0.7, size, 0.7, PLOTI_RIGHT, 0x444444);
-        else ploti_text(c, text, x + size * 0.34, y + size * 0.3, size, 1.5707963, PLOTI_RIGHT, 0x444444);
+        double x = from + room * ((double)i + 0.5), at = y + size * 0.85;
+        ploti_category(p, i, size, how == LINES ? 1e9 : cap, text);
+        if (how == LEVEL) ploti_text(c, text, x, at, size, 0, PLOTI_MIDDLE, 0x444444);
+        else if (how == SLANTED) ploti_text(c, text, x + size * 0.35, y + size * 0.7, size, 0.7, PLOTI_RIGHT, 0x444444);
+        else if (how == UPRIGHT)
+            ploti_text(c, text, x + size * 0.34, y + size * 0.3, size, 1.5707963, PLOTI_RIGHT, 0x444444);
+        else {
+            char *line = text, *end;
+            ploti_wrap(text, size, room * 0.94);
+            for (; line; line = end ? end + 1 : NULL, at += size * 1.25) {
+                if ((end = strchr(line, '\n')) != NULL) *end = 0;
+                ploti_text(c, line, x, at, size, 0, PLOTI_MIDDLE, 0x444444);
+            }
+        }
     }
-    return how == 0 ? size * 1.1 : how == 1 ? widest * 0.645 + size * 0.9 : widest + size * 0.4;
+    return how == SLANTED   ? widest * 0.645 + size * 0.9
+           : how == UPRIGHT ? widest + size * 0.4
+                            : size * (1.25 * lines - 0.15);
 }
 
 // ------------------------------------------------------------------------------------------------ charts
@@ -1862,7 +1923,7 @@ static int ploti_graph_bends(plot *p, ploti_graph *g) {
     ploti_node *larger;
     for (i = 0; i < p->edge_count; i++) {
         g->links += g->v[p->edges[i].to].rank - g->v[p->edges[i].from].rank;
-        if (g->links > 100000) return ploti_fail(p, "the graph is too large to draw");
+        if (g->links > 20000) return ploti_fail(p, "the graph is too large to draw");
     }
     g->bends = g->links - p->edge_count, g->n = total + g->bends;
     larger = (ploti_node *)realloc(g->v, ((size_t)g->n + 1) * sizeof *larger);
@@ -2048,12 +2109,9 @@ static void ploti_graph_measure(const plot *p, ploti_node *v) {
         widest = fmax(widest, w), sum += w, cells++;
     }
     if (v->op) round = fmax(48, ploti_width(v->op, PLOTI_FONT) + 24);
-    long_side = !cells    ? 0
-                : p->down ? PLOTI_ROW + 8
-                          : fmax(widest, 56),
-    short_side = !cells    ? 0
-                 : p->down ? fmax(sum, 56)
-                           : cells * PLOTI_ROW + 8;
+    long_side = p->down ? PLOTI_ROW + 8 : fmax(widest, 56);
+    short_side = p->down ? fmax(sum, 56) : cells * PLOTI_ROW + 8;
+    if (!cells) long_side = short_side = 0;
     v->box = long_side, v->circle = round;
     v->along = long_side + round + (cells && round > 0 ? PLOTI_ARROW : 0), v->across = fmax(short_side, round);
 }
@@ -2061,13 +2119,14 @@ static void ploti_graph_measure(const plot *p, ploti_node *v) {
 // From (along, across) to pixels: along is to the right, or downwards with plot_down.
 typedef struct ploti_view { double x, y, k; int down; } ploti_view;
 
-static void ploti_link_draw(ploti_canvas *c, const ploti_view *v, double a0, double b0, double a1, double b1) {
+static void ploti_link_draw(ploti_canvas *c, const ploti_view *v, double a0, double b0, double a1, double b1,
+                            double slope0, double slope1) {
     int i;
     double px = 0, py = 0, bend = (a1 - a0) * 0.5;
-    for (i = 0; i <= 28; i++) {            // a cubic that leaves and arrives along the layers' direction
-        double t = i / 28.0, u = 1 - t;
-        double a = u * u * u * a0 + 3 * u * u * t * (a0 + bend) + 3 * u * t * t * (a1 - bend) + t * t * t * a1;
-        double b = (u * u * u + 3 * u * u * t) * b0 + (3 * u * t * t + t * t * t) * b1;
+    for (i = 0; i <= 28; i++) {            // a cubic that leaves and arrives with the given slopes
+        double t = i / 28.0, u = 1 - t, w0 = 3 * u * u * t, w1 = 3 * u * t * t;
+        double a = u * u * u * a0 + w0 * (a0 + bend) + w1 * (a1 - bend) + t * t * t * a1;
+        double b = u * u * u * b0 + w0 * (b0 + slope0 * bend) + w1 * (b1 - slope1 * bend) + t * t * t * b1;
         double x = v->x + v->k * (v->down ? b : a), y = v->y + v->k * (v->down ? a : b);
         if (i) ploti_stroke(c, px, py, x, y, 1.25 * v->k);
         px = x, py = y;
@@ -2115,14 +2174,14 @@ static void ploti_node_draw(ploti_canvas *c, const plot *p, const ploti_node *v,
         ploti_text(c, v->op, x, y + size * 0.33, size, 0, PLOTI_MIDDLE | PLOTI_BOLD, 0x8a3c00);
         a += v->circle;
         if (v->label) {
-            ploti_link_draw(c, view, a, middle, a + PLOTI_ARROW - 6, middle),
-                ploti_arrow_draw(c, view, a + PLOTI_ARROW - 1, middle);
+            ploti_link_draw(c, view, a, middle, a + PLOTI_ARROW - 6, middle, 0, 0);
+            ploti_arrow_draw(c, view, a + PLOTI_ARROW - 1, middle);
             ploti_paint(c, ploti_rgb(0x777777), 1);
             a += PLOTI_ARROW;
         }
     }
     if (v->label) {
-        double half = (p->down ? v->across : v->across) / 2, x0, y0, x1, y1, at;
+        double half = v->across / 2, x0, y0, x1, y1, at;
         int cells = 0;
         const char *s = v->label;
         if (!p->down) {                    // the box may be lower than the circle is high
@@ -2132,17 +2191,10 @@ static void ploti_node_draw(ploti_canvas *c, const plot *p, const ploti_node *v,
         }
         x0 = view->x + k * (view->down ? middle - half : a), y0 = view->y + k * (view->down ? a : middle - half);
         x1 = x0 + k * (view->down ? 2 * half : v->box), y1 = y0 + k * (view->down ? v->box : 2 * half);
-        ploti_box(c, x0, y0, x1, y1, 9 * k), ploti_paint(c,
-                                                         ploti_rgb(output  ? 0x009e73
-                                                                   : input ? 0xc79a00
-                                                                           : 0x0072b2),
-                                                         1);
-        ploti_box(c, x0 + 2.4 * k, y0 + 2.4 * k, x1 - 2.4 * k, y1 - 2.4 * k, 6.8 * k),
-            ploti_paint(c,
-                        ploti_rgb(output  ? 0xe6f5f0
-                                  : input ? 0xfff8e1
-                                          : 0xeaf3fa),
-                        1);
+        ploti_box(c, x0, y0, x1, y1, 9 * k);
+        ploti_paint(c, ploti_rgb(output ? 0x009e73 : input ? 0xc79a00 : 0x0072b2), 1);
+        ploti_box(c, x0 + 2.4 * k, y0 + 2.4 * k, x1 - 2.4 * k, y1 - 2.4 * k, 6.8 * k);
+        ploti_paint(c, ploti_rgb(output ? 0xe6f5f0 : input ? 0xfff8e1 : 0xeaf3fa), 1);
         for (at = 0; s; cells++) {
             double w, bold = cells == 0;
             s = ploti_graph_cell(s, cell);
@@ -2189,6 +2241,15 @@ static int ploti_graph_draw(plot *p, ploti_canvas *c, ploti_graph *g) {
         g->value[r] = along;
         along += g->width[r] + (r + 1 < g->layers ? 60 + fmin(110, steep * 0.16) : 0);
     }
+    for (i = 0; i < g->n; i++) {           // wanted: from here the slope of a bend, 0 where its edge turns back
+        double before, after, most;
+        g->v[i].wanted = 0;
+        if (!g->v[i].bend) continue;
+        before = g->v[i].at - g->v[g->up[g->up_start[i]]].at, after = g->v[g->down[g->down_start[i]]].at - g->v[i].at;
+        most = fmin(0.1, 24 / fmax(1, g->width[g->v[i].rank]));                // stays clear of its neighbours
+        if (before * after > 0)
+            g->v[i].wanted = (before > 0 ? 1 : -1) * fmin(most, fmin(fabs(before), fabs(after)) / 200);
+    }
     wide = (p->down ? hi - lo : along) + 2 * margin, high = (p->down ? along : hi - lo) + 2 * margin - 10;
     if (p->sized) k = fmin(p->w / wide, p->h / (high + head));
     else {
@@ -2203,7 +2264,7 @@ static int ploti_graph_draw(plot *p, ploti_canvas *c, ploti_graph *g) {
     if (ploti_canvas_new(c, p->w, p->h)) return ploti_fail(p, "out of memory");
     p->scale = k;
     view.k = k, view.down = p->down;
-    view.x = (p->w - wide * k) / 2 + margin * k - (p->down ? lo * k : 0),
+    view.x = (p->w - wide * k) / 2 + margin * k - (p->down ? lo * k : 0);
     view.y = (p->h + head * k - high * k) / 2 + (margin - 10) * k - (p->down ? 0 : lo * k);
     for (i = 0; i < g->links; i++) {
         const ploti_node *from = &g->v[g->link[i].from], *to = &g->v[g->link[i].to];
@@ -2215,16 +2276,21 @@ static int ploti_graph_draw(plot *p, ploti_canvas *c, ploti_graph *g) {
             double away = b1 - to->at, radius = to->circle / 2;
             a1 += radius - sqrt(fmax(0, radius * radius - away * away));
         }
-        if (from->bend) ploti_link_draw(c, &view, g->value[from->rank], from->at, a0, from->at);
-        if (!from->bend && a0 < g->value[from->rank] + g->width[from->rank]) { // straight to the end of its own layer
-            ploti_link_draw(c, &view, a0, b0, g->value[from->rank] + g->width[from->rank], b0);
+        if (from->bend) { // through its layer on a slant, which saves the long edges from looking like stairs
+            double half = from->wanted * g->width[from->rank] / 2;
+            b0 = from->at + half;
+            ploti_link_draw(c, &view, g->value[from->rank], from->at - half, a0, b0, from->wanted, from->wanted);
+        } else if (a0 < g->value[from->rank] + g->width[from->rank]) { // straight to the end of its own layer
+            ploti_link_draw(c, &view, a0, b0, g->value[from->rank] + g->width[from->rank], b0, 0, 0);
             a0 = g->value[from->rank] + g->width[from->rank];
         }
-        if (to->bend) ploti_link_draw(c, &view, a0, b0, a1, b1);
-        else {
-            double layer = g->value[to->rank];
-            ploti_link_draw(c, &view, a0, b0, fmin(layer, a1 - 8), b1);
-            ploti_link_draw(c, &view, fmin(layer, a1 - 8), b1, a1 - 8, b1), ploti_arrow_draw(c, &view, a1 - 1, b1);
+        if (to->bend) {
+            b1 = to->at - to->wanted * g->width[to->rank] / 2;
+            ploti_link_draw(c, &view, a0, b0, a1, b1, from->wanted, to->wanted);
+        } else {
+            double layer = fmin(g->value[to->rank], a1 - 8);
+            ploti_link_draw(c, &view, a0, b0, layer, b1, from->wanted, 0);
+            ploti_link_draw(c, &view, layer, b1, a1 - 8, b1, 0, 0), ploti_arrow_draw(c, &view, a1 - 1, b1);
         }
         ploti_paint(c, ploti_rgb(0x777777), 1);
     }
@@ -2315,8 +2381,7 @@ PLOT_FN int plot_save_grid(plot **plots, int n, int columns, const char *path) {
     (void)columns, (void)path, (void)ploti_render;
     if (!plots || n < 1 || !plots[0]) return -1;
     if (!told++)
-        puts(
-            "plots: compiled without stb_image_write.h (Debian: apt-get install libstb-dev): csv files, but no pictures");
+        puts("plots: compiled without stb_image_write.h (Debian: apt-get install libstb-dev), so csv files only");
     return plots[0]->failed ? -1 : 1;
 #endif
 }

@@ -4,9 +4,10 @@
 //     cc -O3 tests/bench_matmul.c -o build/bench_matmul -lm
 //     AG_THREADS=1 AG_CPU=avx2 build/bench_matmul [word ...]          # only the lines whose name contains a word
 //
-// matmul_MxNxK: C (M,N) = A (M,K) B (K,N). _nt: B is stored transposed (dX = dY W'). _tn: A is, and the product adds to C
-// (dW += X' dY). _row: one row, as in decoding; its speed is that of memory, so GB/s are printed besides.
-// Attention counts the products of the causal half only: 2 forward, 5 backward, of B*NH*T*(T+1)/2*hs multiply-adds each.
+// matmul_MxNxK: C (M,N) = A (M,K) B (K,N). _nt: B is stored transposed (dX = dY W'). _tn: A is, and the product adds
+// to C (dW += X' dY). _row: one row, as in decoding; its speed is that of memory, so GB/s are printed besides.
+// Attention counts the products of the causal half only: 2 forward, 5 backward, of B*NH*T*(T+1)/2*hs multiply-adds
+// each.
 #define _POSIX_C_SOURCE 200112L
 #define AUTOGRAD_IMPLEMENTATION
 #include "../autograd.h"
@@ -116,8 +117,8 @@ static void run_product(void *arg) {
     static const int one[2] = { 1, 1 };
     static const size_t zero[2] = { 0, 0 };
     const product *p = (const product *)arg;
-    backend->matmul(backend, p->C, p->A, p->B, NULL, p->s->M, p->s->N, p->s->K, p->s->ta, p->s->tb, one, zero, zero, zero,
-                    p->s->accumulate);
+    const shape *s = p->s;
+    backend->matmul(backend, p->C, p->A, p->B, NULL, s->M, s->N, s->K, s->ta, s->tb, one, zero, zero, zero, s->accumulate);
 }
 static void run_attention(void *arg) { backend->attention(backend, (const ag_attention_args *)arg); }
 static void run_attention_back(void *arg) { backend->attention_back(backend, (const ag_attention_args *)arg); }
@@ -149,7 +150,7 @@ int main(int argc, char **argv) {
         const size_t rows = (size_t)h->B * h->T, in = (size_t)(h->NH + 2 * h->NKV) * h->HS, out = (size_t)h->NH * h->HS;
         const double flops = 1e-9 * h->B * h->NH * h->T * (h->T + 1) * h->HS;       // of one product of the causal half
         ag_attention_args a;
-        float *qkv = numbers(rows * in), *y = numbers(rows * out), *dy = numbers(rows * out), *dqkv = numbers(rows * in);
+        float *qkv = numbers(rows * in), *dqkv = numbers(rows * in), *y = numbers(rows * out), *dy = numbers(rows * out);
         float *lse = numbers((size_t)h->B * h->NH * h->T);
         memset(&a, 0, sizeof a);
         a.B = h->B, a.T = h->T, a.NH = h->NH, a.NKV = h->NKV, a.HS = h->HS;

@@ -1,5 +1,5 @@
-// test_bpe.c - bpe.h against tiktoken (tests/golden/bpe_tiktoken.txt, by make_bpe_golden.py), a regular expression engine
-// (bpe_pieces.txt), brute force, published numbers, hostile files and an allocator that fails.
+// test_bpe.c - bpe.h against tiktoken (golden/bpe_tiktoken.txt, by make_bpe_golden.py), a regular expression engine
+// (golden/bpe_pieces.txt), brute force, published numbers, hostile files and an allocator that fails.
 // Compile: cc -O2 -std=gnu99 tests/test_bpe.c -o build/test_bpe -lm -pthread. Run from the root of the repository.
 #define _GNU_SOURCE             // clock_gettime, setrlimit and access under -std=c99
 #include "test.h"
@@ -89,7 +89,7 @@ static const char *data_path(const char *name) {
         FILE *f = fopen(p, "rb");
         if (f) return fclose(f), p;
     }
-    printf("%s: skipped, there is no %s\n", t_name, name);
+    printf("skipped: %s: there is no %s\n", t_name, name);
     return NULL;
 }
 
@@ -100,7 +100,10 @@ static char *shakespeare(size_t *size) {
 
 // The tokenizer of a named encoding, made once; NULL if its file is missing.
 static bpe *encoding(const char *name) {
-    static struct { const char *name; bpe *t; } made[3] = {{"r50k_base", NULL}, {"cl100k_base", NULL}, {"o200k_base", NULL}};
+    static struct {
+        const char *name;
+        bpe *t;
+    } made[3] = {{"r50k_base", NULL}, {"cl100k_base", NULL}, {"o200k_base", NULL}};
     for (int i = 0; i < 3; i++) {
         if (strcmp(made[i].name, name)) continue;
         if (!made[i].t) {
@@ -121,14 +124,17 @@ static bpe *encoding(const char *name) {
 static int ids_a[MANY], ids_b[MANY];
 static char text_a[1 << 23];
 
-static int same_ids(const int *a, long n, const int *b, long m) { return n == m && !memcmp(a, b, (size_t)n * sizeof *a); }
+static int same_ids(const int *a, long n, const int *b, long m) {
+    return n == m && !memcmp(a, b, (size_t)n * sizeof *a);
+}
 
 // Encodes, decodes and compares; returns the number of ids.
 static long round_trip(const bpe *t, const void *text, size_t len) {
     long n = bpe_encode(t, text, len, ids_a, MANY);
     if (n < 0 || n > MANY) return T_FAIL("encode gives %ld", n), n;
     long bytes = bpe_decode(t, ids_a, (size_t)n, text_a, sizeof text_a);
-    if (bytes != (long)len || memcmp(text_a, text, len)) T_FAIL("decode(encode(x)) is not x: %ld bytes of %ld", bytes, (long)len);
+    if (bytes != (long)len || memcmp(text_a, text, len))
+        T_FAIL("decode(encode(x)) is not x: %ld bytes of %ld", bytes, (long)len);
     return n;
 }
 
@@ -180,7 +186,8 @@ static void brute_train(brute *b, const bpe *splitter, const unsigned char *p, s
             int l = b->ids[i], r = b->ids[i + 1], count = 0;
             if (l < 0 || r < 0) continue;
             for (int k = 0; k + 1 < b->n; k++) count += b->ids[k] == l && b->ids[k + 1] == r;
-            if (count > best || (count == best && best > 1 && (l < left || (l == left && r < right)))) best = count, left = l, right = r;
+            if (count > best || (count == best && best > 1 && (l < left || (l == left && r < right))))
+                best = count, left = l, right = r;
         }
         if (left < 0) break;
         int m = 0;
@@ -205,7 +212,8 @@ static void training_by_the_book(void) {
     for (int round = 0; round < 250; round++) {
         size_t n = r_below(round < 200 ? 60 : 600) + 1, letters = 1 + r_below(4);
         int split = (int)r_below(4), vocab = 256 + (int)r_below(40);
-        for (size_t i = 0; i < n; i++) text[i] = r_below(8) ? "ab1 \xe9'c"[r_below(letters)] : " \n's.A9\x80"[r_below(8)];
+        for (size_t i = 0; i < n; i++)
+            text[i] = r_below(8) ? "ab1 \xe9'c"[r_below(letters)] : " \n's.A9\x80"[r_below(8)];
         bpe *fast = bpe_new(), *naive = bpe_new();
         CHECK_INT(bpe_train(fast, text, n, vocab, split), 0);
         CHECK_INT(bpe_train_naive(naive, text, n, vocab, split), 0);
@@ -215,8 +223,10 @@ static void training_by_the_book(void) {
         for (int id = 0; id < b.tokens; id++) {
             size_t want = brute_text(&b, id, text_a), got = 0, other = 0;
             const char *p = bpe_token(fast, id, &got), *q = bpe_token(naive, id, &other);
-            if (got != want || memcmp(p, text_a, want)) T_FAIL("round %d: token %d differs from the brute force's", round, id);
-            if (other != want || memcmp(q, text_a, want)) T_FAIL("round %d: token %d of the naive one differs", round, id);
+            if (got != want || memcmp(p, text_a, want))
+                T_FAIL("round %d: token %d differs from the brute force's", round, id);
+            if (other != want || memcmp(q, text_a, want))
+                T_FAIL("round %d: token %d of the naive one differs", round, id);
         }
         // Encoding the training text gives the very ids that training ended with: ranks are enough.
         long m = round_trip(fast, text, n), k = 0;
@@ -229,6 +239,26 @@ static void training_by_the_book(void) {
         bpe_free(fast);
         bpe_free(naive);
     }
+}
+
+// The two ways of joining a piece are twins: plain search and the heap.
+static void heap_and_search_join_alike(void) {
+    static char text[5000];
+    bpe *t = bpe_new();
+    r_state = 31;
+    for (size_t i = 0; i < sizeof text; i++) text[i] = "aaab bc\xe9"[r_below(8)];
+    CHECK_INT(bpe_train(t, text, sizeof text, 400, BPE_SPLIT_NONE), 0);
+    CHECK_INT(bpe_vocab_size(t), 400);
+    for (int round = 0; round < 20000; round++) {
+        unsigned char piece[BPEI_SHORT];
+        int n = 1 + (int)r_below(BPEI_SHORT);
+        bpei_ids a = {ids_a, MANY, 0}, b = {ids_b, MANY, 0};
+        for (int i = 0; i < n; i++) piece[i] = (unsigned char)"aaab bc\xe9"[r_below(8)];
+        bpei_merge_short(&t->v, piece, n, &a);
+        CHECK_INT(bpei_merge_long(&t->v, piece, (size_t)n, 0, &b), 0);
+        if (!same_ids(ids_a, (long)a.n, ids_b, (long)b.n)) { T_FAIL("round %d: other ids", round); break; }
+    }
+    bpe_free(t);
 }
 
 static void naive_agrees_on_shakespeare(void) {
@@ -308,7 +338,11 @@ static void pieces_like_a_regular_expression_engine(void) {
         size_t n = from_hex(space + 1, text_a), at = 0;
         while (at < n) {
             size_t end = bpe_next_piece(t, text_a, n, at), want = strtoul(numbers, &numbers, 10);
-            if (end - at != want) { T_FAIL("%s, line \"%.60s\": piece at %d has %d bytes, wanted %d", line, space + 1, (int)at, (int)(end - at), (int)want); break; }
+            if (end - at != want) {
+                T_FAIL("%s, line \"%.60s\": piece at %d has %d bytes, wanted %d", line, space + 1, (int)at,
+                       (int)(end - at), (int)want);
+                break;
+            }
             at = end;
         }
         lines++;
@@ -327,7 +361,8 @@ static void every_splitter_moves_on_and_ends(void) {
     r_state = 3;
     for (int round = 0; round < 30000; round++) {
         size_t n = r_below(sizeof text) + 1;
-        for (size_t i = 0; i < n; i++) text[i] = (char)(r_below(2) ? r_below(256) : (size_t)" \n'sA1\xcc\x81"[r_below(8)]);
+        for (size_t i = 0; i < n; i++)
+            text[i] = (char)(r_below(2) ? r_below(256) : (size_t) " \n'sA1\xcc\x81"[r_below(8)]);
         for (int split = 1; split < 4; split++) {
             bpe_set_split(t, split);
             size_t at = 0, steps = 0;
@@ -366,7 +401,8 @@ static int golden(void) {
     CHECK(g_file != NULL);
     if (!g_file) return 0;
     for (char *p = strtok(g_file, "\n"); p; p = strtok(NULL, "\n")) {
-        if (!strncmp(p, "fragment ", 9)) g_fragment[g_fragments].n = from_hex(p + 9, g_fragment[g_fragments].bytes), g_fragments++;
+        if (!strncmp(p, "fragment ", 9))
+            g_fragment[g_fragments].n = from_hex(p + 9, g_fragment[g_fragments].bytes), g_fragments++;
         else if (!strncmp(p, "stray ", 6)) g_stray[g_strays].n = from_hex(p + 6, g_stray[g_strays].bytes), g_strays++;
         else g_line[g_lines++] = p;
     }
@@ -377,7 +413,8 @@ static int golden(void) {
 static size_t put_utf8(char *p, uint32_t c) {
     if (c < 0x80) return p[0] = (char)c, 1;
     if (c < 0x800) return p[0] = (char)(0xC0 | c >> 6), p[1] = (char)(0x80 | (c & 63)), 2;
-    if (c < 0x10000) return p[0] = (char)(0xE0 | c >> 12), p[1] = (char)(0x80 | (c >> 6 & 63)), p[2] = (char)(0x80 | (c & 63)), 3;
+    if (c < 0x10000)
+        return p[0] = (char)(0xE0 | c >> 12), p[1] = (char)(0x80 | (c >> 6 & 63)), p[2] = (char)(0x80 | (c & 63)), 3;
     return p[0] = (char)(0xF0 | c >> 18), p[1] = (char)(0x80 | (c >> 12 & 63)), p[2] = (char)(0x80 | (c >> 6 & 63)),
            p[3] = (char)(0x80 | (c & 63)), 4;
 }
@@ -519,9 +556,9 @@ static void special_tokens_like_tiktoken(void) {
     CHECK(lines == 0 || lines == 27);
 }
 
-static double seconds(void) {
+static double seconds(void) {       // of this thread's work, so that other programs do not count
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
@@ -550,11 +587,11 @@ static void a_megabyte_of_one_letter(void) {
     free(text);
 }
 
-// Doubling a long piece at most 2.5-folds the time (n log n; the best of five).
+// Twice the length takes about twice the time (n log n), never four times; the best of five, with room for the cache.
 static void long_pieces_take_no_square(void) {
     bpe *t = encoding("cl100k_base");
     if (!t) return;
-    size_t n = 1 << 19;
+    size_t n = 1 << 17;
     char *text = (char *)malloc(2 * n);
     static const char *const kinds[] = {"a", " ", "!", "ab", "\xff"};
     for (int k = 0; k < 5; k++) {
@@ -915,8 +952,9 @@ static void colours_cannot_command_a_terminal(void) {
     CHECK_STR(text_a, "\033[30;48;5;189ma\033[0m\033[30;48;5;194m\\n\033[0m\n\033[30;48;5;223m\\x1b\033[0m");
     n = bpe_encode(t, "\xc2\x9b\xe2\x80\xae\\\xc3\xa9\xff", 9, ids_a, 10);
     bpe_colour(t, ids_a, (size_t)n, text_a, sizeof text_a);
-    CHECK_STR(text_a, "\033[30;48;5;189m\\xc2\\x9b\033[0m\033[30;48;5;194m\\xe2\\x80\\xae\033[0m\033[30;48;5;223m\\\\\033[0m"
-                      "\033[30;48;5;217m\xc3\xa9\033[0m\033[30;48;5;159m\\xff\033[0m");
+    CHECK_STR(text_a,
+              "\033[30;48;5;189m\\xc2\\x9b\033[0m\033[30;48;5;194m\\xe2\\x80\\xae\033[0m\033[30;48;5;223m\\\\\033[0m"
+              "\033[30;48;5;217m\xc3\xa9\033[0m\033[30;48;5;159m\\xff\033[0m");
     CHECK_INT(bpe_bytes(t), 0);
     for (int c = 0; c < 256; c++) ids_a[c] = c;
     long size = bpe_colour(t, ids_a, 256, text_a, sizeof text_a), escapes = 0;
@@ -933,7 +971,8 @@ static void colours_cannot_command_a_terminal(void) {
 
 static void *encode_many(void *argument) {
     const bpe *t = (const bpe *)argument;
-    static const char text[] = "Threads share one tokenizer; aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.";
+    static const char text[] =
+        "Threads share one tokenizer; aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.";
     int ids[200];
     long bad = 0, first = 0;
     for (int i = 0; i < 3000; i++) {
@@ -965,8 +1004,10 @@ static bpe *small_one(int kind) {
     const char *text = "the cat sat on the mat; the rat sat on the cat. \xc3\xa9\xc3\xa9";
     bpe *t = bpe_new();
     if (!t) return NULL;
-    int status = kind == 0 ? bpe_bytes(t) : kind == 1 ? bpe_chars(t, text, strlen(text)) : kind == 2 ? bpe_words(t, text, strlen(text), 9)
-               : bpe_train(t, text, strlen(text), 265, kind % 4);
+    int status = kind == 0   ? bpe_bytes(t)
+                 : kind == 1 ? bpe_chars(t, text, strlen(text))
+                 : kind == 2 ? bpe_words(t, text, strlen(text), 9)
+                             : bpe_train(t, text, strlen(text), 265, kind % 4);
     if (!status && kind == 1) status = bpe_fallback(t);
     if (!status && kind >= 3) status = bpe_add_special(t, "<|end|>", 280) < 0;
     if (!status && kind >= 3) status = bpe_add_special(t, "<|longer|>", -1) < 0;
@@ -991,16 +1032,22 @@ static void saved_and_loaded_is_the_same(void) {
         if (kind >= 3) CHECK_INT(bpe_special(u, "<|end|>"), 280);
         for (int round = 0; round < 2000; round++) {
             size_t n = r_below(sizeof text);
-            for (size_t i = 0; i < n; i++) text[i] = (char)(r_below(9) ? (size_t)"the cat\xc3\xa9 so.'"[r_below(13)] : r_below(256));
+            for (size_t i = 0; i < n; i++)
+                text[i] = (char)(r_below(9) ? (size_t) "the cat\xc3\xa9 so.'"[r_below(13)] : r_below(256));
             long m = bpe_encode(t, text, n, ids_a, MANY), k = bpe_encode(u, text, n, ids_b, MANY);
-            if (m != k || (m > 0 && memcmp(ids_a, ids_b, (size_t)m * sizeof(int)))) { T_FAIL("kind %d: other ids", kind); break; }
+            if (m != k || (m > 0 && memcmp(ids_a, ids_b, (size_t)m * sizeof(int)))) {
+                T_FAIL("kind %d: other ids", kind);
+                break;
+            }
         }
         // No prefix and no flipped bit gets through, and the tokenizer stays what it was.
         for (long cut = 0; cut < size; cut++)
-            if (bpe_load_mem(u, a, (size_t)cut) != BPE_EFORMAT) T_FAIL("kind %d: %ld bytes of %ld are accepted", kind, cut, size);
-        for (long bit = 0; bit < size * 8; bit++) {
+            if (bpe_load_mem(u, a, (size_t)cut) != BPE_EFORMAT)
+                T_FAIL("kind %d: %ld bytes of %ld are accepted", kind, cut, size);
+        for (long bit = 0; bit < size * 8; bit += kind == 1 || kind == 3 ? 1 : 1 + (long)r_below(15)) {
             a[bit / 8] ^= (char)(1 << bit % 8);
-            if (bpe_load_mem(u, a, (size_t)size) != BPE_EFORMAT) T_FAIL("kind %d: flipped bit %ld is accepted", kind, bit);
+            if (bpe_load_mem(u, a, (size_t)size) != BPE_EFORMAT)
+                T_FAIL("kind %d: flipped bit %ld is accepted", kind, bit);
             a[bit / 8] ^= (char)(1 << bit % 8);
         }
         memcpy(b, a, (size_t)size), b[size] = '\n';
@@ -1102,19 +1149,47 @@ static void hostile_tiktoken_files(void) {
     bpe *t = bpe_new();
     CHECK_INT(bpe_load_tiktoken_mem(t, file, n, NULL), 0);
     check_ids(t, "aaabdaaabac", "258 100 258 97 99");
-    static const struct { const char *tail, *message; } cases[] = {
-        {"YWE 259\n", "base64"}, {"YWE=259\n", "base64"}, {"YW=E 259\n", "base64"}, {"Y=== 259\n", "base64"}, {"==== 259\n", "base64"},
-        {" 259\n", "base64"}, {"YWJj\n", "base64"}, {"YW*j 259\n", "base64"}, {"YWJj  259\n", "rank"}, {"YWJj 259 \n", "rank"},
-        {"YWJj -1\n", "rank"}, {"YWJj +259\n", "rank"}, {"YWJj 0259\n", "rank"}, {"YWJj 2e2\n", "rank"}, {"YWJj \n", "rank"},
-        {"YWJj 99999999999\n", "rank"}, {"YWJj 4294967555\n", "rank"}, {"YWJj 2147483647\n", "unused"}, {"YWJj 260\n", "missing"},
-        {"YWJj 5000\n", "unused"}, {"YWJj 258\n", "second time"}, {"YWJj 0\n", "second time"}, {"YWE= 259\n", "same 2 bytes"},
-        {"YQ== 259\n", "same 1 bytes"}, {"YWF= 259\n", "base64"}, {"YR== 259\n", "base64"}, {"\xef\xbb\xbfYWJj 259\n", "base64"},
-        {"YWJj\t259\n", "base64"}, {"YWJj 259\r\r\n", "rank"}, {"YWJj 0x103\n", "rank"}, {"YWJjZ 259\n", "base64"}, {"hello\n", "base64"},
-        {"{\"a\": 1}\n", "base64"}, {"<html>\n", "base64"}, {"YWJj 259\nYWJj 260\n", "same 3 bytes"}};
+    static const struct { const char *tail, *message;
+    } cases[] = {{"YWE 259\n", "base64"},
+                 {"YWE=259\n", "base64"},
+                 {"YW=E 259\n", "base64"},
+                 {"Y=== 259\n", "base64"},
+                 {"==== 259\n", "base64"},
+                 {" 259\n", "base64"},
+                 {"YWJj\n", "base64"},
+                 {"YW*j 259\n", "base64"},
+                 {"YWJj  259\n", "rank"},
+                 {"YWJj 259 \n", "rank"},
+                 {"YWJj -1\n", "rank"},
+                 {"YWJj +259\n", "rank"},
+                 {"YWJj 0259\n", "rank"},
+                 {"YWJj 2e2\n", "rank"},
+                 {"YWJj \n", "rank"},
+                 {"YWJj 99999999999\n", "rank"},
+                 {"YWJj 4294967555\n", "rank"},
+                 {"YWJj 2147483647\n", "unused"},
+                 {"YWJj 260\n", "missing"},
+                 {"YWJj 5000\n", "unused"},
+                 {"YWJj 258\n", "second time"},
+                 {"YWJj 0\n", "second time"},
+                 {"YWE= 259\n", "same 2 bytes"},
+                 {"YQ== 259\n", "same 1 bytes"},
+                 {"YWF= 259\n", "base64"},
+                 {"YR== 259\n", "base64"},
+                 {"\xef\xbb\xbfYWJj 259\n", "base64"},
+                 {"YWJj\t259\n", "base64"},
+                 {"YWJj 259\r\r\n", "rank"},
+                 {"YWJj 0x103\n", "rank"},
+                 {"YWJjZ 259\n", "base64"},
+                 {"hello\n", "base64"},
+                 {"{\"a\": 1}\n", "base64"},
+                 {"<html>\n", "base64"},
+                 {"YWJj 259\nYWJj 260\n", "same 3 bytes"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         memcpy(bad, file, n), strcpy(bad + n, cases[i].tail);
         bpe_clear_error(t);
-        if (bpe_load_tiktoken_mem(t, bad, n + strlen(cases[i].tail), NULL) != BPE_EFORMAT) T_FAIL("\"%s\" is accepted", cases[i].tail);
+        if (bpe_load_tiktoken_mem(t, bad, n + strlen(cases[i].tail), NULL) != BPE_EFORMAT)
+            T_FAIL("\"%s\" is accepted", cases[i].tail);
         CHECK_HAS(bpe_error(t), cases[i].message);
         CHECK_HAS(bpe_error(t), "test_bpe.c:");
         CHECK_INT(bpe_vocab_size(t), 259);
@@ -1172,7 +1247,8 @@ static void real_vocabularies_cut_short(void) {
         for (int cut = 0; cut < 20; cut++) {
             size_t keep = cut == 19 ? size - 1 : (size_t)cut * size / 20;
             while (keep && p[keep - 1] != '\n') keep--;
-            if (bpe_load_tiktoken_mem(t, p, keep, names[i]) != BPE_EFORMAT) T_FAIL("%s cut at %d is accepted", names[i], (int)keep);
+            if (bpe_load_tiktoken_mem(t, p, keep, names[i]) != BPE_EFORMAT)
+                T_FAIL("%s cut at %d is accepted", names[i], (int)keep);
         }
         CHECK_INT(bpe_load_tiktoken_mem(t, p, size, names[(i + 1) % 3]), BPE_EFORMAT);
         free(p);
@@ -1191,7 +1267,8 @@ static void small_gpt2(char *merges, char *json) {
             if (printable != !pass) { extra += !printable && pass; continue; }
             char text[4] = {0};
             put_utf8(text, pass ? (uint32_t)(256 + extra++) : (uint32_t)c);
-            n += (size_t)sprintf(json + n, "%s\"%s%s\": %d", id ? ", " : "", c == '"' || c == '\\' ? "\\" : "", text, id);
+            n += (size_t)sprintf(json + n, "%s\"%s%s\": %d", id ? ", " : "", c == '"' || c == '\\' ? "\\" : "", text,
+                                 id);
             id++;
         }
     (void)low;
@@ -1211,13 +1288,30 @@ static void hostile_gpt2_files(void) {
     CHECK_INT(bpe_encode(t, "aaab aaab", 9, ids_a, 9), 3);      // the second piece is " ", "aaab": aa comes before " a"
     CHECK(ids_a[0] == 258 && ids_a[1] == 220 && ids_a[2] == 258);
     round_trip(t, "aaab a\n\xff", 8);
-    static const struct { const char *from, *to, *message; } in_json[] = {
-        {"{", "[", "wanted {"}, {"}", "", "a comma or }"}, {"}", "}}", "nothing after"}, {"\": 256", "\" 256", "a colon"}, {"\": 256", "\": -256", "an id"},
-        {"\": 256", "\": 256.0", "a comma"}, {"\": 256", "\": 256e0", "a comma"}, {"\": 256", "\": \"x\"", "an id"}, {"\": 256", "\": 255", "given twice"},
-        {"\": 256", "\": 2147483648", "an id"}, {"\": 260", "\": 2147483647", "unused"}, {"\": 260", "\": 261", "no token has id 260"},
-        {"\"aa\"", "\"ab\"", "same 2 bytes"}, {"\"aa\"", "\"\"", "at least 1"}, {"\"aa\"", "\"a\\n\"", "alphabet"}, {"\"aa\"", "\"a\\u00zz\"", "alphabet"},
-        {"\"aa\"", "\"a\\ud800\"", "alphabet"}, {"\"aa\"", "\"a a\"", "alphabet"}, {"\"aa\"", "\"a\xff\"", "alphabet"}, {"\"aa\"", "\"xyz\"", "belong"},
-        {", \"aa\"", ",, \"aa\"", "in quotes"}, {"\"aa\": 256", "null", "in quotes"}, {"\"!\": 0", "\"!!\": 0", "belong"}};
+    static const struct { const char *from, *to, *message;
+    } in_json[] = {{"{", "[", "wanted {"},
+                   {"}", "", "a comma or }"},
+                   {"}", "}}", "nothing after"},
+                   {"\": 256", "\" 256", "a colon"},
+                   {"\": 256", "\": -256", "an id"},
+                   {"\": 256", "\": 256.0", "a comma"},
+                   {"\": 256", "\": 256e0", "a comma"},
+                   {"\": 256", "\": \"x\"", "an id"},
+                   {"\": 256", "\": 255", "given twice"},
+                   {"\": 256", "\": 2147483648", "an id"},
+                   {"\": 260", "\": 2147483647", "unused"},
+                   {"\": 260", "\": 261", "no token has id 260"},
+                   {"\"aa\"", "\"ab\"", "same 2 bytes"},
+                   {"\"aa\"", "\"\"", "at least 1"},
+                   {"\"aa\"", "\"a\\n\"", "alphabet"},
+                   {"\"aa\"", "\"a\\u00zz\"", "alphabet"},
+                   {"\"aa\"", "\"a\\ud800\"", "alphabet"},
+                   {"\"aa\"", "\"a a\"", "alphabet"},
+                   {"\"aa\"", "\"a\xff\"", "alphabet"},
+                   {"\"aa\"", "\"xyz\"", "belong"},
+                   {", \"aa\"", ",, \"aa\"", "in quotes"},
+                   {"\"aa\": 256", "null", "in quotes"},
+                   {"\"!\": 0", "\"!!\": 0", "belong"}};
     for (size_t i = 0; i < sizeof in_json / sizeof *in_json; i++) {
         char *at = strstr(json, in_json[i].from);
         if (in_json[i].from[0] == '}') at = strrchr(json, '}');
@@ -1230,8 +1324,10 @@ static void hostile_gpt2_files(void) {
         else CHECK_HAS(bpe_error(t), in_json[i].message);
         CHECK_INT(bpe_vocab_size(t), 261);
     }
-    static const struct { const char *merges, *message; } in_merges[] = {
-        {"a a a\n", "two tokens"}, {"aa\n", "two tokens"}, {" a\n", "two tokens"}, {"a \n", "two tokens"}, {"a x\n", "belong"}, {"aab a\n", "belong"},
+    static const struct { const char *merges, *message;
+    } in_merges[] = {
+        {"a a a\n", "two tokens"},     {"aa\n", "two tokens"},      {" a\n", "two tokens"},
+        {"a \n", "two tokens"},        {"a x\n", "belong"},         {"aab a\n", "belong"},
         {"a a\na a\n", "second time"}, {"a\xff a\n", "two tokens"}, {"\xef\xbb\xbf#version\n", "two tokens"}};
     for (size_t i = 0; i < sizeof in_merges / sizeof *in_merges; i++) {
         bpe_clear_error(t);
@@ -1245,7 +1341,8 @@ static void hostile_gpt2_files(void) {
     r_state = 6;
     size_t n = strlen(json);
     for (size_t cut = 0; cut < n; cut++)
-        if (bpe_load_gpt2_mem(t, merges, strlen(merges), json, cut) != BPE_EFORMAT) T_FAIL("%d bytes are accepted", (int)cut);
+        if (bpe_load_gpt2_mem(t, merges, strlen(merges), json, cut) != BPE_EFORMAT)
+            T_FAIL("%d bytes are accepted", (int)cut);
     for (int round = 0; round < 20000; round++) {
         memcpy(bad, json, n);
         for (size_t k = r_below(3) + 1; k; k--) bad[r_below(n)] ^= (char)(1 << r_below(8));
@@ -1280,7 +1377,8 @@ static void hostile_llama_files(void) {
     CHECK_INT(round_trip(t, "", 0), 0);
     CHECK_INT(round_trip(t, " ", 1), 2);
     CHECK_INT(round_trip(t, "b\0b", 3), 4);
-    static const uint32_t edges[] = {0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7F800000, 0xFF800000, 0x7FC00000, 0xFFFFFFFE, 9, 0xFFFFFFF8};
+    static const uint32_t edges[] = {0,          1,          0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7F800000,
+                                     0xFF800000, 0x7FC00000, 0xFFFFFFFE, 9,          0xFFFFFFF8};
     for (size_t at = 0, field = 0; at < n; field++) {       // every field of four bytes, every edge value
         for (size_t e = 0; e < sizeof edges / sizeof *edges; e++) {
             memcpy(bad, file, n), memcpy(bad + at, &edges[e], 4);
@@ -1295,8 +1393,12 @@ static void hostile_llama_files(void) {
         }
     }
     CHECK_INT(bpe_load_llama2c_mem(t, file, n, 263), 0);
-    static const struct { size_t at; uint32_t value; const char *message; } cases[] = {
-        {8, 0, "length 0"}, {8, 9, "length 9"}, {8, 0xFFFFFFFF, "length 4294967295"}, {4, 0x7F800000, "not a number"}, {4, 0x7FC00000, "not a number"}};
+    static const struct { size_t at; uint32_t value; const char *message;
+    } cases[] = {{8, 0, "length 0"},
+                 {8, 9, "length 9"},
+                 {8, 0xFFFFFFFF, "length 4294967295"},
+                 {4, 0x7F800000, "not a number"},
+                 {4, 0x7FC00000, "not a number"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         memcpy(bad, file, n), memcpy(bad + cases[i].at, &cases[i].value, 4);
         bpe_clear_error(t);
@@ -1313,6 +1415,15 @@ static void hostile_llama_files(void) {
     CHECK_INT(bpe_load_llama2c_mem(t, "", 0, 0), BPE_EFORMAT);
     CHECK_INT(bpe_load_llama2c_mem(t, file, 12 + 5 + 14, 0), BPE_EFORMAT);  // three tokens: where are the bytes?
     CHECK_INT(bpe_vocab_size(t), 263);
+    // Without the model's count a file that ends behind a token is whole; one that ends inside of one never is.
+    for (size_t cut = 0, end = 4, tokens = 0; cut < n; cut++) {
+        int len = 0;
+        if (cut > end) memcpy(&len, file + end + 4, 4), end += 8 + (size_t)len, tokens++;
+        memcpy(bad, file, cut);     // and what lies behind the cut is of no concern
+        memset(bad + cut, 1, 64);
+        int want = cut == end && tokens >= 259 ? 0 : BPE_EFORMAT;
+        if (bpe_load_llama2c_mem(t, bad, cut, 0) != want) T_FAIL("%d bytes of %d", (int)cut, (int)n);
+    }
     r_state = 9;
     for (int round = 0; round < 30000; round++) {
         memcpy(bad, file, n);
@@ -1328,19 +1439,33 @@ static void hostile_llama_files(void) {
 
 // Our own format behind a correct checksum: what the checks after it have to catch.
 static void hostile_own_files(void) {
-    static const struct { const char *body, *message; int tokens; } cases[] = {
-        {"kind bpe split none stray symbol\n", "no token for byte 0", 0}, {"kind bytes split none stray symbol\n", "no token for byte 0", 0},
-        {"kind chars split none stray symbol\n0 0 t 1 a\n0 0 t 1 b\n", "wanted a token", 2}, {"kind chars split none stray symbol\n1 0 t 1 a\n0 0 t 1 b\n", "wanted a token", 2},
-        {"kind chars split none stray symbol\n0 0 t 1 a\n1 0 t 1 a\n", "same 1 bytes", 2}, {"kind chars split none stray symbol\n0 0 t 2 a\n", "wanted a token", 1},
-        {"kind chars split none stray symbol\n0 0 t 0 \n", "wanted a token", 1}, {"kind chars split none stray symbol\n0 0 t 4294967295 a\n", "wanted a token", 1},
-        {"kind chars split none stray symbol\n0 0 t 2147483647 a\n", "wanted a token", 1}, {"kind chars split none stray symbol\n0 0 q 1 a\n", "wanted a token", 1},
-        {"kind chars split none stray symbol\n0 0 b 2 ab\n", "wanted a token", 1}, {"kind chars split none stray symbol\n00 0 t 1 a\n", "wanted a token", 1},
-        {"kind chars split none stray symbol\n-1 0 t 1 a\n", "wanted a token", 1}, {"kind chars split none stray symbol\n0 4294967296 t 1 a\n", "wanted a token", 1},
-        {"kind chars split none stray symbol\n2147483647 0 t 1 a\n", "unused", 1}, {"kind chars split none stray symbol\n5000 0 t 1 a\n", "unused", 1},
-        {"kind chars split none stray symbol\n0 0 t 1 a", "wanted a token", 1}, {"kind chars split none stray symbol\n0 0 t 1 a\n", "1 tokens, wanted 2", 2},
-        {"kind empty split none stray symbol\n", "kind", 0}, {"kind x split none stray symbol\n", "kind", 0}, {"kind chars split gpt stray symbol\n", "kind", 0},
-        {"kind chars split none stray no\n", "kind", 0}, {"", "kind", 0}, {"kind llama split none stray symbol\n0 0 t 1 a\n", "no token for byte", 1},
-        {"kind words split gpt2 stray symbol\n", "<unk>", 0}, {"kind words split gpt2 stray symbol\n1 0 t 1 a\n", "<unk>", 1}};
+    static const struct { const char *body, *message; int tokens;
+    } cases[] = {{"kind bpe split none stray symbol\n", "no token for byte 0", 0},
+                 {"kind bytes split none stray symbol\n", "no token for byte 0", 0},
+                 {"kind chars split none stray symbol\n0 0 t 1 a\n0 0 t 1 b\n", "wanted a token", 2},
+                 {"kind chars split none stray symbol\n1 0 t 1 a\n0 0 t 1 b\n", "wanted a token", 2},
+                 {"kind chars split none stray symbol\n0 0 t 1 a\n1 0 t 1 a\n", "same 1 bytes", 2},
+                 {"kind chars split none stray symbol\n0 0 t 2 a\n", "wanted a token", 1},
+                 {"kind chars split none stray symbol\n0 0 t 0 \n", "wanted a token", 1},
+                 {"kind chars split none stray symbol\n0 0 t 4294967295 a\n", "wanted a token", 1},
+                 {"kind chars split none stray symbol\n0 0 t 2147483647 a\n", "wanted a token", 1},
+                 {"kind chars split none stray symbol\n0 0 q 1 a\n", "wanted a token", 1},
+                 {"kind chars split none stray symbol\n0 0 b 2 ab\n", "wanted a token", 1},
+                 {"kind chars split none stray symbol\n00 0 t 1 a\n", "wanted a token", 1},
+                 {"kind chars split none stray symbol\n-1 0 t 1 a\n", "wanted a token", 1},
+                 {"kind chars split none stray symbol\n0 4294967296 t 1 a\n", "wanted a token", 1},
+                 {"kind chars split none stray symbol\n2147483647 0 t 1 a\n", "unused", 1},
+                 {"kind chars split none stray symbol\n5000 0 t 1 a\n", "unused", 1},
+                 {"kind chars split none stray symbol\n0 0 t 1 a", "wanted a token", 1},
+                 {"kind chars split none stray symbol\n0 0 t 1 a\n", "1 tokens, wanted 2", 2},
+                 {"kind empty split none stray symbol\n", "kind", 0},
+                 {"kind x split none stray symbol\n", "kind", 0},
+                 {"kind chars split gpt stray symbol\n", "kind", 0},
+                 {"kind chars split none stray no\n", "kind", 0},
+                 {"", "kind", 0},
+                 {"kind llama split none stray symbol\n0 0 t 1 a\n", "no token for byte", 1},
+                 {"kind words split gpt2 stray symbol\n", "<unk>", 0},
+                 {"kind words split gpt2 stray symbol\n1 0 t 1 a\n", "<unk>", 1}};
     bpe *t = bpe_new();
     char file[512];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -1388,7 +1513,10 @@ static long path_through(int which, bpe *t) {
     case 6: status = bpe_load_llama2c_mem(t, f_llama, f_llama_size, 0); break;
     case 7: status = bpe_load_mem(t, f_own, f_own_size); break;
     case 8: status = bpe_bytes(t); break;
-    case 9: status = bpe_load(t, "tests/golden/bpe_pieces.txt"); if (status == BPE_EFORMAT) status = bpe_bytes(t); break;
+    case 9:
+        status = bpe_load(t, "tests/golden/bpe_pieces.txt");
+        if (status == BPE_EFORMAT) status = bpe_bytes(t);
+        break;
     case 10: status = bpe_train(t, f_text, sizeof f_text, 300, BPE_SPLIT_NONE); break;
     }
     if (status) return status;
@@ -1407,7 +1535,7 @@ static long path_through(int which, bpe *t) {
     return status;
 }
 
-static void every_allocation_fails_once(void) {
+static void make_files(void) {
     static char tiktoken[1 << 14], merges[4096], json[16384], llama[1 << 14], own[1 << 14];
     f_tiktoken = tiktoken, f_tiktoken_size = small_tiktoken(tiktoken);
     small_gpt2(merges, json), f_merges = merges, f_json = json;
@@ -1416,8 +1544,13 @@ static void every_allocation_fails_once(void) {
     f_own = own, f_own_size = (size_t)bpe_save_mem(own_one, own, sizeof own);
     bpe_free(own_one);
     r_state = 12;
-    for (size_t i = 0; i < sizeof f_text; i++) f_text[i] = i < 300 ? 'a' : (char)(r_below(9) ? (size_t)"the cat sat\n"[r_below(12)] : r_below(256));
+    for (size_t i = 0; i < sizeof f_text; i++)
+        f_text[i] = i < 300 ? 'a' : (char)(r_below(9) ? (size_t) "the cat sat\n"[r_below(12)] : r_below(256));
+}
+
+static void every_allocation_fails_once(void) {
     long tried = 0;
+    make_files();
     for (int which = 0; which < 11; which++)
         for (int sticky = 0; sticky < 2; sticky++)
             for (long n = 1;; n++) {
@@ -1435,10 +1568,12 @@ static void every_allocation_fails_once(void) {
                     break;
                 }
                 tried++;
-                if (status != BPE_ENOMEM) T_FAIL("way %d, allocation %ld fails: status %ld (%s)", which, n, status, bpe_error(t));
+                if (status != BPE_ENOMEM)
+                    T_FAIL("way %d, allocation %ld fails: status %ld (%s)", which, n, status, bpe_error(t));
                 if (t) {                                    // and the object still works
                     bpe_clear_error(t);
-                    if (path_through(which, t) < 0) T_FAIL("way %d fails after allocation %ld did: %s", which, n, bpe_error(t));
+                    if (path_through(which, t) < 0)
+                        T_FAIL("way %d fails after allocation %ld did: %s", which, n, bpe_error(t));
                 }
                 bpe_free(t);
                 bpe_free(keep);
@@ -1448,6 +1583,7 @@ static void every_allocation_fails_once(void) {
 }
 
 static void a_failed_call_changes_nothing(void) {
+    make_files();
     bpe *t = small_one(3);
     long size = bpe_save_mem(t, NULL, 0);
     char *a = (char *)malloc((size_t)size), *b = (char *)malloc((size_t)size + 99);
@@ -1455,11 +1591,16 @@ static void a_failed_call_changes_nothing(void) {
     for (int which = 0; which < 11; which++)
         for (long n = 1; n < 8; n++) {
             a_calls = 0, a_fail_at = n, a_sticky = 1;
-            long status = which == 9 ? BPE_ENOMEM : which < 9 ? path_through(which, t) : bpe_add_special(t, "<|x|>", -1);
+            long status = which == 9  ? BPE_ENOMEM
+                          : which < 9 ? path_through(which, t)
+                                      : bpe_add_special(t, "<|x|>", -1);
             int hit = a_calls >= n;
             a_fail_at = 0;
             if (!hit || status >= 0) { bpe_load_mem(t, a, (size_t)size); continue; }
-            if (status == BPE_ENOMEM && bpe_vocab_size(t) != 282) { bpe_load_mem(t, a, (size_t)size); continue; }   // made, then encoding failed
+            if (status == BPE_ENOMEM && bpe_vocab_size(t) != 282) {
+                bpe_load_mem(t, a, (size_t)size);
+                continue;
+            }       // the vocabulary was made, then encoding failed
             CHECK_INT(bpe_save_mem(t, b, (size_t)size + 99), size);
             CHECK(!memcmp(a, b, (size_t)size));
         }
@@ -1473,6 +1614,7 @@ int main(int argc, char **argv) {
     T_RUN(minbpe_example);
     T_RUN(byte_01100010_is_98);
     T_RUN(training_by_the_book);
+    T_RUN(heap_and_search_join_alike);
     T_RUN(naive_agrees_on_shakespeare);
     T_RUN(training_limits);
     T_RUN(pieces_like_a_regular_expression_engine);

@@ -48,11 +48,13 @@ static int huffman_read(bits *b, const huffman *h) {
 }
 
 static size_t inflate(const unsigned char *s, size_t n, unsigned char *out, size_t room) {
-    static const int base[29] = {3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115,
-                                 131, 163, 195, 227, 258};
-    static const int extra[29] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
-    static const int far_base[30] = {1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025,
-                                     1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577};
+    static const int base[29] = {3,  4,  5,  6,  7,  8,  9,  10, 11,  13,  15,  17,  19,  23, 27,
+                                 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258};
+    static const int extra[29] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2,
+                                  2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
+    static const int far_base[30] = {1,    2,    3,    4,    5,    7,    9,    13,    17,    25,
+                                     33,   49,   65,   97,   129,  193,  257,  385,   513,   769,
+                                     1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577};
     static const int order[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
     bits b;
     size_t at = 0;
@@ -126,16 +128,21 @@ static image read_png(const char *path) {
     m.good = n > 0;
     while (m.good && at + 12 <= n) {
         size_t length = big(file + at);
-        if (at + 12 + length > n || crc32_of(file + at + 4, length + 4) != big(file + at + 8 + length)) { m.good = 0; break; }
+        if (at + 12 + length > n || crc32_of(file + at + 4, length + 4) != big(file + at + 8 + length)) {
+            m.good = 0;
+            break;
+        }
         if (!memcmp(file + at + 4, "IHDR", 4)) {
             m.w = (int)big(file + at + 8), m.h = (int)big(file + at + 12);
             m.good = length == 13 && file[at + 16] == 8 && file[at + 17] == 2 && file[at + 20] == 0;
-        } else if (!memcmp(file + at + 4, "IDAT", 4)) memcpy(packed + packed_n, file + at + 8, length), packed_n += length;
+        } else if (!memcmp(file + at + 4, "IDAT", 4))
+            memcpy(packed + packed_n, file + at + 8, length), packed_n += length;
         at += 12 + length;
     }
     stride = (size_t)m.w * 3;
     if (m.good && at == n && packed_n > 6) {
-        raw = (unsigned char *)malloc((stride + 1) * (size_t)m.h), m.rgb = (unsigned char *)malloc(stride * (size_t)m.h);
+        raw = (unsigned char *)malloc((stride + 1) * (size_t)m.h),
+        m.rgb = (unsigned char *)malloc(stride * (size_t)m.h);
         m.good = inflate(packed + 2, packed_n - 6, raw, (stride + 1) * (size_t)m.h) == (stride + 1) * (size_t)m.h;
     } else m.good = 0;
     if (m.good) {
@@ -143,9 +150,11 @@ static image read_png(const char *path) {
         m.good = (b << 16 | a) == big(packed + packed_n - 4);
     }
     for (y = 0; m.good && y < m.h; y++) {                      // undo the filters of RFC 2083
-        unsigned char *row = m.rgb + stride * (size_t)y, *up = y ? row - stride : NULL, *in = raw + (stride + 1) * (size_t)y;
+        unsigned char *row = m.rgb + stride * (size_t)y, *up = y ? row - stride : NULL,
+                      *in = raw + (stride + 1) * (size_t)y;
         for (i = 0; i < stride; i++) {
-            int left = i >= 3 ? row[i - 3] : 0, above = up ? up[i] : 0, corner = up && i >= 3 ? up[i - 3] : 0, guess = 0;
+            int left = i >= 3 ? row[i - 3] : 0, above = up ? up[i] : 0, corner = up && i >= 3 ? up[i - 3] : 0,
+                guess = 0;
             int pa = abs(above - corner), pb = abs(left - corner), pc = abs(left + above - 2 * corner);
             if (in[0] == 1) guess = left;
             if (in[0] == 2) guess = above;
@@ -226,7 +235,8 @@ static void a_gap_stays_a_gap_and_a_lone_point_is_a_dot(void) {
 }
 
 static void bars_have_their_heights(void) {
-    static const char *const labels[3] = {"one", " two", "a label that is far too long to stand level under a bar of this width"};
+    static const char *const labels[3] = {"one", " two",
+                                          "a label that is far too long to stand level under a bar of this width"};
     double a[3] = {1, 2, -1}, b[3] = {0.5, 0, NAN};
     plot *p = plot_new("Bars", "", "height");
     image m;
@@ -256,7 +266,7 @@ static void a_heat_map_has_row_0_on_top(void) {
     CHECK(near_color(at(&m, p->left + w * 0.5, p->top + h * 0.5), 0xf7fafd, 6));       // the least value
     CHECK(near_color(at(&m, p->left + w * 2.5, p->top + h * 1.5), 0x082a56, 6));       // the greatest
     CHECK(near_color(at(&m, p->left + w * 1.5, p->top + h * 1.5), 0xe4e4e4, 6));       // NaN
-    CHECK(near_color(at(&m, p->left + w * 1.5, p->top + h * 0.5), 0xc9def0, 6));       // 1 of 5: the second of six stops
+    CHECK(near_color(at(&m, p->left + w * 1.5, p->top + h * 0.5), 0xc9def0, 6)); // 1 of 5: the second of six stops
     CHECK_INT(plot_heat(p, v, 2, 3, NULL, NULL), -1);
     free(m.rgb), plot_free(p);
     p = plot_new("", "", "");                                  // two signs: zero is in the middle of the colours
@@ -302,9 +312,13 @@ static void points_and_notes(void) {
     plot_note(p, 3, 2, "here"), plot_hline(p, 1.5, "line"), plot_vline(p, 2.5, "step");
     m = save(p);
     for (i = 0; i < 2; i++)
-        CHECK(near_color(at(&m, p->left + (p->right - p->left) * xs[i] / 4, p->bottom - (p->bottom - p->top) * ys[i] / 4), BLUE, 24));
-    CHECK(near_color(at(&m, p->left + (p->right - p->left) * 0.75, p->bottom - (p->bottom - p->top) * 0.5), 0x222222, 30));
-    CHECK(count(&m, p->left, p->bottom - (p->bottom - p->top) * 1.5 / 4 - 3, p->right, p->bottom - (p->bottom - p->top) * 1.5 / 4 + 3, 0x666666) > 300);
+        CHECK(
+            near_color(at(&m, p->left + (p->right - p->left) * xs[i] / 4, p->bottom - (p->bottom - p->top) * ys[i] / 4),
+                       BLUE, 24));
+    CHECK(near_color(at(&m, p->left + (p->right - p->left) * 0.75, p->bottom - (p->bottom - p->top) * 0.5), 0x222222,
+                     30));
+    CHECK(count(&m, p->left, p->bottom - (p->bottom - p->top) * 1.5 / 4 - 3, p->right,
+                p->bottom - (p->bottom - p->top) * 1.5 / 4 + 3, 0x666666) > 300);
     free(m.rgb), plot_free(p);
 }
 
@@ -313,7 +327,7 @@ static void a_legend_avoids_the_data(void) {
     int i;
     plot *p = plot_new("", "", "");
     for (i = 0; i < 2000; i++) xs[i] = i, falls[i] = exp(-i / 200.0), noise[i] = (i * 7919) % 1000 / 1000.0;
-    plot_line(p, NULL, xs, falls, 2000);                        // without a legend of its own, which would take the place
+    plot_line(p, NULL, xs, falls, 2000); // without a legend of its own, which would take the place
     CHECK_INT(plot_save(p, FILE_NAME), PLOTI_PNG ? 0 : 1);
     CHECK(ploti_find_room(p, 200, 80, &x, &y));
     CHECK(x > (p->left + p->right) / 2); CHECK(y < (p->top + p->bottom) / 2);  // a falling curve leaves the upper right
@@ -323,6 +337,21 @@ static void a_legend_avoids_the_data(void) {
     CHECK(!ploti_find_room(p, 600, 400, &x, &y));
     CHECK(p->top > 70);                                        // the legend went above the data
     plot_free(p);
+}
+
+static void a_band_lies_between_its_edges(void) {
+    double xs[2] = {0, 4}, low[2] = {0, 2}, high[2] = {1, 4};
+    plot *p = plot_new("", "", "");
+    image m;
+    double x, unit;
+    plot_range_x(p, 0, 4), plot_range_y(p, 0, 5), plot_band(p, xs, low, high, 2);
+    m = save(p);
+    x = p->left + (p->right - p->left) * 0.51, unit = (p->bottom - p->top) / 5;        // there it spans 1.02 to 2.53
+    CHECK(near_color(at(&m, x, p->bottom - 1.1 * unit), 0xcce3f0, 10));
+    CHECK(near_color(at(&m, x, p->bottom - 2.4 * unit), 0xcce3f0, 10));
+    CHECK_INT(at(&m, x, p->bottom - 0.9 * unit), WHITE);
+    CHECK_INT(at(&m, x, p->bottom - 2.7 * unit), WHITE);
+    free(m.rgb), plot_free(p);
 }
 
 static void a_second_save_is_the_same(void) {
@@ -344,7 +373,8 @@ static void several_plots_in_one_picture(void) {
     image m;
     int i;
     double ys[2] = {1, 2};
-    for (i = 0; i < 3; i++) ps[i] = plot_new("part", "", ""), plot_size(ps[i], 300 + 10 * i, 200), plot_line(ps[i], NULL, NULL, ys, 2);
+    for (i = 0; i < 3; i++)
+        ps[i] = plot_new("part", "", ""), plot_size(ps[i], 300 + 10 * i, 200), plot_line(ps[i], NULL, NULL, ys, 2);
     CHECK_INT(plot_save_grid(ps, 3, 2, FILE_NAME), 0);
     m = read_png(FILE_NAME);
     CHECK(m.good); CHECK_INT(m.w, 320 + 310); CHECK_INT(m.h, 400);
@@ -360,9 +390,11 @@ static void smoothing_is_an_average_without_lag(void) {
     for (i = 0; i < 300; i++) ys[i] = i == 150 ? NAN : 5 + (i & 1 ? 1 : -1);
     plot_smooth(p, "flat", NULL, ys, 300, 0.95);
     for (i = 20; i < 280; i++) if (i != 150) CHECK_NEAR(p->series[0].z[i], 5, 0.1);
+    CHECK_NEAR(p->series[0].z[0], 5, 0.15);                    // nor do the ends follow their last point
+    CHECK_NEAR(p->series[0].z[299], 5, 0.15);
     for (i = 0; i < 300; i++) ys[i] = i;
     plot_smooth(p, "ramp", NULL, ys, 300, 0.9);
-    for (i = 60; i < 240; i++) CHECK_NEAR(p->series[1].z[i], i, 0.05);         // from one side alone it would be 9 late
+    for (i = 90; i < 210; i++) CHECK_NEAR(p->series[1].z[i], i, 0.05);         // from one side alone it would be 9 late
     plot_smooth(p, "bad", NULL, ys, 300, 1.0);
     CHECK_HAS(plot_error(p), "below 1");
     plot_free(p);
@@ -381,14 +413,16 @@ static void ticks_are_few_round_and_distinct(void) {
     for (trial = 0; trial < 20000 && t_bad < 5; trial++) {
         ploti_axis a;
         ploti_ticks t;
-        double middle = (uniform() - 0.5) * pow(10, uniform() * 40 - 20), span = fabs(middle) * pow(10, uniform() * 9 - 7);
+        double middle = (uniform() - 0.5) * pow(10, uniform() * 40 - 20),
+               span = fabs(middle) * pow(10, uniform() * 9 - 7);
         int most = 2 + (int)(uniform() * 14);
         memset(&a, 0, sizeof a);
         a.lo = middle - span, a.hi = middle + span;
         ploti_make_ticks(&a, most, &t);
         if (t.n < 1 || t.n > most + 1) T_FAIL("%d ticks of %d from %g to %g", t.n, most, a.lo, a.hi);
         for (i = 0; i < t.n; i++) {
-            if (t.at[i] < a.lo - span * 1e-6 || t.at[i] > a.hi + span * 1e-6) T_FAIL("tick %g outside %g to %g", t.at[i], a.lo, a.hi);
+            if (t.at[i] < a.lo - span * 1e-6 || t.at[i] > a.hi + span * 1e-6)
+                T_FAIL("tick %g outside %g to %g", t.at[i], a.lo, a.hi);
             for (k = 0; k < i && span > fabs(middle) * 1e-5; k++)
                 if (!strcmp(t.text[i], t.text[k])) T_FAIL("two ticks say %s, from %g to %g", t.text[i], a.lo, a.hi);
         }
@@ -419,9 +453,11 @@ static void every_letter_has_a_shape(void) {
     int code, i, n, k;
     for (code = 33; code < 127; code++) {
         n = ploti_letter(ploti_path(code), pens, &advance);
-        if (n < 1 || n >= PLOTI_PENS || advance < 10 || advance > 100) T_FAIL("letter %c: %d points, %g wide", code, n, advance);
+        if (n < 1 || n >= PLOTI_PENS || advance < 10 || advance > 100)
+            T_FAIL("letter %c: %d points, %g wide", code, n, advance);
         for (i = 0; i < n; i++)
-            if (pens[i].x < -15 || pens[i].x > advance + 15 || pens[i].y < -25 || pens[i].y > 90) T_FAIL("letter %c leaves its box", code);
+            if (pens[i].x < -15 || pens[i].x > advance + 15 || pens[i].y < -25 || pens[i].y > 90)
+                T_FAIL("letter %c leaves its box", code);
         for (k = 33; k < code; k++) if (!strcmp(ploti_path(k), ploti_path(code))) T_FAIL("%c looks like %c", k, code);
         if (code == '0') digit = advance;
         if (code >= '0' && code <= '9') CHECK_NEAR(advance, digit, 1e-9);
@@ -439,6 +475,16 @@ static void texts_are_cut_and_made_visible(void) {
     memset(big_text, 'x', sizeof big_text), big_text[sizeof big_text - 1] = 0;
     CHECK(ploti_width(ploti_fit(big_text, 20, 200, 0, out), 20) <= 200);
     CHECK_HAS(ploti_fit(big_text, 20, 200, 0, out), "x\xe2\x80\xa6");
+    strcpy(out, "tensor engine, naive twins");
+    CHECK_INT(ploti_wrap(out, 20, ploti_width("tensor engine,", 20) + 1), 2);
+    CHECK_STR(out, "tensor engine,\nnaive twins");
+    strcpy(out, "one two three four five");
+    CHECK_INT(ploti_wrap(out, 20, ploti_width("three", 20) + 1), 0);           // would take more than three lines
+    CHECK_NEAR(ploti_width("-1", 20), ploti_width("\xe2\x88\x92" "1", 20), 1e-9);
+    CHECK(ploti_width("x-1", 20) < ploti_width("x\xe2\x88\x92" "1", 20));     // a hyphen stays one
+    CHECK_INT(ploti_next_stride(1), 2);
+    CHECK_INT(ploti_next_stride(2), 5);
+    CHECK_INT(ploti_next_stride(50), 100);
     ploti_fit("\xff\xfe\x80\xc3", 20, 5, 1, out), ploti_fit("", 20, 5, 1, out);
     CHECK_STR(out, "");
 }
@@ -491,7 +537,7 @@ static void graphs_that_cannot_be(void) {
     p = plot_new("", "", ""), plot_node(p, "a", NULL);
     CHECK_INT(plot_edge(p, 0, 7), -1); CHECK_HAS(plot_error(p), "from 0 to 7");
     plot_free(p);
-    p = plot_new("A long chain", "", "");                      // twenty thousand pixels are brought down to what a picture may have
+    p = plot_new("A long chain", "", ""); // twenty thousand pixels are brought down to what a picture may have
     for (i = 0; i < 400; i++) { plot_node(p, "x | 1.0", "+"); if (i) plot_edge(p, i - 1, i); }
     plot_edge(p, 0, 399);
     CHECK_INT(plot_save(p, FILE_NAME), PLOTI_PNG ? 0 : 1);
@@ -537,7 +583,8 @@ static void odd_shapes_neither_crash_nor_hang(void) {
     p = plot_new("nothing at all", "", ""), m = save(p); CHECK(m.good); free(m.rgb), plot_free(p);
     memset(long_name, 'W', sizeof long_name), long_name[sizeof long_name - 1] = 0;
     for (i = 0; i < 100000; i++) many[i] = uniform() * 1e6;
-    p = plot_new(long_name, long_name, long_name), plot_subtitle(p, long_name), plot_line(p, long_name, NULL, many, 100000);
+    p = plot_new(long_name, long_name, long_name), plot_subtitle(p, long_name),
+    plot_line(p, long_name, NULL, many, 100000);
     plot_hline(p, 3, long_name), plot_note(p, 50, 50, "\xff\xc3");
     m = save(p); CHECK(m.good); free(m.rgb), plot_free(p);
     for (i = 0; i < 200; i++) labels[i] = i % 3 ? long_name : i % 2 ? "" : "\n";
@@ -546,10 +593,15 @@ static void odd_shapes_neither_crash_nor_hang(void) {
     for (i = 0; i < 400; i++) heat[i] = (float)uniform();
     p = plot_new("heat", "x", "y"), plot_heat(p, heat, 200, 2, labels, labels), plot_values(p, "%.3f");
     m = save(p); CHECK(m.good); free(m.rgb), plot_free(p);
-    p = plot_new("", "", ""), plot_heat(p, none, 2, 2, NULL, NULL), m = save(p); CHECK(m.good); free(m.rgb), plot_free(p);
-    p = plot_new("", "", ""), plot_heat(p, same, 1, 4, NULL, NULL), m = save(p); CHECK(m.good); free(m.rgb), plot_free(p);
-    for (size = 100; size < 400; size += 30) {                 // a sheet too small for its labels is an error, not a crash
-        p = plot_new("small", "x label", "y label"), plot_size(p, size, 500 - size), plot_line(p, "curve", NULL, many, 9);
+    p = plot_new("", "", ""), plot_heat(p, none, 2, 2, NULL, NULL), m = save(p);
+    CHECK(m.good);
+    free(m.rgb), plot_free(p);
+    p = plot_new("", "", ""), plot_heat(p, same, 1, 4, NULL, NULL), m = save(p);
+    CHECK(m.good);
+    free(m.rgb), plot_free(p);
+    for (size = 100; size < 400; size += 30) { // a sheet too small for its labels is an error, not a crash
+        p = plot_new("small", "x label", "y label"), plot_size(p, size, 500 - size),
+        plot_line(p, "curve", NULL, many, 9);
         if (plot_save(p, FILE_NAME)) CHECK_HAS(plot_error(p), "no room");
         plot_free(p);
     }
@@ -583,16 +635,26 @@ static void errors_are_told_and_kept(void) {
     CHECK(plot_save(p, "build/no/such/folder/x.png") < 0); CHECK_HAS(plot_error(p), "build/no/such/folder/x.png");
     plot_free(p);
     f = fopen("/dev/full", "wb");
-    if (f) {                                                   // a full disk
+    if (f) {                                                   // a full disk, met by fwrite, or only by fclose
         fclose(f);
         p = plot_new("", "", ""), plot_line(p, "x", NULL, ys, 2);
-        CHECK(plot_save(p, "/dev/full") < 0); CHECK_HAS(plot_error(p), "cannot write");
+        CHECK(plot_save(p, "/dev/full") < 0);
+        CHECK_HAS(plot_error(p), "cannot write");
+        plot_free(p);
+        p = plot_new("", "", ""), plot_size(p, 160, 120);
+        CHECK_INT(plot_save(p, FILE_NAME), 0);
+        f = fopen(FILE_NAME, "rb"), fseek(f, 0, SEEK_END);
+        CHECK(ftell(f) < 4000);                                // fits into the buffer of a stream
+        fclose(f);
+        CHECK(plot_save(p, "/dev/full") < 0);
         plot_free(p);
     }
     p = plot_new("", "", ""), plot_log_y(p), plot_range_y(p, 0, 1);
     CHECK(plot_save(p, FILE_NAME) < 0); CHECK_HAS(plot_error(p), "logarithmic");
     plot_free(p);
-    CHECK_INT(plot_line(NULL, "x", NULL, ys, 2), -1); CHECK(plot_save(NULL, FILE_NAME) < 0); CHECK_INT(plot_node(NULL, "a", NULL), -1);
+    CHECK_INT(plot_line(NULL, "x", NULL, ys, 2), -1);
+    CHECK(plot_save(NULL, FILE_NAME) < 0);
+    CHECK_INT(plot_node(NULL, "a", NULL), -1);
     CHECK_INT(plot_log_x(NULL), -1); CHECK_INT(plot_color(NULL, 1), -1); CHECK_HAS(plot_error(NULL), "memory");
     plot_free(NULL);
 }
@@ -607,7 +669,9 @@ static void csv_columns_become_curves(void) {
     CHECK_INT(p->series[1].n, 2); CHECK_NEAR(p->series[1].y[0], 3.25, 0);
     CHECK_INT(plot_csv(p, "x", "build/test_plot.csv", "step", "lr"), -1); CHECK_HAS(plot_error(p), "no column lr");
     plot_free(p);
-    p = plot_new("", "", ""); CHECK_INT(plot_csv(p, "x", "build/none.csv", "a", "b"), -1); CHECK_HAS(plot_error(p), "build/none.csv");
+    p = plot_new("", "", "");
+    CHECK_INT(plot_csv(p, "x", "build/none.csv", "a", "b"), -1);
+    CHECK_HAS(plot_error(p), "build/none.csv");
     plot_free(p);
 }
 
@@ -618,24 +682,23 @@ int main(int argc, char **argv) {
 #else
     mkdir("build", 0777);
 #endif
-#if PLOTI_PNG
-    T_RUN(a_curve_is_where_its_numbers_are);
-    T_RUN(a_gap_stays_a_gap_and_a_lone_point_is_a_dot);
-    T_RUN(bars_have_their_heights);
-    T_RUN(a_heat_map_has_row_0_on_top);
-    T_RUN(regions_have_their_border);
-    T_RUN(points_and_notes);
-    T_RUN(a_legend_avoids_the_data);
-    T_RUN(a_second_save_is_the_same);
-    T_RUN(several_plots_in_one_picture);
-    T_RUN(a_graph_is_laid_out_in_layers);
-    T_RUN(graphs_that_cannot_be);
-    T_RUN(odd_numbers_neither_crash_nor_hang);
-    T_RUN(odd_shapes_neither_crash_nor_hang);
-    T_RUN(errors_are_told_and_kept);
-#else
-    puts("plot: compiled without stb_image_write.h, tests of pictures skipped");
-#endif
+    if (PLOTI_PNG) {
+        T_RUN(a_curve_is_where_its_numbers_are);
+        T_RUN(a_gap_stays_a_gap_and_a_lone_point_is_a_dot);
+        T_RUN(bars_have_their_heights);
+        T_RUN(a_heat_map_has_row_0_on_top);
+        T_RUN(regions_have_their_border);
+        T_RUN(points_and_notes);
+        T_RUN(a_legend_avoids_the_data);
+        T_RUN(a_band_lies_between_its_edges);
+        T_RUN(a_second_save_is_the_same);
+        T_RUN(several_plots_in_one_picture);
+        T_RUN(a_graph_is_laid_out_in_layers);
+        T_RUN(graphs_that_cannot_be);
+        T_RUN(odd_numbers_neither_crash_nor_hang);
+        T_RUN(odd_shapes_neither_crash_nor_hang);
+        T_RUN(errors_are_told_and_kept);
+    } else puts("plot: compiled without stb_image_write.h, tests of pictures skipped");
     T_RUN(smoothing_is_an_average_without_lag);
     T_RUN(ticks_are_few_round_and_distinct);
     T_RUN(ticks_read_well);

@@ -1,0 +1,80 @@
+# Plants each bug of tests/planted/*.txt in a copy of the headers and demands that the named test program goes red.
+# "passed" counts bugs that were found. A bug that cannot be planted, does not compile, or stays unseen counts as failed,
+# and so does a program that is red without any bug. sh tests/planted/run.sh [LIST ...]; ends with the usual line.
+cd "$(dirname "$0")/../.." || exit 1
+CC=${CC:-cc} at=build/planted jobs=${JOBS:-2}
+rm -rf $at && mkdir -p $at/green && $CC -O1 -o $at/plant tests/planted/plant.c || exit 1
+[ $# -gt 0 ] && lists="$*" || lists=$(ls tests/planted/*.txt)
+
+# Copies what the tests include. Tests run in the repository's root, where they find data and golden files.
+copy() {                                        # copy DIRECTORY PROGRAM ...
+    to=$1; shift
+    mkdir -p "$to/examples" "$to/tests" && cp autograd.h bpe.h gpt.h "$to" && cp examples/*.h "$to/examples" && cp tests/*.h "$to/tests"
+    for p; do cp "tests/$p.c" "$to/tests"; done
+}
+
+# build DIRECTORY PROGRAM: the cheapest build in which the bug can show
+build() {
+    case $2 in
+    test_ops) flags="-O0 -DAG_REAL=double" ;;
+    test_float) flags="-O0" ;;
+    test_bpe) flags="-O1" ;;
+    test_gpt) flags="-O1 -DAG_NAIVE" ;;
+    *) flags="-O0 -DAG_NAIVE" ;;
+    esac
+    $CC -w $flags -I"$1" "$1/tests/$2.c" -o "$1/$2" -lm > "$1/$2.log" 2>&1
+}
+
+one() {                                         # one LIST N: writes its verdict to a file
+    list=$1 n=$2 dir=$at/$(basename "$1" .txt)_$2
+    $at/plant show "$list" "$n" > $dir.what || exit 1
+    read -r file program filter < $dir.what
+    title=$(sed -n 2p $dir.what) verdict=
+    copy $dir $program
+    if ! $at/plant apply "$list" "$n" "$file" "$dir/$file" 2> $dir.log; then verdict="cannot be planted: $(cat $dir.log)"
+    elif ! build $dir "$program"; then verdict="does not compile: $(grep error $dir/$program.log | head -n 2)"
+    else
+        timeout 60 $dir/$program $filter > $dir.log 2>&1
+        code=$?
+        if [ $code = 0 ]; then verdict="was not noticed by $program $filter"; fi
+    fi
+    if [ -z "$verdict" ]; then echo "found: $title" > $dir.verdict
+    else echo "FAILED $list $n: $title: $verdict" > $dir.verdict; fi
+    rm -rf $dir
+}
+
+# The double twin of test_float is the same for all: built once, from the headers as they are. One set of kernels is
+# enough, since all are made from one text.
+export AG_CPU=portable
+if $CC -O2 -w -DFLOAT_TWIN tests/test_float.c -o $at/twin -lm && $at/twin $at/twin.bin; then FLOAT_TWIN_FILE=$at/twin.bin; export FLOAT_TWIN_FILE; fi
+
+# First without a bug: every program and filter that is named has to be green.
+for list in $lists; do
+    i=1 count=$($at/plant count "$list")
+    while [ $i -le $count ]; do $at/plant show "$list" $i | head -n 1; i=$((i + 1)); done
+done | cut -d' ' -f2- | sort -u > $at/programs
+cut -d' ' -f1 $at/programs | sort -u > $at/names
+while read -r program; do
+    copy $at/green "$program"
+    build $at/green "$program" || echo "FAILED $program does not compile: $(grep error $at/green/$program.log | head -n 2)" > $at/green_$program.verdict
+done < $at/names
+while read -r program filter; do
+    [ -f $at/green_$program.verdict ] && continue
+    timeout 120 $at/green/$program $filter > $at/green.log 2>&1 ||
+        { echo "FAILED $program $filter is red without a bug"; sed 's/^/    /' $at/green.log; } > "$at/green_${program}_$filter.verdict"
+done < $at/programs
+
+for list in $lists; do
+    i=1 count=$($at/plant count "$list")
+    while [ $i -le $count ]; do
+        one "$list" $i &
+        [ $((i % jobs)) = 0 ] && wait
+        i=$((i + 1))
+    done
+    wait
+done
+cat $at/*.verdict > $at/all 2> /dev/null
+grep -v '^found: ' $at/all
+found=$(grep -c '^found: ' $at/all) missed=$(grep -c '^FAILED ' $at/all)
+echo "planted: $found passed, $missed failed"
+[ "$missed" = 0 ] && [ "$found" != 0 ]

@@ -1,0 +1,1115 @@
+// test_gpt.c - gpt.h: configurations, forward and backward against PyTorch's golden files, optimizers, schedules, data,
+// evaluation, the KV cache against the full pass, sampling, beams, llama2.c's stories260K.
+//
+//     cc -O3 tests/test_gpt.c -o build/test_gpt -lm && build/test_gpt          (from the root of the repository)
+//
+// The golden files are made by tests/make_gpt_golden.py.
+#define AUTOGRAD_IMPLEMENTATION
+#include "../autograd.h"
+#define GPT_IMPLEMENTATION
+#include "../gpt.h"
+#include "test.h"
+
+// ---- helpers -------------------------------------------------------------------------------------------------------
+static gpt_config tiny(int llama) {         // odd sizes, so that nothing is right by accident
+    gpt_config c = gpt_preset(llama ? "nano-llama" : "nano");
+    c.n_layer = 2, c.n_head = llama ? 4 : 3, c.n_kv_head = llama ? 2 : 3, c.n_embd = llama ? 32 : 24, c.n_ctx = 20, c.n_vocab = 37;
+    c.n_hidden = llama ? 48 : 96;
+    return c;
+}
+
+// Weights large enough that tokens differ clearly.
+static gpt_model *lively(ag_ctx *ag, const gpt_config *c) {
+    gpt_model *m = gpt_new(ag, c);
+    for (int i = 0; m && i < ag_param_count(ag); i++) {
+        ag_tensor *p = ag_param_get(ag, i);
+        if (p->ndim == 2) ag_randn(p, 0.3f);
+    }
+    return m;
+}
+
+static int *numbers(int n, int V, uint64_t seed) {
+    ag_rng r;
+    int *x = (int *)malloc((size_t)n * sizeof *x);
+    r.key = seed, r.counter = 0;
+    for (int i = 0; i < n; i++) x[i] = (int)(ag_rng_u32(&r) % (unsigned)V);
+    return x;
+}
+
+// A golden file by its own few lines: the loader of gpt.h is not asked about itself.
+typedef struct golden { char *bytes; size_t size, data; } golden;
+static int golden_open(golden *g, const char *path) {
+    FILE *f = fopen(path, "rb");
+    memset(g, 0, sizeof *g);
+    if (!f) { T_FAIL("%s is missing", path); return 0; }
+    fseek(f, 0, SEEK_END), g->size = (size_t)ftell(f), rewind(f);
+    g->bytes = (char *)malloc(g->size + 1);
+    g->size = fread(g->bytes, 1, g->size, f), g->bytes[g->size] = 0;
+    fclose(f);
+    uint64_t n;
+    memcpy(&n, g->bytes, 8);
+    g->data = 8 + (size_t)n;
+    g->bytes[g->data - 1] = 0;                  // the header is searched as a string
+    return 1;
+}
+static const float *golden_get(golden *g, const char *name, size_t *count) {
+    char key[128];
+    snprintf(key, sizeof key, "\"%s\":{", name);
+    const char *at = strstr(g->bytes + 8, key), *off = at ? strstr(at, "\"data_offsets\":[") : NULL;
+    unsigned long long b = 0, e = 0;
+    if (!off || sscanf(off + 16, "%llu,%llu", &b, &e) != 2) { T_FAIL("no %s in the golden file", name); *count = 0; return NULL; }
+    *count = (size_t)(e - b) / 4;
+    return (const float *)(g->bytes + g->data + b);     // offsets are multiples of 4
+}
+
+static double relative(const ag_real *got, const float *want, size_t n) {
+    double d = 0, w = 0;
+    for (size_t i = 0; i < n; i++) d += (got[i] - (double)want[i]) * (got[i] - (double)want[i]), w += (double)want[i] * want[i];
+    return sqrt(d) / (sqrt(w) + 1e-30);
+}
+
+// ---- configurations ------------------------------------------------------------------------------------------------
+static void counts_parameters(void) {
+    static const struct { const char *name; unsigned long count; } want[] = {
+        { "nano", 809856 }, { "baby", 10770816 }, { "gpt2", 124439808 }, { "gpt2-medium", 354823168 },
+        { "gpt2-large", 774030080 }, { "gpt2-xl", 1557611200 } };
+    for (int i = 0; i < 6; i++) {
+        gpt_config c = gpt_preset(want[i].name);
+        if (i < 2) { CHECK_INT(gpt_count(&c), 0); c.n_vocab = 65; }
+        CHECK_INT(gpt_count(&c), want[i].count);
+        CHECK(strstr(gpt_presets(), want[i].name) != NULL);
+    }
+    gpt_config c = gpt_preset("nano");
+    c.n_vocab = 65, c.bias = 0;                 // nanoGPT's own setting: 13 C fewer in a block and C at the end, less norms
+    CHECK_INT(gpt_count(&c), 809856 - 4 * (11 * 128) - 128);
+    c = gpt_preset("nano"), c.n_vocab = 65;
+    ag_ctx *ag = ag_new(1);
+    gpt_model *m = gpt_new(ag, &c);
+    size_t sum = 0;
+    for (int i = 0; i < ag_param_count(ag); i++) sum += ag_param_get(ag, i)->count;
+    CHECK_INT(sum, 809856);
+    gpt_free(m);
+    ag_free(ag);
+}
+
+static void describes_itself(void) {
+    char text[4096], part[20];
+    gpt_config c = tiny(1);
+    int n = gpt_describe(&c, text, sizeof text);
+    CHECK_INT(n, strlen(text));
+    CHECK_HAS(text, "h.0.attn.qkv.weight");
+    CHECK_HAS(text, "head.weight");
+    CHECK_INT(gpt_describe(&c, part, sizeof part), n);
+    CHECK_INT(strlen(part), 19);
+    CHECK(!strncmp(text, part, 19));
+    CHECK_INT(gpt_describe(&c, NULL, 0), n);
+}
+
+// Each bad configuration is refused with words that name the field, and before memory is taken.
+static void refuses_bad_configurations(void) {
+    ag_ctx *ag = ag_new(1);
+    size_t before = ag_memory_used(ag).mallocs;
+#define BAD(change, word) do { gpt_config c = tiny(0); change; CHECK(gpt_new(ag, &c) == NULL); CHECK_HAS(ag_error(ag), word); \
+        CHECK_HAS(ag_error(ag), "test_gpt.c:"); CHECK_INT(gpt_count(&c), 0); ag_clear_error(ag); } while (0)
+    BAD(c.n_vocab = 0, "n_vocab");
+    BAD(c.n_vocab = -5, "n_vocab");
+    BAD(c.n_embd = 25, "not a multiple of n_head");
+    BAD(c.n_head = 0, "n_head");
+    BAD(c.n_head = c.n_kv_head = 7, "n_head");
+    BAD(c.n_layer = 1000000000, "n_layer");
+    BAD(c.n_layer = -1, "n_layer");
+    BAD(c.n_ctx = 0, "n_ctx");
+    BAD(c.n_ctx = 2147483647, "n_ctx");
+    BAD(c.n_hidden = 0, "n_hidden");
+    BAD(c.n_embd = 2147483647, "n_embd");
+    BAD(c.dropout = 1, "dropout");
+    BAD(c.dropout = NAN, "dropout");
+    BAD(c.norm_eps = 0, "norm_eps");
+    BAD(c.n_kv_head = 1, "n_kv_head");
+    BAD(c.shape = 7, "shape");
+    BAD(c = tiny(1); c.n_embd = 36; c.n_head = 4; c.n_kv_head = 2, "even");
+    BAD(c = tiny(1); c.n_kv_head = 3, "n_kv_head");
+    BAD(c = tiny(1); c.rope_theta = 0, "rope_theta");
+    BAD(c = gpt_preset("nanno"), "nano|baby|gpt2");
+    BAD(c = gpt_preset(NULL), "nano|baby|gpt2");
+    CHECK(gpt_new(ag, NULL) == NULL);
+    CHECK(gpt_new(NULL, NULL) == NULL);
+    CHECK_INT(ag_memory_used(ag).mallocs, before);
+    CHECK_INT(ag_memory_used(ag).params, 0);
+    ag_free(ag);
+}
+
+static void initialises_as_gpt2(void) {
+    ag_ctx *ag = ag_new(3);
+    gpt_config c = gpt_preset("nano");
+    c.n_vocab = 500;
+    gpt_model *m = gpt_new(ag, &c);
+    gpt_param p;
+    for (int i = 0; gpt_param_at(&c, i, &p); i++) {
+        ag_tensor *t = gpt_tensor(m, p.name);
+        CHECK(t != NULL);
+        if (!t) continue;
+        CHECK_INT(t->count, p.count);
+        CHECK_INT(t->decay, t->ndim == 2);
+        ag_real *x = (ag_real *)malloc(t->count * sizeof *x);
+        double sum = 0, squares = 0, n = (double)t->count;
+        ag_get(t, x);
+        for (size_t k = 0; k < t->count; k++) sum += x[k], squares += (double)x[k] * x[k];
+        double want = t->ndim == 2 ? strstr(p.name, "c_proj") ? 0.02 / sqrt(8.0) : 0.02 : 0;
+        if (t->ndim == 2) {
+            CHECK_NEAR(sum / n, 0, 5 * want / sqrt(n));
+            CHECK_NEAR(sqrt(squares / n) / want, 1, 4 / sqrt(2 * n));
+        } else CHECK_NEAR(squares / n, strstr(p.name, "weight") ? 1 : 0, 0);
+        free(x);
+    }
+    CHECK(gpt_tensor(m, "no.such.weight") == NULL);
+    CHECK(gpt_tensor(m, "h.3.mlp.c_fc.bias") == m->layer[3].up_b);
+    CHECK_INT(gpt_tensor(m, "h.0.attn.c_attn.weight")->group, GPT_GROUP_MATRIX);
+    CHECK_INT(m->wte->group, GPT_GROUP_OTHER);
+    CHECK_INT(m->wpe->group, GPT_GROUP_OTHER);
+    gpt_free(m);
+    ag_free(ag);
+}
+
+// ---- against PyTorch -----------------------------------------------------------------------------------------------
+// The golden llama file has q, k, v and gate, up apart; here they lie side by side.
+static int golden_param(golden *g, const char *kind, const char *name, int llama, ag_tensor *t, ag_real *out) {
+    static const struct { const char *packed, *parts[3]; } packs[] = {
+        { "attn.qkv.weight", { "attn.q", "attn.k", "attn.v" } }, { "mlp.gate_up.weight", { "mlp.gate", "mlp.up", NULL } } };
+    char key[128], stem[64];
+    size_t n;
+    snprintf(stem, sizeof stem, "%s", name);
+    for (int i = 0; llama && i < 2; i++) {
+        char *at = strstr(stem, packs[i].packed);
+        int rows = t->shape[0], width = t->shape[1], column = 0;
+        if (!at) continue;
+        *at = 0;
+        for (int k = 0; k < 3 && packs[i].parts[k]; k++) {
+            snprintf(key, sizeof key, "%s/%s%s", kind, stem, packs[i].parts[k]);
+            const float *part = golden_get(g, key, &n);
+            int cols = (int)n / rows;
+            for (int r = 0; part && r < rows; r++)
+                for (int j = 0; j < cols; j++) out[(size_t)r * width + column + j] = part[(size_t)r * cols + j];
+            column += cols;
+        }
+        return column == width;
+    }
+    if (llama) {
+        char *dot = strstr(stem, ".weight");
+        if (dot) *dot = 0;
+        if ((dot = strstr(stem, "attn.proj")) != NULL) strcpy(dot, "attn.o");
+    }
+    snprintf(key, sizeof key, "%s/%s", kind, stem);
+    const float *x = golden_get(g, key, &n);
+    for (size_t i = 0; x && i < n && i < t->count; i++) out[i] = x[i];
+    return x && n == t->count;
+}
+
+static void golden_model(int llama) {
+    golden g;
+    gpt_config c = gpt_preset(llama ? "nano-llama" : "nano");
+    gpt_param p;
+    ag_ctx *ag = ag_new(1);
+    gpt_optimizer o = gpt_adamw();
+    size_t n, k;
+    if (!golden_open(&g, llama ? "tests/golden/llama_tiny.bin" : "tests/golden/gpt2_tiny.bin")) { ag_free(ag); return; }
+    c.n_layer = 2, c.n_ctx = 16, c.n_vocab = llama ? 41 : 37, c.n_head = llama ? 4 : 3, c.n_kv_head = llama ? 2 : 3;
+    c.n_embd = llama ? 32 : 24, c.n_hidden = llama ? 48 : 96;
+    gpt_model *m = gpt_new(ag, &c);
+    ag_real *want = (ag_real *)malloc((size_t)1 << 16), *got = (ag_real *)malloc((size_t)1 << 16);
+    float *wf = (float *)malloc((size_t)1 << 16);
+    for (int i = 0; gpt_param_at(&c, i, &p); i++) {
+        ag_tensor *t = gpt_tensor(m, p.name);
+        CHECK(golden_param(&g, "param", p.name, llama, t, want));
+        ag_set(t, want);
+    }
+    const int *ids = (const int *)(const void *)golden_get(&g, "ids", &n), *targets = (const int *)(const void *)golden_get(&g, "targets", &n);
+    const float *losses = golden_get(&g, "losses", &k), *logits = golden_get(&g, "logits", &k);
+    o.lr = 1e-3, o.beta2 = 0.95, o.clip = 0;
+    for (int step = 0; ids && losses && step <= 10; step++) {
+        ag_tensor *y = gpt_forward(m, ids, 2, 13), *loss = ag_cross_entropy(y, targets, NULL);
+        CHECK_NEAR(ag_item(loss), losses[step], 2e-6 * losses[step]);
+        if (step == 10) break;
+        if (step == 0) {
+            ag_real *all = (ag_real *)malloc(y->count * sizeof *all);
+            ag_get(y, all);
+            CHECK_INT(y->count, k);
+            CHECK(relative(all, logits, k) <= 1e-5);
+            free(all);
+        }
+        ag_backward(loss);
+        for (int i = 0; step == 0 && gpt_param_at(&c, i, &p); i++) {
+            ag_tensor *t = gpt_tensor(m, p.name);
+            CHECK(golden_param(&g, "grad", p.name, llama, t, want));
+            ag_get_grad(t, got);
+            for (size_t j = 0; j < t->count; j++) wf[j] = (float)want[j];
+            double e = relative(got, wf, t->count);
+            if (e > 1e-5) T_FAIL("gradient of %s: relative L2 %.2g", p.name, e);
+        }
+        CHECK_INT(gpt_step(m, &o, 1, NULL), 0);
+        ag_reset(ag);
+    }
+    for (int i = 0; gpt_param_at(&c, i, &p); i++) {
+        ag_tensor *t = gpt_tensor(m, p.name);
+        CHECK(golden_param(&g, "after", p.name, llama, t, want));
+        ag_get(t, got);
+        size_t C = (size_t)c.n_embd, count = t->count;
+        if (strstr(p.name, "c_attn.bias")) {    // a bias on all keys has no gradient, and AdamW makes steps of its noise
+            for (size_t j = C; j < 2 * C; j++) CHECK_NEAR(got[j], want[j], 0.021);
+            memmove(got + C, got + 2 * C, C * sizeof *got), memmove(want + C, want + 2 * C, C * sizeof *want), count = 2 * C;
+        }
+        for (size_t j = 0; j < count; j++) wf[j] = (float)want[j];
+        double e = relative(got, wf, count);
+        if (e > 1e-5) T_FAIL("%s after ten steps of AdamW: relative L2 %.2g", p.name, e);
+    }
+    CHECK(!ag_error(ag));
+    free(want), free(got), free(wf), free(g.bytes);
+    gpt_free(m);
+    ag_free(ag);
+}
+static void golden_gpt2(void) { golden_model(0); }
+static void golden_llama(void) { golden_model(1); }
+
+static void golden_muon(void) {
+    static const char *const ns[] = { "square", "wide", "tall", "row", "column" };
+    static const int ns_size[][2] = { { 24, 24 }, { 17, 40 }, { 40, 17 }, { 1, 9 }, { 9, 1 } };
+    static const int muon_size[][2] = { { 16, 16 }, { 13, 29 }, { 29, 13 } };
+    golden g;
+    size_t n;
+    char key[64];
+    ag_ctx *ag = ag_new(1);
+    ag_real a[2048], b[2048];
+    if (!golden_open(&g, "tests/golden/muon.bin")) { ag_free(ag); return; }
+    for (int i = 0; i < 5; i++) {
+        snprintf(key, sizeof key, "ns/%s/x", ns[i]);
+        const float *x = golden_get(&g, key, &n);
+        snprintf(key, sizeof key, "ns/%s/y", ns[i]);
+        const float *y = golden_get(&g, key, &n);
+        ag_tensor *in = ag_state(ag, ns_size[i][0], ns_size[i][1]), *out = ag_state(ag, ns_size[i][0], ns_size[i][1]);
+        for (size_t j = 0; j < n; j++) a[j] = x[j];
+        ag_set(in, a);
+        CHECK_INT(ag_newton_schulz(ag, out->data, in->data, ns_size[i][0], ns_size[i][1], 5), 0);
+        ag_get(out, b);
+        double e = relative(b, y, n);
+        if (e > 1e-5) T_FAIL("Newton-Schulz, %s: relative L2 %.2g", ns[i], e);
+    }
+    for (int i = 0; i < 3; i++) {
+        ag_ctx *one = ag_new(1);
+        ag_tensor *p = ag_param(one, muon_size[i][0], muon_size[i][1]);
+        snprintf(key, sizeof key, "muon/%s/param", ns[i]);
+        const float *x = golden_get(&g, key, &n);
+        for (size_t j = 0; j < n; j++) a[j] = x[j];
+        ag_set(p, a);
+        for (int step = 0; step < 3; step++) {
+            snprintf(key, sizeof key, "muon/%s/grad%d", ns[i], step);
+            x = golden_get(&g, key, &n);
+            for (size_t j = 0; j < n; j++) a[j] = x[j];
+            ag_backward(ag_sum(ag_mul(p, ag_input(one, a, muon_size[i][0], muon_size[i][1]))));    // the gradient is a
+            CHECK_INT(ag_muon_group(one, AG_ALL_GROUPS, 0.02, 0.95, 0), 0);
+            ag_zero_grad(one), ag_reset(one);
+            snprintf(key, sizeof key, "muon/%s/after%d", ns[i], step);
+            x = golden_get(&g, key, &n);
+            ag_get(p, b);
+            double e = relative(b, x, n);
+            if (e > 1e-5) T_FAIL("Muon, %s, step %d: relative L2 %.2g", ns[i], step, e);
+        }
+        ag_free(one);
+    }
+    free(g.bytes);
+    ag_free(ag);
+}
+
+// ---- learning ------------------------------------------------------------------------------------------------------
+static void learns(void) {
+    for (int k = 0; k < 3; k++) {
+        ag_ctx *ag = ag_new(5);
+        gpt_config c = tiny(k > 0);
+        gpt_model *m = gpt_new(ag, &c);
+        gpt_optimizer o = k == 2 ? gpt_muon() : gpt_adamw();
+        int x[4 * 20], y[4 * 20], text[600];
+        for (int i = 0; i < 600; i++) text[i] = (i * i % 7) * 5 + i % 2;
+        gpt_loader l = gpt_loader_new(ag, text, 600, GPT_RANDOM);
+        double first = 0, last = 0, norm = 0;
+        size_t mallocs = 0;
+        o.lr = 1e-2, o.lr_muon = 0.02;
+        for (int step = 0; step < 60; step++) {
+            CHECK_INT(gpt_next(&l, 4, 20, x, y), 0);
+            ag_tensor *loss = ag_cross_entropy(gpt_forward(m, x, 4, 20), y, NULL);
+            ag_backward(loss);
+            last = ag_item(loss);
+            CHECK_INT(gpt_step(m, &o, gpt_lr_cosine(step, 5, 60, 0.1), &norm), 0);
+            CHECK(norm > 0 && norm < 1e4);
+            ag_reset(ag);
+            if (step == 0) first = last;
+            if (step == 2) mallocs = ag_memory_used(ag).mallocs;
+        }
+        CHECK_NEAR(first, log(37.0), 0.2);
+        if (!(last < 1.2)) T_FAIL("model %d: loss %g after 60 steps", k, last);
+        CHECK_INT(ag_memory_used(ag).mallocs, mallocs);         // from the third step on nothing is allocated
+        gpt_free(m);
+        ag_free(ag);
+    }
+}
+
+// Two half batches, each loss divided by two, give the gradient of the whole batch.
+static void accumulates(void) {
+    ag_ctx *ag = ag_new(2);
+    gpt_config c = tiny(1);
+    gpt_model *m = lively(ag, &c);
+    int *x = numbers(80, 37, 1), *y = numbers(80, 37, 2);
+    ag_real *whole = (ag_real *)malloc(m->layer[0].up->count * sizeof *whole), *parts = (ag_real *)malloc(m->layer[0].up->count * sizeof *parts);
+    ag_backward(ag_cross_entropy(gpt_forward(m, x, 4, 20), y, NULL));
+    ag_get_grad(m->layer[0].up, whole);
+    double norm = ag_grad_norm(ag);
+    ag_zero_grad(ag), ag_reset(ag);
+    for (int half = 0; half < 2; half++) {
+        ag_backward(ag_scale(ag_cross_entropy(gpt_forward(m, x + 40 * half, 2, 20), y + 40 * half, NULL), 0.5));
+        ag_reset(ag);
+    }
+    ag_get_grad(m->layer[0].up, parts);
+    CHECK_NEAR(ag_grad_norm(ag), norm, 1e-5 * norm);
+    for (size_t i = 0; i < m->layer[0].up->count; i++) CHECK_NEAR(parts[i], whole[i], 1e-6);
+    free(x), free(y), free(whole), free(parts);
+    gpt_free(m);
+    ag_free(ag);
+}
+
+static void clips(void) {
+    ag_ctx *ag = ag_new(2);
+    gpt_config c = tiny(0);
+    gpt_model *m = lively(ag, &c);
+    int *x = numbers(40, 37, 1), *y = numbers(40, 37, 2);
+    gpt_optimizer o = gpt_adamw();
+    double norm, unclipped;
+    ag_real w[4], clipped[4];
+    o.clip = 0, o.lr = 0;
+    ag_backward(ag_cross_entropy(gpt_forward(m, x, 2, 20), y, NULL));
+    CHECK_INT(gpt_step(m, &o, 1, &unclipped), 0);
+    ag_reset(ag);
+    // AdamW's step does not depend on the scale of the gradient, its first moment does.
+    o.clip = unclipped / 4;
+    ag_get_part(m->wte, 0, 4, w);
+    ag_backward(ag_cross_entropy(gpt_forward(m, x, 2, 20), y, NULL));
+    ag_real *before = (ag_real *)malloc(m->wte->count * sizeof *before), *after = (ag_real *)malloc(m->wte->count * sizeof *after);
+    ag_tensor view = *m->wte;
+    view.data = m->wte->m;
+    ag_get(&view, before);
+    CHECK_INT(gpt_step(m, &o, 1, &norm), 0);
+    ag_get(&view, after);
+    CHECK_NEAR(norm, unclipped, 1e-6 * norm);
+    for (size_t i = 0; i < m->wte->count; i++) CHECK_NEAR(after[i], 0.9 * before[i] + 0.25 * before[i], 1e-5 * fabs((double)before[i]) + 1e-9);
+    ag_get_part(m->wte, 0, 4, clipped);
+    CHECK(!memcmp(w, clipped, sizeof w));       // a rate of 0 changes nothing
+    free(x), free(y), free(before), free(after);
+    gpt_free(m);
+    ag_free(ag);
+}
+
+// A bad number anywhere stops the step before any parameter changes, and its tensor is named.
+static void stops_at_nan(void) {
+    for (int kind = GPT_ADAMW; kind <= GPT_MUON; kind++) {
+        ag_ctx *ag = ag_new(2);
+        gpt_config c = tiny(1);
+        gpt_model *m = lively(ag, &c);
+        int *x = numbers(40, 37, 1), *y = numbers(40, 37, 2);
+        gpt_optimizer o = kind == GPT_MUON ? gpt_muon() : gpt_adamw();
+        ag_real before[3][64], after[3][64], bad = (ag_real)NAN, good;
+        double norm = 0;
+        ag_tensor *watch[3];
+        watch[0] = m->wte, watch[1] = m->layer[1].up, watch[2] = m->head;
+        ag_backward(ag_cross_entropy(gpt_forward(m, x, 2, 20), y, NULL));
+        ag_tensor view = *m->layer[1].down;
+        view.data = view.grad;
+        ag_get_part(&view, 5, 1, &good);
+        ag_set_part(&view, 5, 1, &bad);
+        for (int i = 0; i < 3; i++) ag_get_part(watch[i], 0, 64, before[i]);
+        CHECK_INT(gpt_step(m, &o, 1, &norm), -1);
+        CHECK(norm != norm);
+        CHECK_HAS(ag_error(ag), "h.1.mlp.down.weight");
+        CHECK_HAS(ag_error(ag), "test_gpt.c:");
+        ag_clear_error(ag);
+        for (int i = 0; i < 3; i++) ag_get_part(watch[i], 0, 64, after[i]);
+        CHECK(!memcmp(before, after, sizeof before));
+        ag_zero_grad(ag), ag_reset(ag);
+        ag_get_part(m->layer[0].norm_2, 3, 1, &good);           // a NaN among the weights: backward stops
+        ag_set_part(m->layer[0].norm_2, 3, 1, &bad);
+        CHECK_INT(ag_backward(ag_cross_entropy(gpt_forward(m, x, 2, 20), y, NULL)), -1);
+        CHECK_INT(gpt_step(m, &o, 1, &norm), -1);
+        CHECK(ag_error(ag) != NULL);
+        ag_clear_error(ag), ag_zero_grad(ag), ag_reset(ag);
+        ag_set_part(m->layer[0].norm_2, 3, 1, &good);
+        CHECK_INT(ag_backward(ag_cross_entropy(gpt_forward(m, x, 2, 20), y, NULL)), 0);
+        CHECK_INT(gpt_step(m, &o, 1e30, &norm) | 1, 1);         // a huge rate is a number like any other ...
+        ag_clear_error(ag);
+        CHECK_INT(gpt_step(m, &o, INFINITY, &norm), -1);        // ... an infinite one is not
+        CHECK_HAS(ag_error(ag), "rates");
+        free(x), free(y);
+        gpt_free(m);
+        ag_free(ag);
+    }
+}
+
+// Frozen parameters stay; those of another group are stepped by the other optimizer.
+static void steps_groups(void) {
+    ag_ctx *ag = ag_new(2);
+    gpt_config c = tiny(0);
+    gpt_model *m = lively(ag, &c);
+    int *x = numbers(40, 37, 1), *y = numbers(40, 37, 2);
+    gpt_optimizer o = gpt_muon();
+    ag_real before[64], after[64];
+    ag_trainable(m->layer[0].qkv, 0);
+    ag_get_part(m->layer[0].qkv, 0, 64, before);
+    ag_backward(ag_cross_entropy(gpt_forward(m, x, 2, 20), y, NULL));
+    CHECK_INT(gpt_step(m, &o, 1, NULL), 0);
+    ag_get_part(m->layer[0].qkv, 0, 64, after);
+    CHECK(!memcmp(before, after, sizeof before));
+    CHECK(m->layer[0].qkv->m == NULL);
+    CHECK(m->layer[1].qkv->m != NULL && m->layer[1].qkv->v == NULL);    // Muon has one moment
+    CHECK(m->wte->v != NULL && m->wpe->v != NULL && m->layer[0].qkv_b->v != NULL && m->norm_f->v != NULL);
+    CHECK_INT(m->layer[1].up->steps, 1);
+    CHECK_INT(m->wte->steps, 1);
+    free(x), free(y);
+    gpt_free(m);
+    ag_free(ag);
+}
+
+static void schedules(void) {
+    CHECK_NEAR(gpt_lr_cosine(0, 9, 100, 0.1), 0.1, 1e-15);
+    CHECK_NEAR(gpt_lr_cosine(8, 9, 100, 0.1), 0.9, 1e-15);
+    CHECK_NEAR(gpt_lr_cosine(9, 9, 100, 0.1), 1, 1e-15);
+    for (long s = 9; s <= 100; s++)
+        CHECK_NEAR(gpt_lr_cosine(s, 9, 100, 0.1), 0.1 + 0.45 * (1 + cos(3.14159265358979323846 * (double)(s - 9) / 91)), 1e-14);
+    CHECK_NEAR(gpt_lr_cosine(500, 9, 100, 0.1), 0.1, 0);
+    CHECK_NEAR(gpt_lr_cosine(0, 0, 10, 0), 1, 1e-15);
+    CHECK_NEAR(gpt_lr_linear(0, 20, 300, 0.7), 1.0 / 21, 1e-15);
+    CHECK_NEAR(gpt_lr_linear(20, 20, 300, 0.7), 1, 0);
+    CHECK_NEAR(gpt_lr_linear(90, 20, 300, 0.7), 1, 1e-12);
+    CHECK_NEAR(gpt_lr_linear(195, 20, 300, 0.7), 0.5, 1e-12);
+    CHECK_NEAR(gpt_lr_linear(300, 20, 300, 0.7), 0, 0);
+    CHECK_NEAR(gpt_lr_linear(900, 20, 300, 0.7), 0, 0);
+    CHECK_NEAR(gpt_lr_linear(299, 0, 300, 0), 1, 0);
+}
+
+// ---- data ----------------------------------------------------------------------------------------------------------
+static void loads_windows(void) {
+    ag_ctx *ag = ag_new(8);
+    int text[100], x[3 * 7], y[3 * 7], seen[93] = {0};
+    for (int i = 0; i < 100; i++) text[i] = i;
+    gpt_loader l = gpt_loader_new(ag, text, 100, GPT_RANDOM);
+    for (int k = 0; k < 2000; k++) {
+        gpt_next(&l, 3, 7, x, y);
+        for (int i = 0; i < 21; i++) CHECK(y[i] == x[i] + 1 && (i % 7 == 0 || x[i] == x[i - 1] + 1));
+        for (int b = 0; b < 3; b++) seen[x[7 * b]]++;
+    }
+    for (int i = 0; i < 93; i++) CHECK(seen[i] > 25 && seen[i] < 115);      // 64.5 each, standard deviation 8; the last one too
+    CHECK_INT(l.cursor, 6000);
+    l = gpt_loader_new(ag, text, 100, GPT_SEQUENTIAL);
+    for (int k = 0; k < 14; k++) {
+        gpt_next(&l, 1, 7, x, y);
+        CHECK_INT(x[0], 7 * k);
+        CHECK_INT(y[6], 7 * k + 7);
+    }
+    gpt_next(&l, 1, 7, x, y);                   // 98, 99 are left: too few, so from the start
+    CHECK_INT(x[0], 0);
+    CHECK_INT(gpt_next(&l, 1, 99, (int *)malloc(1), NULL), -1);
+    ag_clear_error(ag);
+    int big[100], target[100];
+    l = gpt_loader_new(ag, text, 100, GPT_RANDOM);
+    CHECK_INT(gpt_next(&l, 1, 99, big, target), 0);             // exactly one window fits
+    CHECK_INT(big[0], 0);
+    CHECK_INT(target[98], 99);
+    CHECK_INT(gpt_next(&l, 1, 100, big, target), -1);
+    CHECK_HAS(ag_error(ag), "needs 101 tokens");
+    ag_clear_error(ag);
+    l = gpt_loader_new(ag, text, 1, GPT_RANDOM);
+    CHECK_HAS(ag_error(ag), "nothing to predict");
+    ag_clear_error(ag);
+    CHECK_INT(gpt_next(NULL, 1, 1, x, y), -1);
+    ag_free(ag);
+}
+
+// The mean over all windows, in any batch size, is what one gets by hand, and nothing is left behind.
+static void evaluates(void) {
+    for (int llama = 0; llama < 2; llama++) {
+        ag_ctx *ag = ag_new(2);
+        gpt_config c = tiny(llama);
+        c.dropout = 0.5;
+        gpt_model *m = lively(ag, &c);
+        int n = 20 * 7 + 6, *text = numbers(n, 37, 4);
+        double sum = 0, one = gpt_eval(m, text, (size_t)n, 1);
+        size_t tape = ag_memory_used(ag).tape;
+        uint64_t drawn = ag_stream(ag, AG_RNG_DROPOUT)->counter;
+        for (int B = 2; B < 12; B++) {
+            double b = gpt_eval(m, text, (size_t)n, B);
+            CHECK(!memcmp(&b, &one, sizeof b));
+        }
+        CHECK_INT(ag_memory_used(ag).tape, tape);
+        CHECK_INT(ag_stream(ag, AG_RNG_DROPOUT)->counter, drawn);
+        CHECK_INT(gpt_train(m, 0), 1);
+        for (int at = 0; at + 1 < n; at += 20) {
+            int T = at + 20 < n ? 20 : n - 1 - at;
+            sum += ag_item(ag_cross_entropy(gpt_forward(m, text + at, 1, T), text + at + 1, NULL)) * T;
+            ag_reset(ag);
+        }
+        CHECK_NEAR(one, sum / (n - 1), 1e-6 * one);
+        CHECK_NEAR(gpt_eval(m, text, 2, 4), ag_item(ag_cross_entropy(gpt_forward(m, text, 1, 1), text + 1, NULL)), 1e-6);
+        CHECK(gpt_eval(m, text, 1, 4) != gpt_eval(m, text, 1, 4));
+        CHECK_HAS(ag_error(ag), "at least two tokens");
+        free(text);
+        gpt_free(m);
+        ag_free(ag);
+    }
+}
+
+static void drops_only_while_training(void) {
+    ag_ctx *ag = ag_new(2);
+    gpt_config c = tiny(0);
+    c.dropout = 0.3;
+    gpt_model *m = lively(ag, &c);
+    int *x = numbers(20, 37, 4);
+    ag_real a[20 * 37], b[20 * 37], d[20 * 37];
+    ag_get(gpt_forward(m, x, 1, 20), a);
+    ag_get(gpt_forward(m, x, 1, 20), b);
+    CHECK(memcmp(a, b, sizeof a) != 0);
+    CHECK_INT(gpt_train(m, 0), 1);
+    ag_get(gpt_forward(m, x, 1, 20), a);
+    ag_get(gpt_forward(m, x, 1, 20), b);
+    CHECK(!memcmp(a, b, sizeof a));
+    m->config.dropout = 0, gpt_train(m, 1);
+    ag_get(gpt_forward(m, x, 1, 20), d);
+    CHECK(!memcmp(a, d, sizeof a));
+    free(x);
+    gpt_free(m);
+    ag_free(ag);
+}
+
+// Same seed, same bits, for any number of threads.
+static void threads_do_not_matter(void) {
+    static const int threads[] = { 1, 2, 3, 4, 8 };
+    ag_real *first = NULL;
+    for (int k = 0; k < 5; k++) {
+        ag_ctx *ag = ag_new_with(7, ag_cpu_backend(NULL, threads[k]));
+        gpt_config c = gpt_preset("nano-llama");
+        c.n_vocab = 65, c.n_layer = 2;
+        gpt_model *m = gpt_new(ag, &c);
+        gpt_optimizer o = gpt_muon();
+        int *x = numbers(6 * 64, 65, 1), *y = numbers(6 * 64, 65, 2);
+        for (int step = 0; step < 3; step++) {
+            ag_backward(ag_cross_entropy(gpt_forward(m, x, 6, 64), y, NULL));
+            CHECK_INT(gpt_step(m, &o, 1, NULL), 0);
+            ag_reset(ag);
+        }
+        size_t n = m->layer[1].up->count, head = m->head->count;
+        ag_real *w = (ag_real *)malloc((n + head) * sizeof *w);
+        ag_get(m->layer[1].up, w), ag_get(m->head, w + n);
+        if (!first) first = w;
+        else { CHECK(!memcmp(w, first, (n + head) * sizeof *w)); free(w); }
+        free(x), free(y);
+        gpt_free(m);
+        ag_free(ag);
+    }
+    free(first);
+}
+
+static void predicts_memory(void) {
+    static const struct { const char *preset; int B, T, layers, kind; double dropout; } cases[] = {
+        { "nano", 12, 64, 4, GPT_ADAMW, 0 }, { "nano", 12, 64, 4, GPT_ADAMW, 0.2 }, { "nano-llama", 12, 64, 4, GPT_MUON, 0 },
+        { "nano-llama", 8, 48, 2, GPT_ADAMW, 0 }, { "small", 2, 256, 2, GPT_MUON, 0 }, { "baby", 2, 256, 2, GPT_ADAMW, 0 } };
+    for (int i = 0; i < 6; i++) {
+        ag_ctx *ag = ag_new(1);
+        gpt_config c = gpt_preset(cases[i].preset);
+        c.n_vocab = 65, c.n_layer = cases[i].layers, c.dropout = cases[i].dropout;
+        gpt_model *m = gpt_new(ag, &c);
+        int n = cases[i].B * cases[i].T, *x = numbers(n, 65, 1);
+        gpt_optimizer o = cases[i].kind == GPT_MUON ? gpt_muon() : gpt_adamw();
+        ag_backward(ag_cross_entropy(gpt_forward(m, x, cases[i].B, cases[i].T), x, NULL));
+        gpt_step(m, &o, 1, NULL);
+        gpt_memory want = gpt_memory_needed(&c, cases[i].B, cases[i].T, cases[i].kind);
+        ag_memory got = ag_memory_used(ag);
+        CHECK_NEAR((double)got.params / (double)(want.params + want.grads), 1, 0.02);
+        CHECK_NEAR((double)got.state / (double)want.optimizer, 1, 0.02);
+        CHECK_NEAR((double)got.tape_peak / (double)want.activations, 1, 0.10);
+        CHECK_INT(want.total, want.params + want.grads + want.optimizer + want.activations);
+        gpt_cache *k = gpt_cache_new(m, cases[i].B);
+        CHECK_NEAR((double)(ag_memory_used(ag).state - got.state) / (double)want.kv_cache, 1, 0.02);
+        gpt_cache_free(k);
+        free(x);
+        gpt_free(m);
+        ag_free(ag);
+    }
+}
+
+// ---- generation ----------------------------------------------------------------------------------------------------
+// Whatever way a text is fed, in pieces, beside other rows, padded: the scores have the bits of the full forward pass.
+static void cache_equals_full_pass(void) {
+    for (int llama = 0; llama < 3; llama++) {
+        ag_ctx *ag = ag_new(4);
+        gpt_config c = llama == 2 ? gpt_preset("nano-llama") : tiny(llama);
+        if (llama == 2) c.n_vocab = 37, c.n_layer = 2, c.n_kv_head = 1;
+        int T = c.n_ctx, V = c.n_vocab, rows = 3, *text = numbers(rows * T, V, 9);
+        gpt_model *m = lively(ag, &c);
+        ag_real *full = (ag_real *)malloc((size_t)rows * T * V * sizeof *full), *got = (ag_real *)malloc((size_t)rows * V * sizeof *got);
+        ag_get(gpt_forward(m, text, rows, T), full);
+        ag_reset(ag);
+        for (int way = 0; way < 6; way++) {
+            gpt_cache *k = gpt_cache_new(m, rows);
+            int at[3] = {0, 0, 0}, len[3], *ids = (int *)malloc((size_t)rows * T * sizeof *ids), more = 1;
+            uint64_t turn = (uint64_t)way * 77;
+            for (int step = 0; more; step++) {
+                int widest = 0;
+                more = 0;
+                for (int b = 0; b < rows; b++) {
+                    int left = T - at[b], want;
+                    ag_rng r;
+                    r.key = turn, r.counter = (uint64_t)(4 * (step * rows + b));
+                    want = way == 0 ? 1 : way == 1 ? T : way == 2 ? (step ? 1 : 3 + 5 * b) : (int)(ag_rng_u32(&r) % (way == 3 ? 3u : 8u));
+                    len[b] = want < left ? want : left;
+                    if (len[b] > widest) widest = len[b];
+                    more |= left > 0;
+                }
+                if (!more) break;
+                if (!widest) continue;
+                for (int b = 0; b < rows; b++)
+                    for (int t = 0; t < widest; t++) ids[b * widest + t] = t < len[b] ? text[b * T + at[b] + t] : -12345;
+                for (int i = 0; i < rows * V; i++) got[i] = -7;
+                CHECK_INT(gpt_feed(k, ids, widest, len, got), 0);
+                for (int b = 0; b < rows; b++) {
+                    at[b] += len[b];
+                    CHECK_INT(gpt_cache_length(k, b), at[b]);
+                    if (len[b]) {
+                        if (memcmp(got + b * V, full + ((size_t)b * T + at[b] - 1) * V, (size_t)V * sizeof *got))
+                            T_FAIL("shape %d, way %d, row %d, position %d differs", llama, way, b, at[b] - 1);
+                    } else CHECK(got[b * V] == -7);
+                }
+            }
+            for (int b = 0; b < rows; b++) CHECK_INT(at[b], T);
+            CHECK_INT(gpt_feed(k, text, 1, NULL, got), -1);     // full
+            CHECK_HAS(ag_error(ag), "context has");
+            ag_clear_error(ag);
+            if (way == 0) {                                     // another row's copy, shortened, goes on as the original did
+                gpt_cache_copy(k, 0, 2);
+                gpt_cache_truncate(k, 0, 5);
+                CHECK_INT(gpt_cache_length(k, 0), 5);
+                len[0] = 2, len[1] = len[2] = 0;
+                ids[0] = text[2 * T + 5], ids[1] = text[2 * T + 6], ids[2] = ids[3] = ids[4] = ids[5] = 0;
+                CHECK_INT(gpt_feed(k, ids, 2, len, got), 0);
+                CHECK(!memcmp(got, full + ((size_t)2 * T + 6) * V, (size_t)V * sizeof *got));
+            }
+            gpt_cache_free(k);
+            free(ids);
+        }
+        CHECK_INT(ag_memory_used(ag).state, 2 * (size_t)c.n_layer * rows * T * (c.n_embd / c.n_head * c.n_kv_head) * sizeof(ag_real));
+        CHECK(!ag_error(ag));
+        free(text), free(full), free(got);
+        gpt_free(m);
+        ag_free(ag);
+    }
+}
+
+// The same trunk with padding: positions before len have the bits of the unpadded pass.
+static void padding_does_not_matter(void) {
+    ag_ctx *ag = ag_new(4);
+    gpt_config c = tiny(1);
+    gpt_model *m = lively(ag, &c);
+    int *text = numbers(40, 37, 9), len[2] = { 20, 9 };
+    ag_real *alone = (ag_real *)malloc(9 * 37 * sizeof *alone), *both = (ag_real *)malloc(2 * 20 * 37 * sizeof *both);
+    ag_get(gpt_forward(m, text + 20, 1, 9), alone);
+    ag_get(gpt_head(m, gpt_trunk(m, text, 2, 20, len)), both);
+    CHECK(!memcmp(alone, both + 20 * 37, 9 * 37 * sizeof *alone));
+    free(text), free(alone), free(both);
+    gpt_free(m);
+    ag_free(ag);
+}
+
+static int count_calls(void *user, int row, int id) { (void)row, (void)id; return ++*(int *)user == 5; }
+
+static void generates(void) {
+    for (int llama = 0; llama < 2; llama++) {
+        ag_ctx *ag = ag_new(4);
+        gpt_config c = tiny(llama);
+        gpt_model *m = lively(ag, &c);
+        int *text = numbers(64, 37, 9), out[64], all[3 * 40], n_out[3], calls = 0, stop[2], n[3] = { 4, 1, 11 };
+        const int *prompts[3];
+        gpt_sampling s;
+        ag_real row[37];
+        memset(&s, 0, sizeof s);
+        CHECK_INT(gpt_generate(m, &s, text, 4, out, 10, NULL, NULL), 10);
+        for (int i = 0; i < 10; i++) {                          // greedy is the best of the full pass, step by step
+            int best = 0;
+            ag_tensor *y = gpt_forward(m, text, 1, 4 + i);
+            ag_get_part(y, (size_t)(3 + i) * 37, 37, row);
+            for (int k = 1; k < 37; k++) if (row[k] > row[best]) best = k;
+            CHECK_INT(out[i], best);
+            text[4 + i] = best;
+            ag_reset(ag);
+        }
+        stop[0] = 99, stop[1] = out[6];
+        int first = 0;
+        while (out[first] != stop[1]) first++;
+        s.stop = stop, s.n_stop = 2;
+        CHECK_INT(gpt_generate(m, &s, text, 4, all, 10, NULL, NULL), first + 1);        // the stop token is the last
+        CHECK_INT(all[first], stop[1]);
+        s.n_stop = 0, s.temperature = 1;
+        CHECK_INT(gpt_generate(m, &s, text, 4, all, 40, count_calls, &calls), 5);
+        CHECK_INT(calls, 5);
+        CHECK_INT(gpt_generate(m, &s, text, 4, all, 0, NULL, NULL), 0);
+        // Rows of a batch are what single calls give in the same order; 40 tokens slide over a context of 20.
+        ag_rng start = *ag_stream(ag, AG_RNG_SAMPLE);
+        for (int b = 0; b < 3; b++) prompts[b] = text + 10 * b;
+        CHECK_INT(gpt_generate_batch(m, &s, 3, prompts, n, all, 40, n_out, NULL, NULL), 0);
+        *ag_stream(ag, AG_RNG_SAMPLE) = start;
+        for (int b = 0; b < 3; b++) {
+            CHECK_INT(n_out[b], 40);
+            CHECK_INT(gpt_generate(m, &s, prompts[b], n[b], out, 40, NULL, NULL), 40);
+            CHECK(!memcmp(out, all + 40 * b, sizeof(int) * 40));
+        }
+        // After a slide the model sees the last half of the context: the 21st token of all follows from 10 to 20.
+        memset(&s, 0, sizeof s);
+        CHECK_INT(gpt_generate(m, &s, text, 20, out, 3, NULL, NULL), 3);
+        int tail[10];
+        for (int i = 0; i < 10; i++) tail[i] = i < 9 ? text[11 + i] : out[0];
+        CHECK_INT(gpt_generate(m, &s, tail, 10, all, 2, NULL, NULL), 2);
+        CHECK_INT(all[0], out[1]);
+        CHECK_INT(all[1], out[2]);
+        CHECK_INT(gpt_generate(m, &s, text, 50, out, 2, NULL, NULL), 2);        // a long prompt keeps its end
+        CHECK_INT(gpt_generate(m, &s, text + 30, 20, all, 2, NULL, NULL), 2);
+        CHECK_INT(all[0], out[0]);
+        CHECK_INT(all[1], out[1]);
+        CHECK(!ag_error(ag));
+        CHECK_INT(ag_memory_used(ag).tape, 0);
+        free(text);
+        gpt_free(m);
+        ag_free(ag);
+    }
+}
+
+// Filters against their definition, by sorting.
+static void filters(void) {
+    ag_ctx *ag = ag_new(4);
+    gpt_config c = tiny(1);
+    gpt_model *m = lively(ag, &c);
+    ag_real logits[37], probs[37];
+    ag_rng r;
+    r.key = 5, r.counter = 0;
+    for (int round = 0; round < 300; round++) {
+        gpt_sampling s;
+        double p[37], sum = 0, want[37];
+        int order[37], left = 37;
+        memset(&s, 0, sizeof s);
+        s.temperature = 0.3 + 2 * ag_rng_uniform(&r);
+        if (round % 2) s.top_k = 1 + (int)(ag_rng_u32(&r) % 37);
+        if (round / 2 % 2) s.top_p = ag_rng_uniform(&r);
+        if (round / 4 % 2) s.min_p = ag_rng_uniform(&r) * 0.5;
+        for (int i = 0; i < 37; i++) logits[i] = (ag_real)(round % 5 ? 3 * ag_rng_normal(&r) : (double)(ag_rng_u32(&r) % 4));    // ties
+        for (int i = 0; i < 37; i++) sum += p[i] = exp((double)logits[i] / s.temperature), order[i] = i;
+        for (int i = 0; i < 37; i++) p[i] /= sum;
+        for (int i = 0; i < 37; i++)                            // likelier first, lower id first
+            for (int k = i + 1; k < 37; k++)
+                if (logits[order[k]] > logits[order[i]] || (logits[order[k]] == logits[order[i]] && order[k] < order[i])) {
+                    int t = order[i];
+                    order[i] = order[k], order[k] = t;
+                }
+        if (s.top_k) left = s.top_k;
+        if (s.top_p > 0) {
+            double all = 0, run = 0;
+            int keep = 0, close = 0;
+            for (int i = 0; i < left; i++) all += p[order[i]];
+            while (keep < left && run < s.top_p * all) run += p[order[keep++]], close |= fabs(run - s.top_p * all) < 1e-5;
+            if (close) continue;                                // rounding decides: either is right
+            left = keep;
+        }
+        while (left > 1 && p[order[left - 1]] < s.min_p * p[order[0]]) left--;
+        if (left < 37 && fabs(p[order[left]] - s.min_p * p[order[0]]) < 1e-5 * p[order[0]]) continue;
+        for (int i = 0; i < 37; i++) want[i] = 0;
+        sum = 0;
+        for (int i = 0; i < left; i++) sum += p[order[i]];
+        for (int i = 0; i < left; i++) want[order[i]] = p[order[i]] / sum;
+        CHECK_INT(gpt_probs(m, &s, logits, probs), 0);
+        for (int i = 0; i < 37; i++)
+            if (!(fabs(probs[i] - want[i]) <= 2e-5) || (probs[i] == 0) != (want[i] == 0))
+                T_FAIL("round %d (k %d, p %g, min %g): token %d has %g, wanted %g", round, s.top_k, s.top_p, s.min_p, i, (double)probs[i], want[i]);
+    }
+    gpt_sampling s;
+    memset(&s, 0, sizeof s);
+    for (int i = 0; i < 37; i++) logits[i] = i == 11 || i == 12 ? 5 : -1;
+    CHECK_INT(gpt_sample(m, &s, logits, NULL), 11);             // greedy takes the first of equals
+    CHECK_INT(gpt_probs(m, &s, logits, probs), 0);
+    CHECK(probs[11] == 1 && probs[12] == 0);
+    s.temperature = 1e-30;                                      // nearly greedy: half each, and no overflow
+    CHECK_INT(gpt_probs(m, &s, logits, probs), 0);
+    CHECK(probs[11] == 0.5f && probs[12] == 0.5f && probs[0] == 0);
+    for (int i = 0; i < 37; i++) logits[i] = i % 2 ? -INFINITY : 100000;
+    s.temperature = 1;
+    CHECK_INT(gpt_probs(m, &s, logits, probs), 0);
+    CHECK_NEAR(probs[2], 1.0 / 19, 1e-6);
+    CHECK(probs[1] == 0);
+    gpt_free(m);
+    ag_free(ag);
+}
+
+// Tokens come up as often as they should: chi-squared over 20,000 draws.
+static void samples_the_distribution(void) {
+    ag_ctx *ag = ag_new(4);
+    gpt_config c = tiny(1);
+    gpt_model *m = lively(ag, &c);
+    ag_real logits[37], probs[37];
+    gpt_sampling s;
+    int seen[37] = {0}, free_of = -1, n = 20000;
+    double chi = 0;
+    memset(&s, 0, sizeof s);
+    s.temperature = 1.5, s.top_k = 20;
+    for (int i = 0; i < 37; i++) logits[i] = (ag_real)((i * 7 % 37) * 0.1);
+    gpt_probs(m, &s, logits, probs);
+    for (int i = 0; i < n; i++) seen[gpt_sample(m, &s, logits, NULL)]++;
+    for (int i = 0; i < 37; i++) {
+        if (probs[i] > 0) chi += pow(seen[i] - n * (double)probs[i], 2) / (n * (double)probs[i]), free_of++;
+        else CHECK_INT(seen[i], 0);
+    }
+    CHECK_INT(free_of, 19);
+    CHECK(chi < 50 && chi > 4);                                 // 19 degrees of freedom: p is 0.0001 beyond 50
+    gpt_free(m);
+    ag_free(ag);
+}
+
+static double score_of(gpt_model *m, const int *text, int n, int total) {
+    double sum = 0;
+    ag_real *y = (ag_real *)malloc((size_t)total * m->config.n_vocab * sizeof *y);
+    ag_get(ag_log_softmax(gpt_forward(m, text, 1, total)), y);
+    for (int i = n; i < total; i++) sum += y[(size_t)(i - 1) * m->config.n_vocab + text[i]];
+    ag_reset(m->ctx);
+    free(y);
+    return sum;
+}
+
+static void beam_search(void) {
+    ag_ctx *ag = ag_new(6);
+    gpt_config c = tiny(1);
+    c.n_vocab = 5;
+    gpt_model *m = lively(ag, &c);
+    int prompt[8] = { 1, 2, 0 }, out[125 * 3], n_out[125], greedy[3], stop = 4;
+    double scores[125], best = -1e9;
+    gpt_sampling s;
+    memset(&s, 0, sizeof s);
+    gpt_generate(m, &s, prompt, 3, greedy, 3, NULL, NULL);
+    CHECK_INT(gpt_beam(m, NULL, prompt, 3, 1, 0, out, 3, n_out, scores), 1);
+    CHECK(!memcmp(out, greedy, sizeof greedy));                 // one beam is greedy
+    CHECK_INT(gpt_beam(m, NULL, prompt, 3, 125, 0, out, 3, n_out, scores), 125);
+    for (int i = 0; i < 125; i++) {                             // 125 beams are all texts of three tokens, sorted
+        for (int k = 0; k < 3; k++) prompt[3 + k] = out[3 * i + k];
+        CHECK_NEAR(scores[i], score_of(m, prompt, 3, 6), 1e-4);
+        CHECK(i == 0 || scores[i] <= scores[i - 1]);
+        if (scores[i] > best) best = scores[i];
+    }
+    CHECK_NEAR(best, scores[0], 0);
+    CHECK(gpt_beam(m, NULL, prompt, 3, 4, 0, out, 3, n_out, scores) == 4 && scores[0] <= best + 1e-6);
+    s.stop = &stop, s.n_stop = 1;
+    int count = gpt_beam(m, &s, prompt, 3, 6, 1, out, 3, n_out, scores);
+    CHECK(count >= 1 && count <= 6);
+    for (int i = 0; i < count; i++) {
+        for (int k = 0; k < n_out[i]; k++) {
+            prompt[3 + k] = out[3 * i + k];
+            CHECK((out[3 * i + k] == stop) == (k == n_out[i] - 1) || n_out[i] == 3);
+        }
+        CHECK_NEAR(scores[i], score_of(m, prompt, 3, 3 + n_out[i]) / n_out[i], 1e-4);
+        CHECK(i == 0 || scores[i] <= scores[i - 1]);
+    }
+    CHECK_INT(gpt_beam(m, NULL, prompt, 3, 2, 0, out, 18, n_out, scores), 2);   // as long as the context allows
+    CHECK_INT(gpt_beam(m, NULL, prompt, 3, 2, 0, out, 19, n_out, scores), -1);
+    CHECK_HAS(ag_error(ag), "context");
+    gpt_free(m);
+    ag_free(ag);
+}
+
+// ---- misuse --------------------------------------------------------------------------------------------------------
+// Every argument is checked, the message tells which, and nothing has changed afterwards.
+static void refuses_bad_arguments(void) {
+    ag_ctx *ag = ag_new(2);
+    gpt_config c = tiny(0);
+    gpt_model *m = lively(ag, &c);
+    int *x = numbers(40, 37, 1), bad[4] = { 1, 2, 37, 0 }, out[8], n_out[4], len[1] = { 21 };
+    const int *prompt = x;
+    gpt_sampling s;
+    ag_real logits[37], probs[37];
+    double scores[4];
+    gpt_optimizer o = gpt_adamw();
+    memset(&s, 0, sizeof s);
+    memset(logits, 0, sizeof logits);
+    for (int i = 0; i < 37; i++) logits[i] = (ag_real)i;
+#define REFUSED(call, word) do { CHECK(call); CHECK_HAS(ag_error(ag), word); ag_clear_error(ag); } while (0)
+    REFUSED(gpt_forward(m, x, 0, 5) == NULL, "0 rows");
+    REFUSED(gpt_forward(m, x, 1, -1) == NULL, "rows of -1");
+    REFUSED(gpt_forward(m, x, 1, 21) == NULL, "the context has 20");
+    REFUSED(gpt_forward(m, NULL, 1, 4) == NULL, "NULL");
+    REFUSED(gpt_forward(m, bad, 1, 4) == NULL, "id 37 in row 0 at position 2; the vocabulary has 37");
+    bad[2] = -1;
+    REFUSED(gpt_forward(m, bad, 2, 2) == NULL, "id -1 in row 1 at position 0");
+    REFUSED(gpt_forward(m, x, 2000000000, 2) == NULL, "rows of 2");
+    REFUSED(gpt_trunk(m, x, 1, 20, len) == NULL, "len[0] is 21");
+    REFUSED(gpt_forward(m, bad, 2, 2) == NULL, "test_gpt.c:");
+#define SAMPLING(change, word) do { s.temperature = 1; change; REFUSED(gpt_sample(m, &s, logits, NULL) == -1, word); memset(&s, 0, sizeof s); } while (0)
+    SAMPLING(s.temperature = -1, "temperature is -1");
+    SAMPLING(s.temperature = NAN, "temperature");
+    SAMPLING(s.temperature = INFINITY, "temperature");
+    SAMPLING(s.top_k = 38, "top_k is 38");
+    SAMPLING(s.top_k = -1, "top_k is -1");
+    SAMPLING(s.top_p = 1.5, "top_p is 1.5");
+    SAMPLING(s.min_p = NAN, "min_p");
+    SAMPLING(s.n_stop = 1, "stop");
+    REFUSED(gpt_sample(m, NULL, logits, NULL) == -1, "NULL");
+    REFUSED(gpt_probs(m, &s, NULL, probs) == -1, "NULL");
+    logits[3] = (ag_real)NAN;
+    REFUSED(gpt_probs(m, &s, logits, probs) == -1, "token 3 is NaN");
+    for (int i = 0; i < 37; i++) logits[i] = -INFINITY;
+    REFUSED(gpt_probs(m, &s, logits, probs) == -1, "nothing to choose from");
+    REFUSED(gpt_generate(m, &s, x, 0, out, 8, NULL, NULL) == -1, "empty");
+    REFUSED(gpt_generate(m, &s, NULL, 3, out, 8, NULL, NULL) == -1, "empty");
+    REFUSED(gpt_generate(m, &s, bad, 4, out, 8, NULL, NULL) == -1, "token 2 of prompt 0 is -1");
+    REFUSED(gpt_generate(m, &s, x, 3, out, -1, NULL, NULL) == -1, "-1 tokens");
+    REFUSED(gpt_generate_batch(m, &s, 0, &prompt, n_out, out, 8, n_out, NULL, NULL) == -1, "0 rows");
+    REFUSED(gpt_beam(m, &s, x, 3, 0, 0, out, 2, n_out, scores) == -1, "0 beams");
+    REFUSED(gpt_cache_new(m, 0) == NULL, "0 rows");
+    gpt_cache *k = gpt_cache_new(m, 1);
+    REFUSED(gpt_feed(k, x, 21, NULL, logits) == -1, "context has 20");
+    REFUSED(gpt_feed(k, bad, 4, NULL, logits) == -1, "id -1");
+    REFUSED(gpt_cache_copy(k, 0, 1) == -1, "row 1 to row 0 of 1");
+    CHECK_INT(gpt_cache_length(k, 0), 0);
+    gpt_cache_free(k);
+#define OPTIMIZER(change) do { change; REFUSED(gpt_step(m, &o, 1, NULL) == -1, "optimizer"); o = gpt_adamw(); } while (0)
+    OPTIMIZER(o.lr = NAN);
+    OPTIMIZER(o.lr = -1);
+    OPTIMIZER(o.beta1 = 1);
+    OPTIMIZER(o.beta2 = -0.1);
+    OPTIMIZER(o.eps = 0);
+    OPTIMIZER(o.clip = NAN);
+    OPTIMIZER(o.weight_decay = -1);
+    OPTIMIZER(o.kind = 9);
+    OPTIMIZER(o = gpt_muon(); o.momentum = 1);
+    OPTIMIZER(o = gpt_muon(); o.lr_muon = INFINITY);
+    REFUSED(gpt_step(m, NULL, 1, NULL) == -1, "NULL");
+    CHECK(gpt_forward(NULL, x, 1, 1) == NULL && gpt_step(NULL, &o, 1, NULL) == -1 && gpt_head(m, NULL) == NULL);
+    CHECK(gpt_sample(NULL, &s, logits, NULL) == -1 && gpt_feed(NULL, x, 1, NULL, logits) == -1);
+    gpt_free(NULL), gpt_cache_free(NULL);
+    // While there is an error everything else does nothing.
+    ag_fail(ag, "an older error");
+    CHECK(gpt_forward(m, x, 1, 4) == NULL && gpt_generate(m, &s, x, 3, out, 2, NULL, NULL) == -1 && gpt_new(ag, &c) == NULL);
+    double e = gpt_eval(m, x, 40, 1);
+    CHECK(e != e);
+    CHECK_HAS(ag_error(ag), "an older error");
+    free(x);
+    gpt_free(m);
+    ag_free(ag);
+}
+
+// ---- llama2.c's model ----------------------------------------------------------------------------------------------
+// Its tokenizer, in a few lines: a table of scores and texts; <0xNN> is a byte, and a space after token 1 goes away.
+static unsigned char *tok512;
+static size_t tok512_size;
+static void say(char *out, size_t size, const int *ids, int n) {
+    out[0] = 0;
+    for (int i = 0; i < n; i++) {
+        size_t at = 4;
+        int32_t len = 0;
+        for (int id = 0; at + 8 <= tok512_size; id++, at += 8 + (size_t)len) {
+            memcpy(&len, tok512 + at + 4, 4);
+            if (id == ids[i]) break;
+        }
+        char word[32];
+        unsigned byte;
+        snprintf(word, sizeof word, "%.*s", (int)len, (const char *)tok512 + at + 8);
+        if (sscanf(word, "<0x%02X>", &byte) == 1) word[0] = (char)byte, word[1] = 0;
+        size_t used = strlen(out);
+        snprintf(out + used, size - used, "%s", i == 0 && word[0] == ' ' ? word + 1 : word);
+    }
+}
+
+static void *slurp(const char *name, size_t *size) {
+    const char *where[4];
+    where[0] = getenv("DATA_MIRROR"), where[1] = "examples/data", where[2] = "../shared/data", where[3] = NULL;
+    for (int i = 0; i < 3; i++) {
+        char path[1024];
+        snprintf(path, sizeof path, "%s/%s", where[i] ? where[i] : ".", name);
+        FILE *f = fopen(path, "rb");
+        if (!f) continue;
+        fseek(f, 0, SEEK_END), *size = (size_t)ftell(f), rewind(f);
+        void *p = malloc(*size + strlen(path) + 1);
+        *size = fread(p, 1, *size, f);
+        strcpy((char *)p + *size, path);        // the path goes behind the bytes
+        fclose(f);
+        return p;
+    }
+    printf("skipped: %s is not there\n", name);
+    return NULL;
+}
+
+static void stories260k(void) {
+    // What llama2.c's run.c prints for: run stories260K.bin -z tok512.bin -t 0 -n 200 -i "Once upon a time"
+    static const char want[] = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, "
+                               "she saw a big, red ball.";
+    size_t n_model, n_tok;
+    char *model = (char *)slurp("stories260K.bin", &n_model), text[4096];
+    tok512 = (unsigned char *)slurp("tok512.bin", &n_tok), tok512_size = n_tok;
+    if (!model || !tok512) return;
+    ag_ctx *ag = ag_new(1);
+    gpt_model *m = gpt_load_llama2c(ag, model + n_model);
+    CHECK(m != NULL);
+    if (m) {
+        int ids[260], n = 1, used = 0;
+        gpt_sampling s;
+        memset(&s, 0, sizeof s);
+        CHECK_INT(m->config.n_kv_head, 4);
+        CHECK_INT(m->config.tied, 1);
+        CHECK_INT(gpt_count(&m->config), 260032);
+        // "Once upon a time" in its greedy tokens: 1, then those whose texts spell it out, longest first.
+        ids[0] = 1;
+        for (const char *rest = " Once upon a time"; *rest;) {
+            int best = -1;
+            size_t length = 0, at = 4;
+            int32_t len = 0;
+            for (int id = 0; at + 8 <= tok512_size; id++, at += 8 + (size_t)len) {
+                memcpy(&len, tok512 + at + 4, 4);
+                if (id > 2 && (size_t)len > length && !strncmp((const char *)tok512 + at + 8, rest, (size_t)len)) best = id, length = (size_t)len;
+            }
+            if (best < 0) { T_FAIL("no token for \"%s\"", rest); break; }
+            ids[n++] = best, rest += length;
+        }
+        used = gpt_generate(m, &s, ids, n, ids + n, 200, NULL, NULL);
+        CHECK_INT(used, 200);
+        say(text, sizeof text, ids + 1, n - 1 + used);
+        CHECK(!strncmp(text, want, sizeof want - 1));
+        if (strncmp(text, want, sizeof want - 1)) printf("%s\n", text);
+    } else printf("%s\n", ag_error(ag));
+    free(model), free(tok512);
+    gpt_free(m);
+    ag_free(ag);
+}
+
+int main(int argc, char **argv) {
+    T_BEGIN("gpt");
+    T_RUN(counts_parameters);
+    T_RUN(describes_itself);
+    T_RUN(refuses_bad_configurations);
+    T_RUN(initialises_as_gpt2);
+    T_RUN(golden_gpt2);
+    T_RUN(golden_llama);
+    T_RUN(golden_muon);
+    T_RUN(learns);
+    T_RUN(accumulates);
+    T_RUN(clips);
+    T_RUN(stops_at_nan);
+    T_RUN(steps_groups);
+    T_RUN(schedules);
+    T_RUN(loads_windows);
+    T_RUN(evaluates);
+    T_RUN(drops_only_while_training);
+    T_RUN(threads_do_not_matter);
+    T_RUN(predicts_memory);
+    T_RUN(cache_equals_full_pass);
+    T_RUN(padding_does_not_matter);
+    T_RUN(generates);
+    T_RUN(filters);
+    T_RUN(samples_the_distribution);
+    T_RUN(beam_search);
+    T_RUN(refuses_bad_arguments);
+    T_RUN(stories260k);
+    return T_END();
+}
