@@ -3595,7 +3595,8 @@ ag_backend *ag_cpu_backend(const char *which, int threads) {
 #define AGI_(name) AGI_PASTE(agi_##name, AGI_SUFFIX)       // AGI_(map) is agi_map_avx512 in that pass
 #define AGI_KERNEL AGI_TARGET static
 // Rare long words are called and not inlined; so are the others in the portable pass, where each register would be spelt
-// out. This is about compile time.
+// out. This is about compile time. What is called gets its pack through memory: gcc 12 passes a pack of AVX-512 by value
+// with its first four lanes only, where the target is an attribute and not a flag.
 #if AGI_GNU
 #define AGI_WORD AGI_TARGET static inline __attribute__((always_inline))
 #else
@@ -3645,6 +3646,7 @@ ag_backend *ag_cpu_backend(const char *which, int threads) {
 #define p_log AGI_(p_log)
 #define p_tanh AGI_(p_tanh)
 #define p_sigmoid AGI_(p_sigmoid)
+#define p_gate AGI_(p_gate)
 
 // One register: agi_r of AGI_LANES floats, and the words on it. AGI_EACH says a statement for each register of a pack,
 // with i its number: spelt out, because gcc keeps an array in registers only when every index is a constant.
@@ -3909,21 +3911,28 @@ AGI_LONG_WORD agi_p p_swap(agi_p p) {
 #define AGI_LN2_HIGH 0.693359375f
 #define AGI_LN2_LOW -2.12194440e-4f
 
-// x = n ln 2 + r with |r| <= ln(2)/2, and e^r = 1 + r + r^2 q(r). 1 + r is rounded, and the error of that put back.
+// x = n ln 2 + r with |r| <= ln(2)/2, and e^r = 1 + r + r^2 q(r).
+AGI_WORD agi_p AGI_(exp_r)(agi_p x, agi_p n) {
+    return p_fnma(n, p_set(AGI_LN2_LOW), p_fnma(n, p_set(AGI_LN2_HIGH), x));
+}
+AGI_WORD agi_p AGI_(exp_q)(agi_p r) {
+    agi_p q = p_fma(p_set(0.00138145487f), r, p_set(0.00836874545f));
+    q = p_fma(q, r, p_set(0.0416683890f));
+    q = p_fma(q, r, p_set(0.166665211f));
+    return p_fma(q, r, p_set(0.499999940f));
+}
+
+// 1 + r is rounded, and the error of that put back.
 AGI_LONG_WORD agi_p p_exp(agi_p x) {
     x = p_min(p_set(89), p_max(p_set(-104), x));        // infinity and 0 lie beyond; NaN passes
-    agi_p n = p_round(p_mul(x, p_set(1.44269504f)));
-    agi_p r = p_fnma(n, p_set(AGI_LN2_LOW), p_fnma(n, p_set(AGI_LN2_HIGH), x));
-    agi_p q = p_fma(p_set(0.00138145487f), r, p_set(0.00836874545f));
-    q = p_fma(q, r, p_set(0.041668389f));
-    q = p_fma(q, r, p_set(0.166665211f));
-    q = p_fma(q, r, p_set(0.49999994f));
+    agi_p n = p_round(p_mul(x, p_set(1.44269504f))), r = AGI_(exp_r)(x, n);
     agi_p high = p_add(r, p_set(1)), low = p_sub(r, p_sub(high, p_set(1)));
-    return p_scale(p_add(high, p_fma(q, p_mul(r, r), low)), n);
+    return p_scale(p_add(high, p_fma(AGI_(exp_q)(r), p_mul(r, r), low)), n);
 }
 
 // x = 2^e m, f = m - 1: log x = e ln 2 + f - f^2/2 + f^3 P(f).
-AGI_CALLED agi_p p_log(agi_p x) {
+AGI_CALLED void AGI_(log_16)(float *to) {
+    agi_p x = p_load(to);
     agi_p least = p_set(FLT_MIN), y = p_select_gt(least, x, p_mul(x, p_set(8388608)), x);
     agi_p e = p_sub(p_exponent(y), p_select_gt(least, x, p_set(23), p_zero()));
     agi_p f = p_sub(p_mantissa(y), p_set(1)), f2 = p_mul(f, f);
@@ -3939,19 +3948,24 @@ AGI_CALLED agi_p p_log(agi_p x) {
     y = p_select_gt(x, p_set(FLT_MAX), x, y);
     agi_p none = p_sub(x, p_set(INFINITY));                     // -infinity at 0, NaN at NaN
     none = p_select_gt(p_zero(), x, p_set(NAN), none);
-    return p_select_gt(x, p_zero(), y, none);
+    p_store(to, p_select_gt(x, p_zero(), y, none));
 }
 
 // Near 0 an odd polynomial; from 0.55 on 1 - 2 / (e^(2|x|) + 1), which loses nothing there.
-AGI_CALLED agi_p p_tanh(agi_p x) {
+AGI_CALLED void AGI_(tanh_16)(float *to) {
+    agi_p x = p_load(to);
     agi_p a = p_abs(x), x2 = p_mul(x, x);
     agi_p q = p_fma(p_set(-0.00627402915f), x2, p_set(0.0210715383f));
     q = p_fma(q, x2, p_set(-0.0538522787f));
     q = p_fma(q, x2, p_set(0.13332586f));
     q = p_fma(q, x2, p_set(-0.333333164f));
     agi_p y = p_sub(p_set(1), p_div(p_set(2), p_add(p_exp(p_add(a, a)), p_set(1))));
-    return p_select_gt(a, p_set(0.55f), p_signed(p_abs(y), x), p_fma(q, p_mul(x, x2), x));
+    p_store(to, p_select_gt(a, p_set(0.55f), p_signed(p_abs(y), x), p_fma(q, p_mul(x, x2), x)));
 }
+
+#define AGI_BY_CALL(f) float to[16]; p_store(to, x); f(to); return p_load(to);
+AGI_WORD agi_p p_log(agi_p x) { AGI_BY_CALL(AGI_(log_16)) }
+AGI_WORD agi_p p_tanh(agi_p x) { AGI_BY_CALL(AGI_(tanh_16)) }
 
 // e^-|x| never overflows, and the numerator chooses the side, so that both tails keep their digits. What was lost in
 // rounding 1 + z to d is known, and taken off at the end; 1 / d is the larger of y and 1 - y.
@@ -3961,6 +3975,43 @@ AGI_LONG_WORD agi_p p_sigmoid(agi_p x) {
     agi_p lost = p_mul(p_sub(z, p_sub(d, one)), p_max(y, p_sub(one, y)));
     return p_fnma(y, lost, y);
 }
+
+// The same without the last care, 3 units in the last place, for activations, where nobody sees the difference but in time.
+AGI_LONG_WORD agi_p p_gate(agi_p x) {
+    agi_p one = p_set(1), a = p_max(p_set(-104), p_neg(p_abs(x))), n = p_round(p_mul(a, p_set(1.44269504f)));
+    agi_p r = AGI_(exp_r)(a, n), z = p_scale(p_add(p_fma(AGI_(exp_q)(r), p_mul(r, r), r), one), n);
+    return p_div(p_select_gt(p_zero(), x, z, one), p_add(z, one));
+}
+
+// Wide multiplications, for random numbers: lanes of 64 bits, of which a product reads the lower halves.
+#if AGI_PASS == AGI_AVX512
+#define AGI_WIDE 8
+#define agi_w __m512i
+#define w_load _mm512_loadu_si512
+#define w_store _mm512_storeu_si512
+#define w_set(x) _mm512_set1_epi64((long long)(x))
+#define w_mul(a, b) _mm512_maskz_mul_epu32(0xff, a, b)
+#define w_xor _mm512_xor_si512
+#define w_high(a) _mm512_maskz_srli_epi64(0xff, a, 32)
+#elif AGI_PASS == AGI_AVX2
+#define AGI_WIDE 4
+#define agi_w __m256i
+#define w_load(from) _mm256_loadu_si256((const __m256i *)(const void *)(from))
+#define w_store(to, a) _mm256_storeu_si256((__m256i *)(void *)(to), a)
+#define w_set(x) _mm256_set1_epi64x((long long)(x))
+#define w_mul _mm256_mul_epu32
+#define w_xor _mm256_xor_si256
+#define w_high(a) _mm256_srli_epi64(a, 32)
+#else
+#define AGI_WIDE 1
+#define agi_w uint64_t
+#define w_load(from) (*(from))
+#define w_store(to, a) (*(to) = (a))
+#define w_set(x) ((uint64_t)(x))
+#define w_mul(a, b) ((uint64_t)(uint32_t)(a) * (uint32_t)(b))
+#define w_xor(a, b) ((a) ^ (b))
+#define w_high(a) ((a) >> 32)
+#endif
 
 
 // ---- kernels over rows ---------------------------------------------------------------------------------------------
@@ -4013,24 +4064,26 @@ AGI_KERNEL int AGI_(fill)(ag_backend *b, float *y, float value, size_t n) {
 
 // ---- elementwise ----
 // x to an arbitrary power goes through libm in double, which after rounding to float is the same everywhere.
-AGI_CALLED agi_p AGI_(p_pow)(agi_p x, double e) {
-    float f[16];
-    if (e == 2) return p_mul(x, x);
-    if (e == 1) return x;
-    if (e == 3) return p_mul(p_mul(x, x), x);
-    if (e == -1) return p_div(p_set(1), x);
-    if (e == 0) return p_set(1);
-    if (e == 0.5) return p_sqrt(x);
-    p_store(f, x);
-    for (int l = 0; l < 16; l++) f[l] = (float)pow(f[l], e);
-    return p_load(f);
+AGI_CALLED void AGI_(pow_16)(float *to, double e) {
+    agi_p x = p_load(to);
+    if (e == 2) p_store(to, p_mul(x, x));
+    else if (e == 3) p_store(to, p_mul(p_mul(x, x), x));
+    else if (e == -1) p_store(to, p_div(p_set(1), x));
+    else if (e == 0) p_store(to, p_set(1));
+    else if (e == 0.5) p_store(to, p_sqrt(x));
+    else if (e != 1) for (int l = 0; l < 16; l++) to[l] = (float)pow(to[l], e);
+}
+AGI_WORD agi_p AGI_(p_pow)(agi_p x, double e) {
+    float to[16];
+    p_store(to, x), AGI_(pow_16)(to, e);
+    return p_load(to);
 }
 
 // gelu(x) = x sigmoid(2u) with u = sqrt(2/pi) (x + 0.044715 x^3), because 1 + tanh u = 2 sigmoid(2u)
 #define AGI_GELU_2C 1.59576912f
 AGI_WORD agi_p AGI_(p_gelu_gate)(agi_p x) {
     agi_p x2 = p_mul(x, x);
-    return p_sigmoid(p_mul(p_mul(p_set(AGI_GELU_2C), x), p_fma(p_set(0.044715f), x2, p_set(1))));
+    return p_gate(p_mul(p_mul(p_set(AGI_GELU_2C), x), p_fma(p_set(0.044715f), x2, p_set(1))));
 }
 AGI_WORD agi_p AGI_(p_gelu_slope)(agi_p x) {
     agi_p z = p_min(p_set(20), p_max(p_set(-20), x));                // beyond, the slope is 0 or 1 to the last bit
@@ -4038,10 +4091,10 @@ AGI_WORD agi_p AGI_(p_gelu_slope)(agi_p x) {
     return p_fma(p_mul(p_mul(z, s), p_sub(p_set(1), s)), u, s);
 }
 AGI_WORD agi_p AGI_(p_silu_slope)(agi_p x) {
-    agi_p s = p_sigmoid(x);
+    agi_p s = p_gate(x);
     return p_mul(s, p_fma(x, p_sub(p_set(1), s), p_set(1)));
 }
-AGI_CALLED agi_p AGI_(p_log_sigmoid)(agi_p x) {                        // log(1 + z) with the digits that 1 + z loses put back
+AGI_WORD agi_p AGI_(p_log_sigmoid)(agi_p x) {           // log(1 + z) with the digits that 1 + z loses put back
     agi_p z = p_exp(p_neg(p_abs(x))), u = p_add(z, p_set(1));
     agi_p l = p_add(p_log(u), p_div(p_sub(z, p_sub(u, p_set(1))), u));
     return p_sub(p_min(x, p_zero()), l);
@@ -4081,7 +4134,7 @@ AGI_KERNEL void AGI_(map_row)(int op, float *y, const float *const xs[3], const 
         AGI_CASE(AG_MAP_LOG_SIGMOID, AGI_(p_log_sigmoid)(AGI_A))
         AGI_CASE(AG_MAP_RELU, p_max(AGI_A, zero))
         AGI_CASE(AG_MAP_GELU, p_mul(AGI_A, AGI_(p_gelu_gate)(AGI_A)))
-        AGI_CASE(AG_MAP_SILU, p_mul(AGI_A, p_sigmoid(AGI_A)))
+        AGI_CASE(AG_MAP_SILU, p_mul(AGI_A, p_gate(AGI_A)))
         AGI_CASE(AG_MAP_CLAMP, p_min(Q, p_max(P, AGI_A)))
         AGI_CASE(AG_MAP_AXPBY, p_fma(P, AGI_A, p_mul(Q, AGI_B)))
         }
@@ -4549,30 +4602,34 @@ AGI_KERNEL int AGI_(gather_back)(ag_backend *b, float *dx, const int *ids, const
 }
 
 // ---- dropout ----
-// 16 blocks of Philox side by side, which is what lets the compiler use vectors (see agi_philox for the plain form).
-AGI_KERNEL void AGI_(philox16)(uint64_t key, uint64_t counter, uint32_t out[64]) {
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32), c0[16], c1[16], c2[16], c3[16];
-    for (int l = 0; l < 16; l++) c0[l] = (uint32_t)(counter + (unsigned)l), c1[l] = (uint32_t)((counter + (unsigned)l) >> 32);
-    for (int l = 0; l < 16; l++) c2[l] = c3[l] = 0;
-    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-        for (int l = 0; l < 16; l++) {
-            uint64_t p0 = (uint64_t)0xD2511F53u * c0[l], p1 = (uint64_t)0xCD9E8D57u * c2[l];
-            c0[l] = (uint32_t)(p1 >> 32) ^ c1[l] ^ k0, c2[l] = (uint32_t)(p0 >> 32) ^ c3[l] ^ k1;
-            c1[l] = (uint32_t)p1, c3[l] = (uint32_t)p0;
+// 64 blocks of Philox (see agi_philox for the plain form), AGI_WIDE of them side by side. The upper half of a lane may
+// hold anything until the end.
+AGI_KERNEL void AGI_(philox)(uint64_t key, uint64_t counter, uint32_t out[256]) {
+    for (int first = 0; first < 64; first += AGI_WIDE) {
+        uint64_t low[AGI_WIDE], high[AGI_WIDE], c[4][AGI_WIDE];
+        for (int l = 0; l < AGI_WIDE; l++) low[l] = counter + (unsigned)(first + l), high[l] = low[l] >> 32;
+        agi_w c0 = w_load(low), c1 = w_load(high), c2 = w_set(0), c3 = c2, m0 = w_set(0xD2511F53u), m1 = w_set(0xCD9E8D57u);
+        uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+        for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+            agi_w p0 = w_mul(m0, c0), p1 = w_mul(m1, c2);
+            c0 = w_xor(w_xor(w_high(p1), c1), w_set(k0)), c2 = w_xor(w_xor(w_high(p0), c3), w_set(k1)), c1 = p1, c3 = p0;
         }
-    for (int l = 0; l < 16; l++) out[4 * l] = c0[l], out[4 * l + 1] = c1[l], out[4 * l + 2] = c2[l], out[4 * l + 3] = c3[l];
+        w_store(c[0], c0), w_store(c[1], c1), w_store(c[2], c2), w_store(c[3], c3);
+        for (int l = 0; l < AGI_WIDE; l++)
+            for (int k = 0; k < 4; k++) out[4 * (first + l) + k] = (uint32_t)c[k][l];
+    }
 }
 
 AGI_KERNEL void AGI_(dropout_part)(void *arg, size_t first, size_t last, int thread) {
     const agi_part *a = (const agi_part *)arg;
+    uint32_t least = (uint32_t)a->least, word[256];
     (void)thread;
     for (size_t unit = first; unit < last; unit++) {
         size_t at = unit * 240, n = AGI_MIN(a->n - at, (size_t)240), skip = (size_t)(a->counter % 4);
         const float *x = a->x[0] + at;
         float *y = a->y[0] + at, mask[240];
-        uint32_t word[256];                                         // 240 of them, after up to 3 that belong to others
-        for (unsigned j = 0; j < 4; j++) AGI_(philox16)(a->key, a->counter / 4 + at / 4 + 16 * j, word + 64 * j);
-        for (size_t i = 0; i < 240; i++) mask[i] = word[skip + i] >= a->least ? a->f[0] : 0;
+        AGI_(philox)(a->key, a->counter / 4 + at / 4, word);        // 240 of them, after up to 3 that belong to others
+        for (int i = 0; i < 240; i++) mask[i] = word[skip + (size_t)i] >= least ? a->f[0] : 0;
         AGI_ROW(n) {
             agi_p m = p_load(mask + i), v = p_select_gt(m, p_zero(), p_mul(p_get(x, 0), m), p_zero());
             p_add_to(y, v, a->accumulate);
@@ -4584,6 +4641,7 @@ AGI_KERNEL int AGI_(dropout)(ag_backend *b, float *y, const float *x, size_t n, 
     agi_part a;
     a.x[0] = x, a.y[0] = y, a.n = n, a.key = rng.key, a.counter = rng.counter, a.accumulate = accumulate;
     a.least = (uint64_t)ceil(p * 4294967296.0), a.f[0] = (float)(1 / (1 - p));
+    if (a.least >> 32) a.least = 0, a.f[0] = 0;                     // p so close to 1 that no word is large enough
     agi_spread(b, (n + 239) / 240, 240 * 4, AGI_(dropout_part), &a);
     return 0;
 }
@@ -4700,12 +4758,12 @@ AGI_KERNEL void AGI_(swiglu_part)(void *arg, size_t first, size_t last, int thre
         const float *gate = a->x[0] + row * 2 * n, *up = gate + n;
         if (a->y[0]) {
             float *y = a->y[0] + row * n;
-            AGI_ROW(n) p_put(y, p_mul(p_mul(p_get(gate, 0), p_sigmoid(p_get(gate, 0))), p_get(up, 0)));
+            AGI_ROW(n) p_put(y, p_mul(p_mul(p_get(gate, 0), p_gate(p_get(gate, 0))), p_get(up, 0)));
         } else {
             const float *dy = a->x[1] + row * n;
             float *dgate = a->y[1] + row * 2 * n, *dup = dgate + n;
             AGI_ROW(n) {
-                agi_p g = p_get(gate, 0), d = p_get(dy, 0), s = p_sigmoid(g);
+                agi_p g = p_get(gate, 0), d = p_get(dy, 0), s = p_gate(g);
                 agi_p slope = p_mul(s, p_fma(g, p_sub(p_set(1), s), p_set(1)));
                 p_add_to(dgate, p_mul(p_mul(d, p_get(up, 0)), slope), a->accumulate);
                 p_add_to(dup, p_mul(d, p_mul(g, s)), a->accumulate);
@@ -4884,16 +4942,18 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 //    new cache line, often a new page. So B is copied once into panels in which the next row comes right after. A copy
 //    costs O(KN), the product O(MNK): it pays as soon as there are many rows. Where B is stored transposed, the copy
 //    turns it round, so that the kernel never knows. A is read in place: a tile uses every byte of the lines it reads.
+//    So is B while it is small enough to lie in the second-level cache, or read too rarely to be worth a copy.
 // 3. Blocking. AGI_KC values of k at a time, so that a tile's rows of A stay in the first-level cache and a block of
 //    panels of B in the second, where all the row tiles of a task find it.
 // 4. Threads. C is cut into rectangles; nobody shares an element.
 //
 // The chain. Floating-point addition is not associative, so a sum's bits depend on its order, and a library that picks
 // its order by shape gives a row other bits in a batch than alone. Here each element of C is one chain, c = fma(a_k,
-// b_k, c) for k = 0, 1, 2 ..., whatever the tile, the block, the thread or the width of the registers: lanes are different
-// columns, never different k. Blocks of k continue the chain through C in memory, which loses nothing, since C is a
-// float anyway. So a token's logits come out of the cache equal to those of the full pass, to the last bit, and PPO's first
-// ratio is 1. The price: no tree of partial sums, so the error grows like K instead of log K (times 6e-8), as in any plain loop.
+// b_k, c) for k = 0, 1, 2 ..., whatever the tile, the block, the thread or the width of the registers: lanes are
+// different columns, never different k. Blocks of k continue the chain through C in memory, which loses nothing, since
+// C is a float anyway. So a token's logits come out of the cache equal to those of the full pass, to the last bit, and
+// PPO's first ratio is 1. The price: no tree of partial sums, so the error may grow like K times 6e-8 instead of log K
+// times that, as in any plain loop.
 
 #if AGI_PASS == AGI_AVX512
 #define AGI_MR 12
@@ -4909,9 +4969,10 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 #define AGI_KC 256          // values of k in a block
 #define AGI_NC 512          // columns of B in a block: KC * NC floats are half a megabyte
 #define AGI_SKINNY 4        // products of at most so many rows are not blocked
+#define AGI_SMALL_JOB 65536      // multiply-adds that are over before another thread could start
 #define AGI_EDGE (AGI_MR * AGI_NR)                              // a tile that sticks out over the edge of C
-#define AGI_PRIVATE (AGI_WORK + 32 * AGI_KC)                     // the same, and a panel
 #define AGI_WORK ((size_t)AGI_EDGE + AGI_NR + 16 * (AGI_KC + 16))   // floats that AGI_(block) needs as working space
+#define AGI_PRIVATE (AGI_WORK + 32 * AGI_KC)                    // the same, and a panel
 
 // A row tile has MR rows, or two thirds, or one third of that, so that the last rows of C waste little.
 #if AGI_MR == 12
@@ -4940,10 +5001,11 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 #define AGI_ROW_DONE ((void)0)
 #endif
 
-// One tile. a: element (row, k) at a[row*rs + k*ks], so A may be transposed; b: row k at b + k*bs; c: row at c + row*cs.
-// R rows and P packs are constants wherever this is called, so the tests on them cost nothing.
-AGI_WORD void AGI_(tile)(const int R, const int P, int K, const float *a, size_t rs, size_t ks, const float *b, size_t bs,
-                         float *c, size_t cs, int from_c, const float *bias) {
+// One tile. a: element (row, k) at a[row*rs + k*ks], so A may be transposed; b: row k at b + k*bs; c: row r at c +
+// r*cs. The sums start from c or from 0. R rows and P packs are constants wherever this is called: tests on them cost
+// nothing, and x0, y0, x1 ... become registers. (Of an array gcc would make memory.)
+AGI_WORD void AGI_(tile)(const int R, const int P, int K, const float *a, size_t rs, size_t ks, const float *b,
+                         size_t bs, float *c, size_t cs, int from_c, const float *bias) {
     const float *a0 = a, *a1 = R > 4 ? a + 4 * rs : a, *a2 = R > 8 ? a + 8 * rs : a;
     float *c0 = c, *c1 = R > 4 ? c + 4 * cs : c, *c2 = R > 8 ? c + 8 * cs : c;
     AGI_HIDE(a1);
@@ -4988,7 +5050,7 @@ AGI_WORD void AGI_(tile)(const int R, const int P, int K, const float *a, size_t
 
 #define AGI_TILE(name, R, P) \
 AGI_KERNEL void AGI_(name)(int K, const float *a, size_t rs, size_t ks, const float *b, size_t bs, float *c, \
-                                        size_t cs, int from_c, const float *bias) { \
+                           size_t cs, int from_c, const float *bias) { \
     AGI_(tile)(R, P, K, a, rs, ks, b, bs, c, cs, from_c, bias); \
 }
 AGI_TILE(tile_large, AGI_MR, AGI_NP)
@@ -5021,21 +5083,23 @@ AGI_KERNEL const float *AGI_(copy_rows)(int R, int m, int K, const float *a, siz
 // C (M x N) = A B, or += with from_c, tile after tile on one thread; K is at most AGI_KC. Panel p of B begins at
 // B + p*panel, its row k at k*bs after that, and the last one is readable up to the next multiple of 16 columns.
 // One of rs and ks is 1.
-AGI_KERNEL void AGI_(block)(int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B, size_t bs, size_t panel,
-                            float *C, size_t cs, int from_c, const float *bias, float *work) {
+AGI_KERNEL void AGI_(block)(int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B, size_t bs,
+                            size_t panel, float *C, size_t cs, int from_c, const float *bias, float *work) {
     float *edge = work, *edge_bias = work + AGI_EDGE;
     for (int i = 0, m; i < M; i += m) {
         m = M - i < AGI_MR ? M - i : AGI_MR;
         const int third = (m + AGI_MR / 3 - 1) / (AGI_MR / 3), R = third * (AGI_MR / 3);
-        const AGI_(tile_function) wide = third == 3 ? AGI_(tile_large) : third == 2 ? AGI_(tile_medium) : AGI_(tile_small);
+        const AGI_(tile_function) wide = third == 3 ? AGI_(tile_large) : third == 2 ? AGI_(tile_medium)
+                                                                                     : AGI_(tile_small);
 #if AGI_NP == 2
-        const AGI_(tile_function) narrow = third == 3 ? AGI_(tile_large_narrow) : third == 2 ? AGI_(tile_medium_narrow)
-                                                                                             : AGI_(tile_small_narrow);
+        const AGI_(tile_function) narrow = third == 3 ? AGI_(tile_large_narrow)
+                                         : third == 2 ? AGI_(tile_medium_narrow) : AGI_(tile_small_narrow);
 #else
         const AGI_(tile_function) narrow = wide;
 #endif
         // A is copied when rows are missing, when a transposed one is read often, and when its rows are a multiple of
-        // 4096 bytes apart: then all of them fall into the same few lines of the first-level cache and evict each other.
+        // 4096 bytes apart: then all of them fall into the same few lines of the first-level cache and evict each
+        // other.
         const float *a = A + i * rs;
         size_t ars = rs, aks = ks;
         if (m < R || (ks != 1 && N > 2 * AGI_NR) || (ks == 1 && rs % 1024 == 0 && N > AGI_NR))
@@ -5094,9 +5158,9 @@ AGI_WORD void AGI_(transpose8)(float *to, size_t ts, const float *from, size_t f
 #endif
 }
 
-// to (K, width) = from (n, K) transposed, both row-major, columns n.. of to filled with zeros. width is a multiple of 8.
-// With more, the next K columns of from will be wanted soon, and are fetched meanwhile: the rows are far apart, and no
-// hardware guesses sixty-four of them at once.
+// to (K, width) = from (n, K) transposed, both row-major, columns n.. of to filled with zeros. width is a multiple of
+// 8. With more, the next K columns of from will be wanted soon, and are fetched meanwhile: the rows are far apart, and
+// no hardware guesses sixty-four of them at once.
 AGI_KERNEL void AGI_(pack_transposed)(float *to, int width, const float *from, size_t fs, int n, int K, int more) {
     for (int j = 0; j < width; j += 8) {
         int k = 0;
@@ -5116,11 +5180,11 @@ AGI_KERNEL void AGI_(pack_plain)(float *to, int width, const float *from, size_t
             p_store(to + j, n - j >= 16 ? p_load(from + j) : p_load_n(from + j, AGI_MAX(n - j, 0), 0));
 }
 
-// A few rows of A, as when a model speaks one token at a time: B is read once and not used again, so the product runs at
-// the speed of memory, and packing would only add to the traffic. So B is read in its own order, eight long rows side by
-// side, while C lies in the first-level cache. The chain is the same: eight steps of it at a time.
-AGI_KERNEL void AGI_(skinny)(int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B, size_t bs, float *C,
-                             size_t cs, int from_c, const float *bias) {
+// A few rows of A, as when a model speaks one token at a time: B is read once and not used again, so the product runs
+// at the speed of memory, and packing would only add to the traffic. So B is read in its own order, eight long rows
+// side by side, while C lies in the first-level cache. The chain is the same: eight steps of it at a time.
+AGI_KERNEL void AGI_(skinny)(int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B, size_t bs,
+                             float *C, size_t cs, int from_c, const float *bias) {
     for (int j0 = 0; j0 < N; j0 += AGI_NC) {
         const int n = AGI_MIN(N - j0, AGI_NC), whole = n & ~15, rest = n & 15;
         for (int m = 0; m < M && !from_c; m++) memset(C + m * cs + j0, 0, (size_t)n * sizeof(float));
@@ -5156,7 +5220,8 @@ AGI_KERNEL void AGI_(skinny)(int M, int N, int K, const float *A, size_t rs, siz
         for (int m = 0; m < M && bias; m++) {
             float *c = C + m * cs + j0;
             for (int j = 0; j < whole; j += 16) p_store(c + j, p_add(p_load(c + j), p_load(bias + j0 + j)));
-            if (rest) p_store_n(c + whole, p_add(p_load_n(c + whole, rest, 0), p_load_n(bias + j0 + whole, rest, 0)), rest);
+            const float *add = bias + j0 + whole;
+            if (rest) p_store_n(c + whole, p_add(p_load_n(c + whole, rest, 0), p_load_n(add, rest, 0)), rest);
         }
     }
 }
@@ -5168,9 +5233,9 @@ typedef struct AGI_(product) {
     const float *A, *B, *bias;
     int M, N, K, tb, from_c;
     size_t rs, ks, bs;              // strides of A; between the stored rows of B
-    size_t sc, sa, sb, inner;       // task / inner is the number of the product in its batch: strides for that ...
-    size_t sc2, sa2, sb2, batch2;   // ... of the outer and of the inner batch dimension
-    int k0, kb, n0, nb;             // the part of B that is packed at the moment
+    size_t sc[2], sa[2], sb[2];     // from product to product, in the outer and in the inner dimension of the batch ...
+    size_t inner;                   // ... which has so many
+    int k0, kb, n0, nb;             // the part of B that is dealt with at the moment
     float *packed;                  // (panels, kb, NR), or NULL: read in place
     int row_tasks, column_tasks;
 } AGI_(product);
@@ -5178,8 +5243,9 @@ typedef struct AGI_(product) {
 // One panel, up to KC values of k of it, into shared memory.
 AGI_KERNEL void AGI_(matmul_pack)(void *arg, size_t task, int thread) {
     const AGI_(product) *p = (const AGI_(product) *)arg;
-    const int chunks = (p->kb + AGI_KC - 1) / AGI_KC, panel = (int)(task / (size_t)chunks), c = (int)(task % (size_t)chunks) * AGI_KC;
-    const int j = p->n0 + panel * AGI_NR, n = AGI_MIN(p->n0 + p->nb - j, AGI_NR), k = p->k0 + c, K = AGI_MIN(p->kb - c, AGI_KC);
+    const int chunks = (p->kb + AGI_KC - 1) / AGI_KC, panel = (int)(task / (size_t)chunks);
+    const int c = (int)(task % (size_t)chunks) * AGI_KC, k = p->k0 + c, K = AGI_MIN(p->kb - c, AGI_KC);
+    const int j = p->n0 + panel * AGI_NR, n = AGI_MIN(p->n0 + p->nb - j, AGI_NR);
     float *to = p->packed + ((size_t)panel * p->kb + c) * AGI_NR;
     if (p->tb) AGI_(pack_transposed)(to, AGI_NR, p->B + j * p->bs + k, p->bs, n, K, 0);
     else AGI_(pack_plain)(to, AGI_NR, p->B + k * p->bs + j, p->bs, n, K);
@@ -5198,7 +5264,8 @@ AGI_KERNEL void AGI_(matmul_rectangle)(void *arg, size_t task, int thread) {
     float *work = (float *)agi_scratch(p->b, thread, AGI_WORK * sizeof(float));
     for (int j = j0; j < j1; j += AGI_NC) for (int k = 0; k == 0 || k < p->kb; k += AGI_KC) {
         const int K = AGI_MIN(p->kb - k, AGI_KC), last = p->k0 + k + K == p->K;
-        const float *B = p->packed ? p->packed + (size_t)j * p->kb + (size_t)k * AGI_NR : p->B + (p->k0 + k) * p->bs + p->n0 + j;
+        const float *B = p->packed ? p->packed + (size_t)j * p->kb + (size_t)k * AGI_NR
+                                   : p->B + (p->k0 + k) * p->bs + p->n0 + j;
         AGI_(block)(i1 - i0, AGI_MIN(j1 - j, AGI_NC), K, p->A + i0 * p->rs + (p->k0 + k) * p->ks, p->rs, p->ks, B,
                     p->packed ? AGI_NR : p->bs, p->packed ? (size_t)p->kb * AGI_NR : AGI_NR,
                     p->C + (size_t)i0 * p->N + p->n0 + j, (size_t)p->N, p->from_c || p->k0 + k > 0,
@@ -5210,9 +5277,9 @@ AGI_KERNEL void AGI_(matmul_rectangle)(void *arg, size_t task, int thread) {
 AGI_KERNEL void AGI_(matmul_columns)(void *arg, size_t task, int thread) {
     const AGI_(product) *p = (const AGI_(product) *)arg;
     const size_t item = task / (size_t)p->column_tasks, column = task % (size_t)p->column_tasks;
-    const size_t outer = item / p->batch2, inner = item % p->batch2;
-    const float *A = p->A + outer * p->sa + inner * p->sa2, *B = p->B + outer * p->sb + inner * p->sb2;
-    float *C = p->C + outer * p->sc + inner * p->sc2;
+    const size_t outer = item / p->inner, inner = item % p->inner;
+    const float *A = p->A + outer * p->sa[0] + inner * p->sa[1], *B = p->B + outer * p->sb[0] + inner * p->sb[1];
+    float *C = p->C + outer * p->sc[0] + inner * p->sc[1];
     const size_t panels = ((size_t)p->N + AGI_NR - 1) / AGI_NR;
     const int j0 = (int)(panels * column / (size_t)p->column_tasks) * AGI_NR;
     const int j1 = AGI_MIN((int)(panels * (column + 1) / (size_t)p->column_tasks) * AGI_NR, p->N);
@@ -5245,7 +5312,7 @@ AGI_KERNEL void AGI_(matmul_columns)(void *arg, size_t task, int thread) {
 // One product, all threads on it.
 AGI_KERNEL int AGI_(matmul_one)(AGI_(product) *p) {
     const int threads = p->b->threads, tiles = (p->M + AGI_MR - 1) / AGI_MR;
-    // Row-major B is read in place as long as few row tiles share it, unless its rows are a multiple of 4096 bytes apart.
+    // Row-major B is read in place unless very many row tiles share it, or its rows are a multiple of 4096 bytes apart.
     const int in_place = !p->tb && p->N % 16 == 0 && p->M < (p->N % 1024 ? 1024 : 96);
     // At most two million floats of B are packed at once.
     const int k_step = in_place ? AGI_MAX(p->K, 1) : AGI_MIN(AGI_MAX(p->K, 1), 16 * AGI_KC);
@@ -5259,37 +5326,37 @@ AGI_KERNEL int AGI_(matmul_one)(AGI_(product) *p) {
             if (!p->packed) return -1;
             agi_parallel(p->b, (size_t)panels * chunks, AGI_(matmul_pack), p);
         }
-        // Four tasks for each thread, so that a slow one does not keep the others waiting: rows first, since a task
+        // Eight tasks for each thread, so that at the end nobody waits long for the last one: rows first, since a task
         // reads its rows of A once for all its columns, then columns where there are too few rows.
-        const int wanted = threads > 1 ? 4 * threads : 1;
+        const int wanted = threads > 1 ? 8 * threads : 1;
         p->row_tasks = AGI_MIN(tiles, AGI_MAX(wanted, tiles / 16));
         p->column_tasks = AGI_MIN(panels, (wanted + p->row_tasks - 1) / p->row_tasks);
-        if ((double)p->M * p->nb * p->kb < 32768) p->row_tasks = p->column_tasks = 1;
+        if ((double)p->M * p->nb * p->kb < AGI_SMALL_JOB) p->row_tasks = p->column_tasks = 1;
         agi_parallel(p->b, (size_t)p->row_tasks * p->column_tasks, AGI_(matmul_rectangle), p);
     }
     return 0;
 }
 
-AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M, int N,
-                            int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
+AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M,
+                            int N, int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
                             const size_t sb[2], int accumulate) {
     if (M < 1 || N < 1 || batch[0] < 1 || batch[1] < 1) return 0;
-    // Dimensions are the outer batch (0) and the inner one (1); "turns" are those that add up in C, one after the other.
+    // n: the products of the batch that stand side by side; turns: those that add up in C, one after the other. A
+    // dimension that lies in memory as if it were part of M or of K is made part of it, the inner one first.
     size_t n[2] = { (size_t)batch[0], (size_t)batch[1] }, turns[2] = { 1, 1 };
     for (int d = 1; d >= 0; d--) {
-        const int inner_done = d == 1 || n[1] == 1;
-        if (n[d] == 1 || !inner_done) { if (n[d] > 1 && !sc[d]) turns[d] = n[d], n[d] = 1; continue; }
-        if (!ta && !sb[d] && sa[d] == (size_t)M * K && sc[d] == (size_t)M * N && M <= INT_MAX / batch[d])
+        const int merge = n[d] > 1 && (d == 1 || n[1] * turns[1] == 1) && sa[d] == (size_t)M * K;
+        if (merge && !ta && !sb[d] && sc[d] == (size_t)M * N && M <= INT_MAX / 2 / batch[d])
             M *= batch[d], n[d] = 1;                // one B for all: the products are one product with more rows
-        else if (!sc[d] && ta && !tb && sa[d] == (size_t)M * K && sb[d] == (size_t)K * N && K <= INT_MAX / AGI_MAX(batch[d], 1)
-                 && turns[1] == 1)
-            K *= batch[d], n[d] = 1;                // sums over a batch: one product with a longer K, the same chain
+        else if (merge && ta && !tb && !sc[d] && sb[d] == (size_t)K * N && K <= INT_MAX / 2 / batch[d])
+            K *= batch[d], n[d] = 1;                // a sum over the batch: one product with a longer chain
         else if (!sc[d]) turns[d] = n[d], n[d] = 1;
     }
     AGI_(product) p;
     memset(&p, 0, sizeof p);
     p.b = b, p.M = M, p.N = N, p.K = K, p.tb = tb;
     p.rs = ta ? 1 : (size_t)K, p.ks = ta ? (size_t)M : 1, p.bs = tb ? (size_t)K : (size_t)N;
+    for (int d = 0; d < 2; d++) p.sc[d] = sc[d], p.sa[d] = sa[d], p.sb[d] = sb[d];
     for (int t = 0; t < b->threads; t++)
         if (!agi_scratch(b, t, AGI_PRIVATE * sizeof(float))) return -1;
     const double work = (double)M * N * K;
@@ -5302,11 +5369,10 @@ AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const a
         p.from_c = accumulate || t0 || t1;
         p.bias = t0 + 1 == turns[0] && t1 + 1 == turns[1] ? bias : NULL;
         if (alone) {
-            p.C = C, p.A = At, p.B = Bt;
-            p.sc = sc[0], p.sa = sa[0], p.sb = sb[0], p.sc2 = sc[1], p.sa2 = sa[1], p.sb2 = sb[1], p.batch2 = n[1];
+            p.C = C, p.A = At, p.B = Bt, p.inner = n[1];
             const size_t wanted = b->threads == 1 ? 1 : (4 * (size_t)b->threads + items - 1) / items;
             p.column_tasks = (int)AGI_MIN(wanted, (size_t)panels);
-            if (work < 32768) p.column_tasks = 1;
+            if (work < AGI_SMALL_JOB) p.column_tasks = 1;
             agi_parallel(b, items * (size_t)p.column_tasks, AGI_(matmul_columns), &p);
             continue;
         }
@@ -5318,26 +5384,29 @@ AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const a
     return 0;
 }
 // ---- attention -----------------------------------------------------------------------------------------------------
-// softmax(Q K' / sqrt(hs)) V for each head, where a query sees the keys up to its own position. Written with ops it needs
-// a (T, T) matrix for each head: at T = 1024 a megabyte goes out to memory and comes back several times. Here the keys come
-// in blocks of 64, and the matrix exists only for one block, some rows at a time, in the first-level cache.
+// softmax(Q K' / sqrt(hs)) V for each head, where a query sees the keys up to its own position. Written with ops it
+// needs a (T, T) matrix for each head: at T = 1024 a megabyte goes out to memory and comes back several times. Here
+// the keys come in blocks of 64, and the matrix exists only for one block, some rows at a time, in the first-level
+// cache.
 //
 // Forward: the online softmax (Milakov & Gimelshein 2018; Dao et al. 2022, "FlashAttention"). A row keeps the largest
-// score so far, m, and, relative to it, l = sum exp(s - m) and O = sum exp(s - m) v. When a block brings a larger m, what is
-// there shrinks by exp(m_old - m_new). At the end the row is O / l, and m + log l is kept: it is all that backward needs to
-// compute any block of probabilities again, p = exp(s - lse).
+// score so far, m, and, relative to it, l = sum exp(s - m) and O = sum exp(s - m) v. When a block brings a larger m,
+// what is there shrinks by exp(m_old - m_new). At the end the row is O / l, and m + log l is kept: it is all that
+// backward needs to compute any block of probabilities again, p = exp(s - lse).
 //
 // Backward, of y_i = sum_j p_ij v_j with s_ij = scale q_i.k_j:
 //     dv_j = sum_i p_ij dy_i                         dp_ij = dy_i.v_j
 //     ds_ij = p_ij (dp_ij - D_i) scale               D_i = sum_j p_ij dp_ij = dy_i.y_i, which saves a pass over the row
 //     dq_i = sum_j ds_ij k_j                         dk_j = sum_i ds_ij q_i
 //
-// Each of these seven products is a call of AGI_(block) on a few rows, so attention runs at the speed of matrix products.
+// Each of these seven products is a call of AGI_(block) on a few rows, so attention runs at the speed of matrix
+// products.
 //
-// The promise: blocks of keys begin at positions 0, 64, 128 ..., whatever the query; a score is one chain over hs; l has 16
-// lanes, key j in lane j mod 16, folded at the end; O is one chain over keys. Nothing of that depends on which other
-// queries are computed at the same time, so a query alone, its keys in a cache, gives the bits of the full pass. Keys that a
-// query does not see have p = 0 and add nothing; keys that no query of the tile sees are not even read.
+// The promise: blocks of keys begin at positions 0, 64, 128 ..., whatever the query; a score is one chain over hs,
+// then one multiplication by the scale; l has 16 lanes, key j in lane j mod 16, folded at the end; O is one chain over
+// keys. Nothing of that depends on which other queries are computed at the same time, so a query alone, its keys in a
+// cache, gives the bits of the full pass. Keys that a query does not see have p = 0 and add nothing; keys that no
+// query of the tile sees are not even read.
 
 #define AGI_KEYS 64                 // in a block
 #define AGI_QUERIES 64              // in a task
@@ -5345,7 +5414,13 @@ AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const a
 #define AGI_FORWARD_FLOATS(hs) (AGI_WORK + 3 * 64 * (size_t)AGI_UP16(hs) + 64 * AGI_MR + 17 * 64)     // working space
 #define AGI_BACK_FLOATS(hs, group, T) (AGI_WORK + 5 * 64 * (size_t)AGI_UP16(hs) + 2 * 64 * 64 + (size_t)(group) * (T))
 
-typedef struct AGI_(attend) { ag_backend *b; const ag_attention_args *a; int rows, heads, tiles; float scale; } AGI_(attend);
+// One call, for its tasks. Forward: rows of queries in each of so many heads, cut into tiles.
+typedef struct AGI_(attend) {
+    ag_backend *b;
+    const ag_attention_args *a;
+    int rows, heads, tiles;
+    float scale;
+} AGI_(attend);
 
 AGI_KERNEL void AGI_(attention_cache)(void *arg, size_t task, int thread) {
     const ag_attention_args *a = (const ag_attention_args *)arg;
@@ -5360,8 +5435,15 @@ AGI_KERNEL void AGI_(attention_cache)(void *arg, size_t task, int thread) {
     (void)thread;
 }
 
-// One row of one block: scores (nk valid ones of width) to probabilities. Updates m and the 16 lanes of l, and returns the
-// factor by which O shrinks.
+// s (m, to) = rows of q times the keys (or of dy times the values) of one block, transposed: kt (hs, KEYS).
+AGI_KERNEL void AGI_(scores)(int m, int to, int hs, const float *q, size_t qs, const float *kt, float *s, float *work) {
+    for (int d = 0; d < hs; d += AGI_KC)
+        AGI_(block)(m, to, AGI_MIN(hs - d, AGI_KC), q + d, qs, 1, kt + d * AGI_KEYS, AGI_KEYS, AGI_NR, s, AGI_KEYS,
+                    d > 0, NULL, work);
+}
+
+// One row of one block: scores (nk valid ones of width) to probabilities. Updates m and the 16 lanes of l, and returns
+// the factor by which O shrinks.
 AGI_WORD float AGI_(softmax_block)(float *s, int nk, int width, float scale, int first, float *m, float *l) {
     const agi_p factor = p_set(scale);
     agi_p top = p_set(-INFINITY);
@@ -5435,17 +5517,19 @@ AGI_KERNEL void AGI_(attention_tile)(void *arg, size_t task, int thread) {
         if (hs % 16) AGI_(pack_plain)(vp, wide, vb, vs, hs, keys), vb = vp, vs = (size_t)wide;
         for (int r0 = 0; r0 < n; r0 += AGI_MR) {
             const int mr = AGI_MIN(n - r0, AGI_MR);
-            const int seen = AGI_MIN(first_at + step * (r0 + mr - 1) + 1 - j0, keys);       // by the last row of this tile
+            const int seen = AGI_MIN(first_at + step * (r0 + mr - 1) + 1 - j0, keys);   // by the last of these rows
             if (seen <= 0) continue;
-            AGI_(block)(mr, AGI_UP16(seen), hs, q + r0 * qs, qs, 1, kt, AGI_KEYS, AGI_NR, s, AGI_KEYS, 0, NULL, work);
+            AGI_(scores)(mr, AGI_UP16(seen), hs, q + r0 * qs, qs, kt, s, work);
             for (int r = 0; r < mr; r++) {
                 const int nk = AGI_MIN(first_at + step * (r0 + r) + 1 - j0, keys);
-                float *or_ = o + (r0 + r) * wide;
-                const float shrink = AGI_(softmax_block)(s + r * AGI_KEYS, AGI_MAX(nk, 0), AGI_UP16(seen), p->scale, j0 == 0,
-                                                         m + r0 + r, l + 16 * (r0 + r));
-                if (shrink != 1) for (int d = 0; d < wide; d += 16) p_store(or_ + d, p_mul(p_load(or_ + d), p_set(shrink)));
+                float *o_r = o + (r0 + r) * wide;
+                const float shrink = AGI_(softmax_block)(s + r * AGI_KEYS, AGI_MAX(nk, 0), AGI_UP16(seen), p->scale,
+                                                         j0 == 0, m + r0 + r, l + 16 * (r0 + r));
+                for (int d = 0; d < wide && shrink != 1; d += 16)
+                    p_store(o_r + d, p_mul(p_load(o_r + d), p_set(shrink)));
             }
-            AGI_(block)(mr, wide, seen, s, AGI_KEYS, 1, vb, vs, AGI_NR, o + r0 * wide, (size_t)wide, j0 > 0, NULL, work);
+            AGI_(block)(mr, wide, seen, s, AGI_KEYS, 1, vb, vs, AGI_NR, o + r0 * wide, (size_t)wide, j0 > 0, NULL,
+                        work);
         }
     }
     float sum[AGI_QUERIES], inverse[AGI_QUERIES];
@@ -5481,15 +5565,20 @@ AGI_KERNEL int AGI_(attention)(ag_backend *b, const ag_attention_args *a) {
     return 0;
 }
 
+// y and lse are those of the forward pass. One chain for each number: dq over keys; dk and dv over the queries of the
+// first head of the group, then those of the second, and so on.
+//
 // All of one key head: its keys, its values and the queries of its group. Only this task writes their gradients.
 AGI_KERNEL void AGI_(attention_back_head)(void *arg, size_t task, int thread) {
     const AGI_(attend) *p = (const AGI_(attend) *)arg;
     const ag_attention_args *a = p->a;
-    const int b = (int)(task / a->NKV), kvh = (int)(task % a->NKV), hs = a->HS, wide = AGI_UP16(hs), group = a->NH / a->NKV;
+    const int b = (int)(task / a->NKV), kvh = (int)(task % a->NKV);
+    const int hs = a->HS, wide = AGI_UP16(hs), group = a->NH / a->NKV;
     const size_t qs = (size_t)(a->NH + 2 * a->NKV) * hs, ys = (size_t)a->NH * hs;
     const int n = a->len ? AGI_MAX(AGI_MIN(a->len[b], a->T), 0) : a->T;
-    const size_t q_at = (size_t)b * a->T * qs + (size_t)kvh * group * hs, k_at = (size_t)b * a->T * qs + (size_t)(a->NH + kvh) * hs;
-    const size_t v_at = k_at + (size_t)a->NKV * hs, y_at = (size_t)b * a->T * ys + (size_t)kvh * group * hs;
+    const size_t q_at = (size_t)b * a->T * qs + (size_t)kvh * group * hs;
+    const size_t y_at = (size_t)b * a->T * ys + (size_t)kvh * group * hs;
+    const size_t k_at = (size_t)b * a->T * qs + (size_t)(a->NH + kvh) * hs, v_at = k_at + (size_t)a->NKV * hs;
 
     float *work = (float *)agi_scratch(p->b, thread, AGI_BACK_FLOATS(hs, group, a->T) * sizeof(float));
     float *kt = work + AGI_WORK, *vt = kt + AGI_KEYS * wide, *kp = vt + AGI_KEYS * wide, *qp = kp + AGI_KEYS * wide;
@@ -5513,14 +5602,15 @@ AGI_KERNEL void AGI_(attention_back_head)(void *arg, size_t task, int thread) {
         for (int g = 0; g < group; g++) for (int i0 = j0; i0 < n; i0 += AGI_QUERIES) {
             const int rows = AGI_MIN(n - i0, AGI_QUERIES), first = !a->accumulate && g == 0 && i0 == j0;
             const float *q = a->qkv + q_at + (size_t)g * hs + i0 * qs, *dy = a->dy + y_at + (size_t)g * hs + i0 * ys;
-            const float *lse = a->lse + ((size_t)b * a->NH + kvh * group + g) * a->T + i0, *Di = D + (size_t)g * a->T + i0;
+            const float *lse = a->lse + ((size_t)b * a->NH + kvh * group + g) * a->T + i0;
+            const float *Di = D + (size_t)g * a->T + i0;
             float *dq = a->dqkv + q_at + (size_t)g * hs + i0 * qs;
             const agi_p scale = p_set(p->scale);
             for (int r0 = 0; r0 < rows; r0 += AGI_MR) {
                 const int mr = AGI_MIN(rows - r0, AGI_MR), seen = AGI_MIN(i0 + r0 + mr - j0, keys), to = AGI_UP16(seen);
                 float *sr = s + r0 * AGI_KEYS, *dsr = ds + r0 * AGI_KEYS;
-                AGI_(block)(mr, to, hs, q + r0 * qs, qs, 1, kt, AGI_KEYS, AGI_NR, sr, AGI_KEYS, 0, NULL, work);
-                AGI_(block)(mr, to, hs, dy + r0 * ys, ys, 1, vt, AGI_KEYS, AGI_NR, dsr, AGI_KEYS, 0, NULL, work);
+                AGI_(scores)(mr, to, hs, q + r0 * qs, qs, kt, sr, work);
+                AGI_(scores)(mr, to, hs, dy + r0 * ys, ys, vt, dsr, work);
                 for (int r = r0; r < r0 + mr; r++, sr += AGI_KEYS, dsr += AGI_KEYS) {
                     const int nk = AGI_MIN(i0 + r + 1 - j0, keys);
                     const agi_p base = p_set(lse[r]), Dr = p_set(Di[r]);
@@ -5544,10 +5634,10 @@ AGI_KERNEL void AGI_(attention_back_head)(void *arg, size_t task, int thread) {
             // In the block on the diagonal, key c is seen from query c on: the zeros before that are left out.
             for (int c = 0; c < keys; c += AGI_MR) {
                 const int mr = AGI_MIN(keys - c, AGI_MR), from = i0 == j0 ? c : 0;
-                AGI_(block)(mr, hs, rows - from, s + from * AGI_KEYS + c, 1, AGI_KEYS, dy + from * yps, yps, AGI_NR, dv + c * qs, qs,
-                            !first, NULL, work);
-                AGI_(block)(mr, hs, rows - from, ds + from * AGI_KEYS + c, 1, AGI_KEYS, q + from * qps, qps, AGI_NR, dk + c * qs, qs,
-                            !first, NULL, work);
+                AGI_(block)(mr, hs, rows - from, s + from * AGI_KEYS + c, 1, AGI_KEYS, dy + from * yps, yps, AGI_NR,
+                            dv + c * qs, qs, !first, NULL, work);
+                AGI_(block)(mr, hs, rows - from, ds + from * AGI_KEYS + c, 1, AGI_KEYS, q + from * qps, qps, AGI_NR,
+                            dk + c * qs, qs, !first, NULL, work);
             }
         }
     }
@@ -5569,6 +5659,7 @@ AGI_KERNEL int AGI_(attention_back)(ag_backend *b, const ag_attention_args *a) {
     return 0;
 }
 
+#undef AGI_SMALL_JOB
 #undef AGI_FETCH
 #undef AGI_ROW_DONE
 #undef AGI_PRIVATE
@@ -5630,8 +5721,8 @@ static void AGI_(install)(ag_backend *b) {
 #undef AGI_
 #undef AGI_KERNEL
 #undef AGI_WORD
-#undef AGI_LONG_WORD
 #undef AGI_CALLED
+#undef AGI_LONG_WORD
 #undef agi_r
 #undef agi_p
 #undef p_load
@@ -5665,6 +5756,7 @@ static void AGI_(install)(ag_backend *b) {
 #undef p_log
 #undef p_tanh
 #undef p_sigmoid
+#undef p_gate
 #undef AGI_REGISTERS
 #undef AGI_EACH
 #undef r_load
@@ -5704,6 +5796,15 @@ static void AGI_(install)(ag_backend *b) {
 #undef AGI_WORD3
 #undef AGI_LN2_HIGH
 #undef AGI_LN2_LOW
+#undef AGI_BY_CALL
+#undef AGI_WIDE
+#undef agi_w
+#undef w_load
+#undef w_store
+#undef w_set
+#undef w_mul
+#undef w_xor
+#undef w_high
 #undef AGI_ROW
 #undef p_get
 #undef p_put

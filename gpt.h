@@ -35,8 +35,8 @@ EXAMPLE:
 PRINTS:
     wood would a woodchuck chuck if a woodchuck could chuck
 
-It does not: know text (tokens are numbers here; bpe.h makes them, or your own code does), offer layers to plug together,
-store weights as anything but float, or use more than one machine.
+It does not: know text (tokens are numbers here; bpe.h makes them, or your own code does), offer layers to plug
+together, store weights as anything but float, or use more than one machine.
 
 CONCEPTS
 A GPT is a function from the tokens so far to a score for each token that could follow (logits); softmax makes
@@ -59,8 +59,8 @@ ag_free. Buffers for tokens and scores are yours.
 ERRORS   Functions return NULL or -1 (gpt_eval: NaN), and ag_error(ctx) tells what happened and where you called. Until
 ag_clear_error everything else does nothing. With AG_DIE_ON_ERROR the first error is printed and ends the program.
 
-SECURITY   Loaders treat every file as hostile: lengths, overlaps, checksums and shapes are checked before memory is taken
-for them, and nothing in a file is ever executed. A valid file may still describe a model larger than your machine.
+SECURITY   Loaders treat every file as hostile: lengths, overlaps, checksums and shapes are checked before memory is
+taken for them, and nothing in a file is ever executed. A valid file may still hold a model larger than your machine.
 
 OPTIONS, before the include
     GPT_MALLOC, GPT_FREE     allocator; both or neither                (AG_MALLOC, AG_FREE)
@@ -88,7 +88,7 @@ Licence: MIT, at the end.
 extern "C" {
 #endif
 
-// ---- configuration -------------------------------------------------------------------------------------------------
+// ---- configuration --------------------------------------------------------------------------------------------------
 enum { GPT_SHAPE_GPT2, GPT_SHAPE_LLAMA };
 typedef struct gpt_config {
     char name[24];                  // the preset's name, or whatever you like
@@ -118,6 +118,7 @@ typedef struct gpt_param {
     size_t count;
     double std;                     // initial values: normal with this deviation; 0: all zeros; negative: all ones
     int decay, group;               // weight decay on two dimensions and more, as nanoGPT; GPT_GROUP_...
+    const char *label;              // the name without the layer: a constant
 } gpt_param;
 enum { GPT_GROUP_OTHER, GPT_GROUP_MATRIX };                 // Muon steps the matrices of the blocks, AdamW the others
 int    gpt_param_at(const gpt_config *c, int i, gpt_param *p);      // 1, or 0 past the last; c must be valid
@@ -125,13 +126,15 @@ size_t gpt_count(const gpt_config *c);                      // all parameters, n
 int    gpt_describe(const gpt_config *c, char *out, size_t size);   // a table, as text; returns the length, as snprintf
 
 typedef struct gpt_memory {         // bytes
-    size_t params, grads, optimizer, activations, total;    // activations: the tape of one step, gradients on it included
+    size_t params, grads, optimizer;
+    size_t activations;             // the tape of one step: results, and the gradients that are alive at once
+    size_t total;
     size_t kv_cache;                                        // for B rows of n_ctx positions (not part of the total)
 } gpt_memory;
 enum { GPT_ADAMW, GPT_MUON };
 gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_kind);
 
-// ---- the model -----------------------------------------------------------------------------------------------------
+// ---- the model ------------------------------------------------------------------------------------------------------
 // One line for each parameter: field, where it exists, name in the gpt2 shape (Hugging Face's names, so that the files
 // can be exchanged), name in the llama shape, rows, columns (0: a vector), standard deviation at the start (GPT-2's:
 // 0.02, and 0.02/sqrt(2L) for what adds to the residual stream; ONES; 0), group. Q = (NH+2*NKV)*hs: queries, keys and
@@ -179,15 +182,15 @@ ag_tensor *gpt_tensor(const gpt_model *m, const char *name);        // a paramet
 
 // ids (B,T) -> logits (B,T,V): row b, position t holds the scores of the token that follows ids[b,0..t].
 ag_tensor *gpt_forward(gpt_model *m, const int *ids, int B, int T);
-// The two halves of it. x (B,T,C) is what the last norm returns: heads for rewards and values go there. len (B) or NULL:
-// row b is right-padded after len[b] positions, and the others have the same bits with or without the padding.
+// The two halves of it. x (B,T,C) is what the last norm returns: heads for rewards and values go there. len (B) or
+// NULL: row b is right-padded after len[b] positions, and the others have the same bits with or without the padding.
 ag_tensor *gpt_trunk(gpt_model *m, const int *ids, int B, int T, const int *len);
 ag_tensor *gpt_head(gpt_model *m, ag_tensor *x);                    // (...,C) -> (...,V)
 // Dropout on (1) or off (0); returns the old setting. New and resumed models train, loaded ones do not; gpt_eval and
 // generation never drop. Attention weights have no dropout: there is no (T,T) matrix that it could be applied to.
 int        gpt_train(gpt_model *m, int on);
 
-// ---- learning ------------------------------------------------------------------------------------------------------
+// ---- learning -------------------------------------------------------------------------------------------------------
 typedef struct gpt_optimizer {
     int kind;                       // GPT_ADAMW, or GPT_MUON: Muon on the blocks' matrices, AdamW on the rest
     double lr, lr_muon;             // peak rates of AdamW and of Muon
@@ -197,19 +200,19 @@ typedef struct gpt_optimizer {
 } gpt_optimizer;
 gpt_optimizer gpt_adamw(void);      // nanoGPT's for characters: lr 1e-3, betas 0.9 and 0.99, decay 0.1, clip 1
 gpt_optimizer gpt_muon(void);       // lr_muon 0.03, lr 3e-3, betas 0.9 and 0.95, no decay, clip 1
-// Clips, steps and zeroes the gradients. Returns 0; or -1, and no parameter has changed, when a gradient is not finite (the
-// error names the first bad one). lr_factor comes from a schedule. grad_norm (before clipping) may be NULL.
+// Clips, steps and zeroes the gradients. Returns 0; or -1, and no parameter has changed, when a gradient is not finite
+// (the error names the first bad one). lr_factor comes from a schedule. grad_norm (before clipping) may be NULL.
 int gpt_step(gpt_model *m, const gpt_optimizer *o, double lr_factor, double *grad_norm);
 
 // Schedules give a factor of the peak rate for step 0, 1, ... total-1. Both rise linearly over the warm-up.
 double gpt_lr_cosine(long step, long warmup, long total, double min_factor);    // half a cosine down to min_factor
-double gpt_lr_linear(long step, long warmup, long total, double last_part);     // constant, then linear to zero over the
-                                                                                // last part (0.7: the last 70 percent)
+// Constant, then linear to zero over the last part of the steps (0.7: the last 70 percent).
+double gpt_lr_linear(long step, long warmup, long total, double last_part);
 
-// ---- data ----------------------------------------------------------------------------------------------------------
-// Windows of T+1 tokens: x is the first T, y (targets) is the last T. The loader borrows tokens.
-enum { GPT_RANDOM, GPT_SEQUENTIAL };    // any offset with the same probability, as nanoGPT does; or one window after the
-                                        // other, and from the start again when too little is left
+// ---- data -----------------------------------------------------------------------------------------------------------
+// Windows of T+1 tokens: x is the first T, y (targets) is the last T. GPT_RANDOM: any offset with the same probability,
+// as nanoGPT does. GPT_SEQUENTIAL: one window after the other, and from the start again when too little is left.
+enum { GPT_RANDOM, GPT_SEQUENTIAL };
 typedef struct gpt_loader {
     ag_ctx *ctx;                    // GPT_RANDOM draws from its stream AG_RNG_DATA; errors go there
     const int *tokens;              // (n), borrowed
@@ -224,7 +227,7 @@ int        gpt_next(gpt_loader *l, int B, int T, int *x, int *y);   // x, y (B,T
 // B windows at a time, the same bits for any B. No gradient, no dropout, nothing stays on the tape. NaN after an error.
 double gpt_eval(gpt_model *m, const int *tokens, size_t n, int B);
 
-// ---- generation ----------------------------------------------------------------------------------------------------
+// ---- generation -----------------------------------------------------------------------------------------------------
 // Filters apply in the order of the fields, each to what the one before has left (renormalised). All zero is greedy.
 typedef struct gpt_sampling {
     double temperature;             // 0: greedy; 1: the model's own distribution
@@ -249,8 +252,8 @@ int        gpt_cache_length(const gpt_cache *k, int row);           // tokens so
 void       gpt_cache_truncate(gpt_cache *k, int row, int length);   // forgets all tokens after the first `length`
 int        gpt_cache_copy(gpt_cache *k, int to, int from);          // row `to` becomes a copy of row `from`
 // Feeds ids (rows,T) behind what is there, and writes logits (rows,V) of each row's last token: the same bits as
-// gpt_forward over the whole text. len (rows) or NULL: row b gets the first len[b] of its T ids; a row with 0 stays as it
-// is, and its logits are not written. A prompt and a single token are fed alike. 0, or -1: nothing was fed.
+// gpt_forward over the whole text. len (rows) or NULL: row b gets the first len[b] of its T ids; a row with 0 stays as
+// it is, and its logits are not written. A prompt and a single token are fed alike. 0, or -1: nothing was fed.
 int        gpt_feed(gpt_cache *k, const int *ids, int T, const int *len, ag_real *logits);
 
 // Continues prompt (n tokens, at least one) by up to cap tokens into out. each (or NULL) is called for each new token
@@ -264,12 +267,12 @@ int gpt_generate(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, 
 int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n, int *out,
                        int cap, int *n_out, gpt_each each, void *user);
 // Beam search: the continuations with the highest score = log p(tokens) / length^length_power, best first; only the
-// stop tokens of s (or NULL) are used. out (beams,cap), n_out (beams), scores (beams). n + cap <= n_ctx + 1, because the
-// last token need not be fed. Returns how many there are, or -1.
+// stop tokens of s (or NULL) are used. out (beams,cap), n_out (beams), scores (beams). n + cap <= n_ctx + 1, because
+// the last token need not be fed. Returns how many there are, or -1.
 int gpt_beam(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int beams, double length_power, int *out,
              int cap, int *n_out, double *scores);
 
-// ---- files ---------------------------------------------------------------------------------------------------------
+// ---- files ----------------------------------------------------------------------------------------------------------
 // A checkpoint is one safetensors file: weights under their names, the optimizer's moments as "optim.m/NAME" and
 // "optim.v/NAME", its step counts as "optim.steps", the tokenizer's bytes as "tokenizer"; the rest in __metadata__.
 typedef struct gpt_state {
@@ -287,8 +290,8 @@ int  gpt_note(const gpt_state *s, const char *key, char *value, size_t size);   
 // Atomic: a temporary file in the same directory, checked writes, fsync, rename. After an error the old file is still
 // there. state NULL writes weights alone, for others to read; else optimizer state and random streams go along.
 int        gpt_save(gpt_model *m, const char *path, const gpt_state *state);
-// Reads our own checkpoints, and GPT-2's safetensors from Hugging Face (F32, F16, BF16) whose heads have 64 channels, as
-// GPT-2's have. state (or NULL) receives the rest. NULL: an error; tensors made until then stay in ctx, unused.
+// Reads our own checkpoints, and GPT-2's safetensors from Hugging Face (F32, F16, BF16) whose heads have 64 channels,
+// as GPT-2's have. state (or NULL) receives the rest. NULL: an error; tensors made until then stay in ctx, unused.
 gpt_model *gpt_load(ag_ctx *ctx, const char *path, gpt_state *state);
 gpt_model *gpt_load_mem(ag_ctx *ctx, const void *bytes, size_t size, gpt_state *state);
 // The same, and the optimizer's moments and the context's random streams too: training goes on with the same bits.
@@ -374,10 +377,10 @@ gpt_model *gpt_at(gpt_model *m, const char *file, int line) {
 // ====================================================================================================================
 // Chapter 1: what a model is made of
 // ====================================================================================================================
-// ---- presets -------------------------------------------------------------------------------------------------------
-// name, shape, L, NH, C, T, V, H, tied, QK norm. nano and baby are nanoGPT's recipes for a CPU and for one GPU; the four
-// of OpenAI are Radford et al. 2019. H of the llama shape is 8/3*C, rounded up to a multiple of 32: three matrices of
-// that size weigh as much as two of 4*C.
+// ---- presets --------------------------------------------------------------------------------------------------------
+// name, shape, L, NH, C, T, V, H, tied, QK norm. nano and baby are nanoGPT's recipes for a CPU and for one GPU; the
+// four of OpenAI are Radford et al. 2019. H of the llama shape is 8/3*C, rounded up to a multiple of 32: three matrices
+// of that size weigh as much as two of 4*C.
 #define GPTI_PRESETS(X) \
     X("nano",        GPT_SHAPE_GPT2,  4,  4,  128,   64,     0,  512, 1, 0) \
     X("baby",        GPT_SHAPE_GPT2,  6,  6,  384,  256,     0, 1536, 1, 0) \
@@ -401,8 +404,9 @@ gpt_config gpt_preset(const char *name) {
     snprintf(c.name, sizeof c.name, "%s", name ? name : "(NULL)");
 #define GPTI_FILL(preset, s, L, NH, C, T, V, H, is_tied, qk) \
     if (!strcmp(c.name, preset)) \
-        c.shape = s, c.n_layer = L, c.n_head = c.n_kv_head = NH, c.n_embd = C, c.n_ctx = T, c.n_vocab = V, c.n_hidden = H, \
-        c.tied = is_tied, c.qk_norm = qk, c.bias = s == GPT_SHAPE_GPT2, c.rope_theta = 10000, c.norm_eps = 1e-5;
+        c.shape = s, c.n_layer = L, c.n_head = c.n_kv_head = NH, c.n_embd = C, c.n_ctx = T, c.n_vocab = V, \
+        c.n_hidden = H, c.tied = is_tied, c.qk_norm = qk, c.bias = s == GPT_SHAPE_GPT2, c.rope_theta = 10000, \
+        c.norm_eps = 1e-5;
     GPTI_PRESETS(GPTI_FILL)
 #undef GPTI_FILL
     return c;
@@ -423,7 +427,10 @@ static int gpti_check(const gpt_config *c, char *why, size_t size) {
         snprintf(why, size, "there is no preset \"%.24s\"; there are %s", c->name, gpt_presets());
         return -1;
     }
-    if (c->n_vocab == 0) { snprintf(why, size, "n_vocab is 0: set it to the size of your tokenizer's vocabulary"); return -1; }
+    if (c->n_vocab == 0) {
+        snprintf(why, size, "n_vocab is 0: set it to the size of your tokenizer's vocabulary");
+        return -1;
+    }
 #define GPTI_RANGE(field, low, high) if (c->field < (low) || c->field > (high)) { \
         snprintf(why, size, #field " is %d, wanted %d to %d", c->field, low, high); return -1; }
     GPTI_CONFIG_INTS(GPTI_RANGE)
@@ -435,7 +442,8 @@ static int gpti_check(const gpt_config *c, char *why, size_t size) {
     } else if (c->shape == GPT_SHAPE_GPT2 && c->n_kv_head != c->n_head) {
         snprintf(why, size, "n_kv_head is %d, but in the gpt2 shape it equals n_head, %d", c->n_kv_head, c->n_head);
     } else if (c->shape == GPT_SHAPE_LLAMA && c->n_embd / c->n_head % 2) {
-        snprintf(why, size, "the head size n_embd/n_head is %d: rotary positions need an even one", c->n_embd / c->n_head);
+        snprintf(why, size, "the head size n_embd/n_head is %d: rotary positions need an even one",
+                 c->n_embd / c->n_head);
     } else if (!(c->norm_eps > 0 && c->norm_eps < 1)) {
         snprintf(why, size, "norm_eps is %g, wanted more than 0 and less than 1", c->norm_eps);
     } else if (!(c->dropout >= 0 && c->dropout < 1)) {
@@ -450,7 +458,7 @@ static int gpti_check(const gpt_config *c, char *why, size_t size) {
     return -1;
 }
 
-// ---- the list of parameters, read in order ---------------------------------------------------------------------------
+// ---- the list of parameters, read in order --------------------------------------------------------------------------
 // Parameter i: what it is, and (if m is given) where the model keeps it. 0 past the last.
 static int gpti_param(const gpt_config *c, gpt_model *m, int i, gpt_param *p, ag_tensor ***field) {
     const int llama = c->shape == GPT_SHAPE_LLAMA, V = c->n_vocab, T = c->n_ctx, C = c->n_embd, H = c->n_hidden;
@@ -467,9 +475,9 @@ static int gpti_param(const gpt_config *c, gpt_model *m, int i, gpt_param *p, ag
         if (field) *field = place; \
         goto found; \
     }
-#define GPTI_TOP(f, exists, g, n, rows, cols, std, group) GPTI_ONE(m ? &m->f : NULL, exists, g, n, rows, cols, std, group)
-#define GPTI_LAYER(f, exists, g, n, rows, cols, std, group) GPTI_ONE(l ? &l->f : NULL, exists, g, n, rows, cols, std, group)
-#define GPTI_COUNT(f, exists, g, n, rows, cols, std, group) per_layer += (exists) != 0;
+#define GPTI_TOP(f, exists, g, n, r, c, std, group) GPTI_ONE(m ? &m->f : NULL, exists, g, n, r, c, std, group)
+#define GPTI_LAYER(f, exists, g, n, r, c, std, group) GPTI_ONE(l ? &l->f : NULL, exists, g, n, r, c, std, group)
+#define GPTI_COUNT(f, exists, g, n, r, c, std, group) per_layer += (exists) != 0;
     GPT_PARAMS_TOP(GPTI_TOP)
     GPT_PARAMS_LAYER(GPTI_COUNT)
     if (i - at < per_layer * c->n_layer) {
@@ -488,6 +496,7 @@ found:
     if (layer < 0) snprintf(p->name, sizeof p->name, "%s", name);
     else snprintf(p->name, sizeof p->name, "h.%d.%s", layer, name);
     p->count = (size_t)p->rows * (size_t)(p->cols ? p->cols : 1), p->decay = p->cols > 0;
+    p->label = name;
     return 1;
 }
 
@@ -510,7 +519,8 @@ __attribute__((format(printf, 2, 3)))
 static void gpti_print(gpti_page *t, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    int n = vsnprintf(t->used < t->size ? t->out + t->used : NULL, t->used < t->size ? t->size - t->used : 0, format, args);
+    size_t left = t->used < t->size ? t->size - t->used : 0;
+    int n = vsnprintf(left ? t->out + t->used : NULL, left, format, args);
     va_end(args);
     if (n > 0) t->used += (size_t)n;
 }
@@ -521,8 +531,8 @@ int gpt_describe(const gpt_config *c, char *out, size_t size) {
     char why[256];
     t.out = out, t.size = size, t.used = 0;
     if (gpti_check(c, why, sizeof why)) { gpti_print(&t, "%s\n", why); return (int)t.used; }
-    gpti_print(&t, "%s: %s shape, %d layers, %d heads", c->name[0] ? c->name : "model", c->shape ? "llama" : "gpt2", c->n_layer,
-               c->n_head);
+    gpti_print(&t, "%s: %s shape, %d layers, %d heads", c->name[0] ? c->name : "model",
+               c->shape == GPT_SHAPE_LLAMA ? "llama" : "gpt2", c->n_layer, c->n_head);
     if (c->n_kv_head != c->n_head) gpti_print(&t, " (%d for keys)", c->n_kv_head);
     gpti_print(&t, ", %d channels, context %d, vocabulary %d\n", c->n_embd, c->n_ctx, c->n_vocab);
     for (int i = 0; gpt_param_at(c, i, &p); i++) {
@@ -538,7 +548,7 @@ int gpt_describe(const gpt_config *c, char *out, size_t size) {
     return (int)t.used;
 }
 
-// ---- making and freeing ----------------------------------------------------------------------------------------------
+// ---- making and freeing ---------------------------------------------------------------------------------------------
 // KV tensors that no cache uses at the moment are kept in a list.
 typedef struct gpti_store { struct gpti_store *next; int rows, busy; ag_kv *kv; } gpti_store;      // kv (L)
 struct gpti_private {
@@ -587,6 +597,7 @@ static gpt_model *gpti_new(ag_ctx *ctx, const gpt_config *c, int random) {
         ag_tensor *t = *field = ag_param_at(ctx, p.rows, p.cols ? p.cols : AG_END, AG_END, AG_END, AG_END);
         if (!t) { gpt_free(m); return NULL; }
         t->decay = p.decay, t->group = p.group;
+        ag_name(t, p.label);
         if (p.std < 0) ag_fill(t, 1);
         else if (p.std > 0 && random) ag_randn(t, (ag_real)p.std);
     }
@@ -609,10 +620,10 @@ ag_tensor *gpt_tensor(const gpt_model *m, const char *name) {
     return NULL;
 }
 
-// ---- memory ----------------------------------------------------------------------------------------------------------
-// The tape holds every result of the forward pass and, while backward runs, a few gradients: their buffers are used again
-// as soon as a result's own backward is done. This adds up what the ops of gpti_trunk, gpt_head and ag_cross_entropy ask for,
-// in numbers; a test compares it with what a step takes.
+// ---- memory ---------------------------------------------------------------------------------------------------------
+// The tape holds every result of the forward pass and, while backward runs, a few gradients: their buffers are used
+// again as soon as a result's own backward is done. This adds up what the ops of gpti_trunk, gpt_head and
+// ag_cross_entropy ask for, in numbers; a test compares it with what a step takes.
 gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_kind) {
     gpt_memory m;
     gpt_param p;
@@ -621,7 +632,8 @@ gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_ki
     memset(&m, 0, sizeof m);
     if (gpti_check(c, why, sizeof why) || B < 1 || T < 1 || T > c->n_ctx) return m;
     const int llama = c->shape == GPT_SHAPE_LLAMA, hs = c->n_embd / c->n_head, rotated = c->n_head + c->n_kv_head;
-    C = c->n_embd, H = c->n_hidden, V = c->n_vocab, Q = (double)hs * (c->n_head + 2 * c->n_kv_head), U = llama ? 2 * H : H, L = c->n_layer;
+    C = c->n_embd, H = c->n_hidden, V = c->n_vocab, L = c->n_layer, U = llama ? 2 * H : H;
+    Q = (double)hs * (c->n_head + 2 * c->n_kv_head);
     for (int i = 0; gpt_param_at(c, i, &p); i++) {
         int muon = optimizer_kind == GPT_MUON && p.group == GPT_GROUP_MATRIX;
         double small = p.rows < p.cols ? p.rows : p.cols, scratch = 3 * (double)p.count + 2 * small * small;
@@ -630,11 +642,12 @@ gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_ki
         if (muon && scratch > matrix) matrix = scratch;
     }
     m.grads = m.params;
-    // A block: two norms with their statistics, qkv, attention with the logarithm of its sums, projection, sum; up, what
-    // follows it, down, sum.
+    // A block: two norms with their statistics, qkv, attention with the logarithm of its sums, projection, sum; up,
+    // what follows it, down, sum.
     tape = L * (N * (7 * C + 4) + N * Q + N * c->n_head + N * (U + H));
     if (llama) tape += L * (N * Q + (c->qk_norm ? N * rotated : 0));
-    tape += N * C + (llama ? 0 : N * C + (double)T * C) + N * (C + 2) + N * V + 5 * N;  // embedding, last norm, head, loss
+    tape += N * C + (llama ? 0 : N * C + (double)T * C) + N * (C + 2);  // embeddings and their sum, last norm
+    tape += N * V + 5 * N;                                              // scores, loss
     if (c->dropout > 0) tape += (2 * L + 1) * N * C;
     grads = 3 * N * C + (llama ? 2 : 1) * N * Q + N * U + N * H + N * V + (llama ? 0 : (double)T * C) + 3 * N;
     m.activations = (size_t)((tape + grads + matrix) * sizeof(ag_real));
@@ -647,8 +660,8 @@ gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_ki
 // Chapter 2: the forward pass
 // ====================================================================================================================
 // The residual stream x (B,T,C) runs through the model; each block reads a normalised copy of it and adds to it, twice:
-// attention moves information between positions, the MLP works on each position alone. Norms stand before what they feed
-// ("pre-norm"), as in GPT-2. There is no backward pass here: the ops know theirs.
+// attention moves information between positions, the MLP works on each position alone. Norms stand before what they
+// feed ("pre-norm"), as in GPT-2. There is no backward pass here: the ops know theirs.
 
 // Rows that begin at start[b] and read older keys from kv (L); or start NULL, kv NULL: everything is in ids.
 static ag_tensor *gpti_trunk(gpt_model *m, const int *ids, int B, int T, const int *start, const int *len, ag_kv *kv,
@@ -658,13 +671,16 @@ static ag_tensor *gpti_trunk(gpt_model *m, const int *ids, int B, int T, const i
     const double eps = c->norm_eps, drop = m->training && !kv ? c->dropout : 0;
     ag_tensor *x = ag_embedding(m->wte, ids, B * T, T);
     // One embedding for all rows, (T,C), broadcasts; with a cache every row has positions of its own, (B,T,C).
-    if (!llama) x = ag_add(x, position ? ag_embedding(m->wpe, position, B * T, T) : ag_embedding(m->wpe, m->own->position, T, 0));
+    if (!llama)
+        x = ag_add(x, position ? ag_embedding(m->wpe, position, B * T, T)
+                               : ag_embedding(m->wpe, m->own->position, T, 0));
     x = ag_dropout(x, drop);
     for (int i = 0; i < c->n_layer; i++) {
         const gpt_layer *l = &m->layer[i];
         ag_tensor *h = llama ? ag_rmsnorm(x, l->norm_1, eps) : ag_layernorm(x, l->norm_1, l->norm_1_b, eps);
         h = ag_linear(h, l->qkv, l->qkv_b);                                             // (B,T,(NH+2*NKV)*hs)
-        if (c->qk_norm && llama) h = ag_qk_norm_rope(h, l->q_norm, l->k_norm, c->n_head, c->n_kv_head, start, c->rope_theta, eps);
+        if (llama && c->qk_norm)
+            h = ag_qk_norm_rope(h, l->q_norm, l->k_norm, c->n_head, c->n_kv_head, start, c->rope_theta, eps);
         else if (llama) h = ag_rope(h, hs, c->n_head + c->n_kv_head, start, c->rope_theta);
         h = ag_attention(h, c->n_head, c->n_kv_head, kv ? &kv[i] : NULL, start, len);   // (B,T,C)
         x = ag_add(x, ag_dropout(ag_linear(h, l->proj, l->proj_b), drop));
@@ -682,10 +698,12 @@ static int gpti_ids_ok(const gpt_model *m, const char *who, const int *ids, int 
     if (B < 1 || T < 1 || B > INT_MAX / T) return ag_fail(m->ctx, "%s: %d rows of %d tokens", who, B, T);
     if (T > c->n_ctx) return ag_fail(m->ctx, "%s: rows of %d tokens, but the context has %d", who, T, c->n_ctx);
     for (int b = 0; b < B; b++)
-        if (len && (len[b] < 0 || len[b] > T)) return ag_fail(m->ctx, "%s: len[%d] is %d, wanted 0 to %d", who, b, len[b], T);
+        if (len && (len[b] < 0 || len[b] > T))
+            return ag_fail(m->ctx, "%s: len[%d] is %d, wanted 0 to %d", who, b, len[b], T);
     for (int i = 0; i < B * T; i++)
         if ((ids[i] < 0 || ids[i] >= c->n_vocab) && !(len && i % T >= len[i / T]))
-            return ag_fail(m->ctx, "%s: id %d in row %d at position %d; the vocabulary has %d", who, ids[i], i / T, i % T, c->n_vocab);
+            return ag_fail(m->ctx, "%s: id %d in row %d at position %d; the vocabulary has %d", who, ids[i], i / T,
+                           i % T, c->n_vocab);
     return 0;
 }
 
@@ -714,7 +732,7 @@ int gpt_train(gpt_model *m, int on) {
 // ====================================================================================================================
 // Chapter 3: learning
 // ====================================================================================================================
-// ---- the optimizer -----------------------------------------------------------------------------------------------------
+// ---- the optimizer --------------------------------------------------------------------------------------------------
 gpt_optimizer gpt_adamw(void) {
     gpt_optimizer o;
     memset(&o, 0, sizeof o);
@@ -743,24 +761,27 @@ static int gpti_blame(gpt_model *m, double norm) {
             const char *name = t->name ? t->name : "a parameter";
             for (int k = 0; gpti_param(&m->config, m, k, &p, &field); k++)
                 if (*field == t) { name = p.name; break; }
-            return ag_fail(m->ctx, "gpt_step: the gradient of %s is not finite (element %zu of %zu), so nothing was changed. "
-                           "A learning rate that is too high does this, or a NaN in the weights", name, bad, t->count);
+            return ag_fail(m->ctx, "gpt_step: the gradient of %s is not finite (element %zu of %zu), so nothing was "
+                           "changed. A learning rate that is too high does this, or a NaN in the weights", name, bad,
+                           t->count);
         }
     }
     return ag_fail(m->ctx, "gpt_step: the norm of the gradients is %g, so nothing was changed", norm);
 }
+
+static int gpti_between(double x, double low, double high) { return x >= low && x <= high; }     // not if x is NaN
 
 int gpt_step(gpt_model *m, const gpt_optimizer *o, double lr_factor, double *grad_norm) {
     double norm;
     int bad;
     if (grad_norm) *grad_norm = NAN;
     if (!m || ag_error(m->ctx)) return -1;
-    if (!o || !(lr_factor >= 0 && lr_factor <= 1e30) || !(o->lr >= 0 && o->lr <= 1e30) || !(o->clip >= 0) ||
-        !(o->beta1 >= 0 && o->beta1 < 1) || !(o->beta2 >= 0 && o->beta2 < 1) || !(o->eps > 0) || !(o->weight_decay >= 0) ||
-        (o->kind != GPT_ADAMW && o->kind != GPT_MUON) ||
-        (o->kind == GPT_MUON && !(o->lr_muon >= 0 && o->lr_muon <= 1e30 && o->momentum >= 0 && o->momentum < 1)))
-        return ag_fail(m->ctx, "gpt_step: the optimizer is %s: wanted finite rates >= 0, betas and momentum in [0,1), eps > 0",
-                       o ? "out of range" : "NULL");
+    if (!o || (o->kind != GPT_ADAMW && o->kind != GPT_MUON) || !gpti_between(lr_factor, 0, 1e30) ||
+        !gpti_between(o->lr, 0, 1e30) || !gpti_between(o->weight_decay, 0, 1e30) || !(o->clip >= 0) || !(o->eps > 0) ||
+        !gpti_between(o->beta1, 0, 0.9999999) || !gpti_between(o->beta2, 0, 0.9999999) ||
+        (o->kind == GPT_MUON && !(gpti_between(o->lr_muon, 0, 1e30) && gpti_between(o->momentum, 0, 0.9999999))))
+        return ag_fail(m->ctx, "gpt_step: the optimizer is %s: wanted finite rates >= 0, betas and momentum in [0,1), "
+                       "eps > 0", o ? "out of range" : "NULL");
     norm = o->clip > 0 ? ag_clip_grad(m->ctx, o->clip) : ag_grad_norm(m->ctx);
     if (grad_norm) *grad_norm = norm;
     if (!(norm - norm == 0)) {
@@ -776,9 +797,9 @@ int gpt_step(gpt_model *m, const gpt_optimizer *o, double lr_factor, double *gra
     return bad ? -1 : 0;
 }
 
-// ---- schedules ---------------------------------------------------------------------------------------------------------
-// cos(pi r) for 0 <= r <= 1 as sin(pi (1/2 - r)), by Taylor's series: libm's cosine differs from machine to machine in its
-// last bit, and so would the weights.
+// ---- schedules ------------------------------------------------------------------------------------------------------
+// cos(pi r) for 0 <= r <= 1 as sin(pi (1/2 - r)), by Taylor's series: libm's cosine differs from machine to machine in
+// its last bit, and so would the weights.
 static double gpti_cos_pi(double r) {
     double x = 3.14159265358979323846 * (0.5 - r), term = x, sum = x;
     for (int k = 2; k < 24; k += 2) term *= -x * x / (k * (k + 1)), sum += term;
@@ -798,20 +819,22 @@ double gpt_lr_linear(long step, long warmup, long total, double last_part) {
     return rise < fall ? rise : fall;
 }
 
-// ---- data --------------------------------------------------------------------------------------------------------------
+// ---- data -----------------------------------------------------------------------------------------------------------
 gpt_loader gpt_loader_new(ag_ctx *ctx, const int *tokens, size_t n, int order) {
     gpt_loader l;
     l.ctx = ctx, l.tokens = tokens, l.n = n, l.order = order, l.cursor = 0;
-    if (ctx && (!tokens || n < 2)) ag_fail(ctx, "gpt_loader_new: %zu tokens: there is nothing to predict", tokens ? n : 0);
+    if (!tokens) l.n = 0;
+    if (ctx && l.n < 2) ag_fail(ctx, "gpt_loader_new: %zu tokens: there is nothing to predict", l.n);
     return l;
 }
 
 int gpt_next(gpt_loader *l, int B, int T, int *x, int *y) {
     if (!l || !l->ctx || ag_error(l->ctx)) return -1;
-    if (!l->tokens || !x || !y || B < 1 || T < 1)
-        return ag_fail(l->ctx, "gpt_next: %d rows of %d tokens%s", B, T, x && y && l->tokens ? "" : ", and a pointer is NULL");
+    if (!l->tokens || !x || !y) return ag_fail(l->ctx, "gpt_next: a pointer is NULL");
+    if (B < 1 || T < 1) return ag_fail(l->ctx, "gpt_next: %d rows of %d tokens", B, T);
     if (l->n < (size_t)T + 1)
-        return ag_fail(l->ctx, "gpt_next: a window needs %d tokens and the data has %zu: use a shorter context", T + 1, l->n);
+        return ag_fail(l->ctx, "gpt_next: a window needs %d tokens and the data has %zu: use a shorter context", T + 1,
+                       l->n);
     for (int b = 0; b < B; b++) {
         size_t places = l->n - (size_t)T, at;
         if (l->order == GPT_SEQUENTIAL) {
@@ -827,7 +850,7 @@ int gpt_next(gpt_loader *l, int B, int T, int *x, int *y) {
     return 0;
 }
 
-// ---- evaluation ----------------------------------------------------------------------------------------------------------
+// ---- evaluation -----------------------------------------------------------------------------------------------------
 double gpt_eval(gpt_model *m, const int *tokens, size_t n, int B) {
     size_t T, windows, row;
     double sum = 0;
@@ -835,7 +858,7 @@ double gpt_eval(gpt_model *m, const int *tokens, size_t n, int B) {
     ag_real *nll;
     if (!m || ag_error(m->ctx)) return NAN;
     if (!tokens || n < 2 || B < 1) {
-        ag_fail(m->ctx, "gpt_eval: %zu tokens in batches of %d: wanted at least two tokens and one row", tokens ? n : 0, B);
+        ag_fail(m->ctx, "gpt_eval: %zu tokens, %d rows: wanted at least two tokens and one row", tokens ? n : 0, B);
         return NAN;
     }
     T = (size_t)m->config.n_ctx;
@@ -866,16 +889,18 @@ double gpt_eval(gpt_model *m, const int *tokens, size_t n, int B) {
 // ====================================================================================================================
 // Chapter 4: generation
 // ====================================================================================================================
-// ---- from scores to one token ------------------------------------------------------------------------------------------
+// ---- from scores to one token ---------------------------------------------------------------------------------------
 static int gpti_sampling_ok(gpt_model *m, const gpt_sampling *s) {
     int V = m->config.n_vocab;
     if (!s) return ag_fail(m->ctx, "sampling: the settings are NULL");
     if (!(s->temperature >= 0 && s->temperature <= 1e6))
         return ag_fail(m->ctx, "sampling: temperature is %g, wanted 0 (greedy) or more", s->temperature);
-    if (s->top_k < 0 || s->top_k > V) return ag_fail(m->ctx, "sampling: top_k is %d, wanted 0 (all) to %d", s->top_k, V);
+    if (s->top_k < 0 || s->top_k > V)
+        return ag_fail(m->ctx, "sampling: top_k is %d, wanted 0 (all) to %d", s->top_k, V);
     if (!(s->top_p >= 0 && s->top_p <= 1)) return ag_fail(m->ctx, "sampling: top_p is %g, wanted 0 to 1", s->top_p);
     if (!(s->min_p >= 0 && s->min_p <= 1)) return ag_fail(m->ctx, "sampling: min_p is %g, wanted 0 to 1", s->min_p);
-    if (s->n_stop < 0 || (s->n_stop && !s->stop)) return ag_fail(m->ctx, "sampling: %d stop tokens, and the list is NULL", s->n_stop);
+    if (s->n_stop < 0 || (s->n_stop && !s->stop))
+        return ag_fail(m->ctx, "sampling: %d stop tokens, and the list is NULL", s->n_stop);
     return 0;
 }
 
@@ -927,7 +952,8 @@ int gpt_probs(gpt_model *m, const gpt_sampling *s, const ag_real *logits, ag_rea
         if (best < 0 || logits[i] > logits[best]) best = i;
     }
     if (logits[best] - logits[best] != 0)
-        return ag_fail(m->ctx, "gpt_probs: the highest score is %g: there is nothing to choose from", (double)logits[best]);
+        return ag_fail(m->ctx, "gpt_probs: the highest score is %g: there is nothing to choose from",
+                       (double)logits[best]);
     if (s->temperature == 0) {
         for (int i = 0; i < V; i++) probs[i] = i == best;
         return 0;
@@ -964,7 +990,7 @@ int gpt_sample(gpt_model *m, const gpt_sampling *s, const ag_real *logits, ag_rn
     return last;                                    // rounding: the sum ended a little below u
 }
 
-// ---- KV caches ---------------------------------------------------------------------------------------------------------
+// ---- KV caches ------------------------------------------------------------------------------------------------------
 struct gpt_cache {
     gpt_model *m;
     gpti_store *store;
@@ -983,7 +1009,8 @@ gpt_cache *gpt_cache_new(gpt_model *m, int rows) {
     k->m = m, k->rows = rows;
     k->length = (int *)gpti_alloc(m->ctx, (size_t)rows * (3 + 2 * (size_t)T), sizeof(int));
     if (!k->length) { GPT_FREE(k); return NULL; }
-    k->start = k->length + rows, k->last = k->start + rows, k->position = k->last + rows, k->ids = k->position + rows * T;
+    k->start = k->length + rows, k->last = k->start + rows;
+    k->position = k->last + rows, k->ids = k->position + rows * T;
     for (s = m->own->stores; s && (s->busy || s->rows < rows); s = s->next) {}
     if (!s) {
         s = (gpti_store *)gpti_alloc(m->ctx, 1, sizeof *s);
@@ -1050,7 +1077,8 @@ static int gpti_feed(gpt_cache *k, int rows, const int *ids, int T, const int *l
     for (int b = 0; b < rows; b++) {
         int more = len ? len[b] : T;
         if (k->length[b] + more > n_ctx)
-            return ag_fail(ctx, "gpt_feed: row %d holds %d tokens and gets %d, but the context has %d", b, k->length[b], more, n_ctx);
+            return ag_fail(ctx, "gpt_feed: row %d holds %d tokens and gets %d, but the context has %d", b, k->length[b],
+                           more, n_ctx);
         k->start[b] = k->length[b];
         if (more) k->last[n++] = b * T + more - 1;
         for (int t = 0; t < T; t++) {               // padding may hold anything
@@ -1081,7 +1109,7 @@ int gpt_feed(gpt_cache *k, const int *ids, int T, const int *len, ag_real *logit
     return gpti_feed(k, k->rows, ids, T, len, logits);
 }
 
-// ---- texts -------------------------------------------------------------------------------------------------------------
+// ---- texts ----------------------------------------------------------------------------------------------------------
 // Everything that a call of gpt_generate_batch needs, in one block.
 typedef struct gpti_batch { ag_rng *rng; ag_real *logits; int *ids, *len, *done; gpt_cache *cache; } gpti_batch;
 
@@ -1093,8 +1121,8 @@ static int gpti_is_stop(const gpt_sampling *s, int id) {
     return 0;
 }
 
-static int gpti_generate(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n, int *out, int cap,
-                         int *n_out, gpt_each each, void *user, gpti_batch *w) {
+static int gpti_generate(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n, int *out,
+                         int cap, int *n_out, gpt_each each, void *user, gpti_batch *w) {
     int T = m->config.n_ctx, V = m->config.n_vocab, left = B, widest = 1;
     for (int b = 0; b < B; b++) {
         w->rng[b].key = (uint64_t)ag_rng_u32(ag_stream(m->ctx, AG_RNG_SAMPLE)) << 32;
@@ -1103,22 +1131,24 @@ static int gpti_generate(gpt_model *m, const gpt_sampling *s, int B, const int *
         if (w->len[b] > widest) widest = w->len[b];
     }
     while (left > 0) {
-        // Feed: at first the prompts, right-padded; later one token for each row, or half a context for a row that was full.
-        for (int b = 0; b < B; b++)
-            for (int t = 0, all = n[b] + n_out[b]; t < widest; t++)
-                w->ids[b * widest + t] = t < w->len[b] ? gpti_token(prompts[b], n[b], out + (size_t)b * cap, all - w->len[b] + t) : 0;
+        // At first the prompts, right-padded; later one token for each row, or half a context for a row that was full:
+        // always the last len[b] of all its tokens.
+        for (int b = 0; b < B; b++) {
+            const int *row = out + (size_t)b * (size_t)cap;
+            int first = n[b] + n_out[b] - w->len[b];
+            for (int t = 0; t < w->len[b]; t++) w->ids[b * widest + t] = gpti_token(prompts[b], n[b], row, first + t);
+        }
         if (gpti_feed(w->cache, B, w->ids, widest, w->len, w->logits)) return -1;
         widest = 1;
         for (int b = 0; b < B; b++) {
             if (w->done[b]) continue;
-            int id = n_out[b] < cap ? gpt_sample(m, s, w->logits + (size_t)b * V, &w->rng[b]) : -1;
-            if (ag_error(m->ctx)) return -1;
-            if (id >= 0) {
-                out[(size_t)b * cap + n_out[b]++] = id;
-                if (each && each(user, b, id)) w->done[b] = 1;
-            }
-            if (w->done[b] || n_out[b] >= cap || gpti_is_stop(s, id)) { w->done[b] = 1, w->len[b] = 0, left--; continue; }
+            int id = gpt_sample(m, s, w->logits + (size_t)b * (size_t)V, &w->rng[b]);
+            if (id < 0) return -1;
+            out[(size_t)b * (size_t)cap + (size_t)n_out[b]++] = id;
+            if (each && each(user, b, id)) w->done[b] = 1;
             w->len[b] = 1;
+            if (w->done[b] || n_out[b] >= cap || gpti_is_stop(s, id)) w->done[b] = 1, w->len[b] = 0, left--;
+            if (w->done[b]) continue;
             if (gpt_cache_length(w->cache, b) == T) {               // full: keep the last half
                 gpt_cache_truncate(w->cache, b, 0);
                 w->len[b] = T / 2 + (T < 2);
@@ -1129,8 +1159,8 @@ static int gpti_generate(gpt_model *m, const gpt_sampling *s, int B, const int *
     return 0;
 }
 
-int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n, int *out, int cap,
-                       int *n_out, gpt_each each, void *user) {
+int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n, int *out,
+                       int cap, int *n_out, gpt_each each, void *user) {
     gpti_batch w;
     int bad, T;
     if (!m || ag_error(m->ctx) || gpti_sampling_ok(m, s)) return -1;
@@ -1139,13 +1169,15 @@ int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *co
         return ag_fail(m->ctx, "gpt_generate: %d rows of up to %d tokens, or a pointer is NULL", B, cap);
     for (int b = 0; b < B; b++) {
         if (!prompts[b] || n[b] < 1)
-            return ag_fail(m->ctx, "gpt_generate: prompt %d is empty: give at least one token (an end-of-text token, a newline)", b);
+            return ag_fail(m->ctx, "gpt_generate: prompt %d is empty: give at least one token (a newline, say)", b);
         for (int i = 0; i < n[b]; i++)
             if (prompts[b][i] < 0 || prompts[b][i] >= m->config.n_vocab)
-                return ag_fail(m->ctx, "gpt_generate: token %d of prompt %d is %d; the vocabulary has %d", i, b, prompts[b][i],
-                               m->config.n_vocab);
+                return ag_fail(m->ctx, "gpt_generate: token %d of prompt %d is %d; the vocabulary has %d", i, b,
+                               prompts[b][i], m->config.n_vocab);
     }
     memset(&w, 0, sizeof w);
+    for (int b = 0; b < B; b++) n_out[b] = 0;
+    if (cap == 0) return 0;
     w.cache = gpt_cache_new(m, B);
     if (w.cache) w.rng = (ag_rng *)gpti_alloc(m->ctx, (size_t)B, sizeof *w.rng);
     if (w.rng) w.logits = (ag_real *)gpti_alloc(m->ctx, (size_t)B * (size_t)m->config.n_vocab, sizeof *w.logits);
@@ -1159,26 +1191,29 @@ int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *co
     return bad ? -1 : 0;
 }
 
-int gpt_generate(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int *out, int cap, gpt_each each, void *user) {
+int gpt_generate(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int *out, int cap, gpt_each each,
+                 void *user) {
     int n_out = 0;
     return gpt_generate_batch(m, s, 1, &prompt, &n, out, cap, &n_out, each, user) ? -1 : n_out;
 }
 
-// ---- beam search -------------------------------------------------------------------------------------------------------
-// At each step every living beam proposes its likeliest tokens; the best `beams` of all proposals live on. One that ends
-// in a stop token moves to the results, and its score is divided by a power of its length, because every further token
-// makes a sum of logarithms smaller.
+// ---- beam search ----------------------------------------------------------------------------------------------------
+// At each step every living beam proposes its likeliest tokens; the best `beams` of all proposals live on. One that
+// ends in a stop token moves to the results, and its score is divided by a power of its length, because every further
+// token makes a sum of logarithms smaller.
 typedef struct gpti_proposal { double logp; int parent, id; } gpti_proposal;
 typedef struct gpti_beams {
     gpt_cache *cache;
     ag_real *logits;                // (beams, V): scores, then log probabilities
-    int *alive, *next, *parent, *ids, *len;         // (beams, cap) twice, then (beams), (beams, longest prompt), (beams)
+    int *alive, *next;              // (beams, cap): tokens of the living beams, and of those after this step
+    int *parent, *ids;              // (beams); (the longer of prompt and beams)
     double *logp;                   // (beams)
     gpti_proposal *best;            // (2 * beams)
 } gpti_beams;
 
 // Keeps the results sorted, best first; the last one falls off when there are enough.
-static void gpti_beam_result(int beams, double score, const int *tokens, int n, int *out, int cap, int *n_out, double *scores, int *count) {
+static void gpti_beam_result(int beams, double score, const int *tokens, int n, int *out, int cap, int *n_out,
+                             double *scores, int *count) {
     int at = *count;
     while (at > 0 && scores[at - 1] < score) at--;
     if (at >= beams) return;
@@ -1191,14 +1226,13 @@ static void gpti_beam_result(int beams, double score, const int *tokens, int n, 
     n_out[at] = n, scores[at] = score;
 }
 
-static int gpti_beam(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int beams, double power, int *out, int cap,
-                     int *n_out, double *scores, gpti_beams *w) {
+static int gpti_beam(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int beams, double power, int *out,
+                     int cap, int *n_out, double *scores, gpti_beams *w) {
     int V = m->config.n_vocab, living = 1, count = 0, T = n;
     memcpy(w->ids, prompt, (size_t)n * sizeof *prompt);
-    for (int b = 0; b < beams; b++) w->len[b] = b ? 0 : n;
     for (int step = 0; step < cap && living; step++, T = 1) {
         int proposals = 0, left = 0;
-        if (gpti_feed(w->cache, step ? living : 1, w->ids, T, step ? NULL : w->len, w->logits)) return -1;
+        if (gpti_feed(w->cache, step ? living : 1, w->ids, T, NULL, w->logits)) return -1;
         ag_mark_at mark = ag_mark(m->ctx);
         int recorded = ag_no_grad(m->ctx, 1);
         ag_get(ag_log_softmax(ag_input_at(m->ctx, w->logits, living, V, AG_END, AG_END, AG_END)), w->logits);
@@ -1227,29 +1261,32 @@ static int gpti_beam(gpt_model *m, const gpt_sampling *s, const int *prompt, int
         }
         living = left;
         memcpy(w->alive, w->next, (size_t)living * cap * sizeof *w->alive);
-        // Done when no living beam can still overtake: its score only falls, and at best it is divided by the longest length.
-        if (count == beams && living && w->logp[0] / pow(power > 0 ? cap : step + 1, power) < scores[beams - 1]) living = 0;
+        // Done when no living beam can still overtake: its sum only falls, and at best the longest length divides it.
+        if (count == beams && living && w->logp[0] / pow(cap, power) < scores[beams - 1]) living = 0;
         if (living && gpti_cache_pick(w->cache, w->parent, 0, living)) return -1;
     }
     return count;
 }
 
-int gpt_beam(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int beams, double length_power, int *out, int cap,
-             int *n_out, double *scores) {
+int gpt_beam(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int beams, double length_power, int *out,
+             int cap, int *n_out, double *scores) {
     gpti_beams w;
     int count = -1, V, T;
-    if (!m || ag_error(m->ctx) || (s && gpti_sampling_ok(m, s)) || gpti_ids_ok(m, "gpt_beam", prompt, 1, n, NULL)) return -1;
+    size_t row;
+    if (!m || ag_error(m->ctx) || (s && gpti_sampling_ok(m, s))) return -1;
+    if (gpti_ids_ok(m, "gpt_beam", prompt, 1, n, NULL)) return -1;
     V = m->config.n_vocab, T = m->config.n_ctx;
-    if (beams < 1 || beams > INT_MAX / 8 / V || cap < 1 || cap > T + 1 - n || !out || !n_out || !scores ||
-        !(length_power >= 0 && length_power <= 10))
-        return ag_fail(m->ctx, "gpt_beam: %d beams, prompt %d and up to %d tokens in a context of %d, length power %g: out of range, "
-                       "or a pointer is NULL", beams, n, cap, T, length_power);
+    if (!out || !n_out || !scores) return ag_fail(m->ctx, "gpt_beam: a pointer is NULL");
+    if (beams < 1 || beams > INT_MAX / 8 / V || cap < 1 || cap > T + 1 - n || !gpti_between(length_power, 0, 10))
+        return ag_fail(m->ctx, "gpt_beam: %d beams, prompt %d and up to %d tokens in a context of %d, length power %g",
+                       beams, n, cap, T, length_power);
     memset(&w, 0, sizeof w);
+    row = (size_t)beams * (size_t)cap;
     w.cache = gpt_cache_new(m, beams);
-    if (w.cache) w.logits = (ag_real *)gpti_alloc(m->ctx, (size_t)beams * V, sizeof *w.logits);
-    if (w.logits) w.alive = (int *)gpti_alloc(m->ctx, (size_t)beams * (2 * (size_t)cap + 2 + (size_t)n), sizeof *w.alive);
-    if (w.alive) w.next = w.alive + (size_t)beams * cap, w.parent = w.next + (size_t)beams * cap, w.len = w.parent + beams,
-                 w.ids = w.len + beams, w.logp = (double *)gpti_alloc(m->ctx, (size_t)beams, sizeof *w.logp);
+    if (w.cache) w.logits = (ag_real *)gpti_alloc(m->ctx, (size_t)beams * (size_t)V, sizeof *w.logits);
+    if (w.logits) w.alive = (int *)gpti_alloc(m->ctx, 2 * row + 2 * (size_t)beams + (size_t)n, sizeof *w.alive);
+    if (w.alive) w.logp = (double *)gpti_alloc(m->ctx, (size_t)beams, sizeof *w.logp);
+    if (w.logp) w.next = w.alive + row, w.parent = w.next + row, w.ids = w.parent + beams;
     if (w.logp) w.best = (gpti_proposal *)gpti_alloc(m->ctx, 2 * (size_t)beams, sizeof *w.best);
     if (w.best) count = gpti_beam(m, s, prompt, n, beams, length_power, out, cap, n_out, scores, &w);
     if (w.best) GPT_FREE(w.best);
@@ -1267,7 +1304,7 @@ int gpt_beam(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int 
 // place of each tensor) and the tensors, one behind the other. Nothing in it can be executed, and everything in it is
 // believed only after it has been checked: a file may come from anywhere.
 
-// ---- CRC-32 ------------------------------------------------------------------------------------------------------------
+// ---- CRC-32 ---------------------------------------------------------------------------------------------------------
 // The polynomial of zlib and PNG, eight bytes at a time with eight tables (Kounavis & Berry 2005). Starts from 0.
 typedef struct gpti_crc { uint32_t value, table[8][256]; } gpti_crc;
 
@@ -1279,7 +1316,10 @@ static void gpti_crc_begin(gpti_crc *c) {
         c->table[0][i] = r;
     }
     for (int t = 1; t < 8; t++)
-        for (int i = 0; i < 256; i++) c->table[t][i] = (c->table[t - 1][i] >> 8) ^ c->table[0][c->table[t - 1][i] & 255];
+        for (int i = 0; i < 256; i++) {
+            uint32_t r = c->table[t - 1][i];
+            c->table[t][i] = (r >> 8) ^ c->table[0][r & 255];
+        }
 }
 
 static void gpti_crc_add(gpti_crc *c, const void *bytes, size_t n) {
@@ -1287,14 +1327,14 @@ static void gpti_crc_add(gpti_crc *c, const void *bytes, size_t n) {
     uint32_t r = ~c->value;
     for (; n >= 8; n -= 8, p += 8) {
         uint32_t low = r ^ (p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
-        r = c->table[7][low & 255] ^ c->table[6][low >> 8 & 255] ^ c->table[5][low >> 16 & 255] ^ c->table[4][low >> 24] ^
-            c->table[3][p[4]] ^ c->table[2][p[5]] ^ c->table[1][p[6]] ^ c->table[0][p[7]];
+        r = c->table[7][low & 255] ^ c->table[6][low >> 8 & 255] ^ c->table[5][low >> 16 & 255];
+        r ^= c->table[4][low >> 24] ^ c->table[3][p[4]] ^ c->table[2][p[5]] ^ c->table[1][p[6]] ^ c->table[0][p[7]];
     }
     for (; n; n--, p++) r = (r >> 8) ^ c->table[0][(r ^ *p) & 255];
     c->value = ~r;
 }
 
-// ---- state ---------------------------------------------------------------------------------------------------------------
+// ---- state ----------------------------------------------------------------------------------------------------------
 void gpt_state_free(gpt_state *s) {
     if (!s) return;
     if (s->notes) GPT_FREE(s->notes);
@@ -1302,18 +1342,23 @@ void gpt_state_free(gpt_state *s) {
     s->notes = NULL, s->tokenizer = NULL, s->tokenizer_size = 0;
 }
 
+static const char *gpti_next_line(const char *line) {
+    line += strcspn(line, "\n");
+    return line + (*line == '\n');
+}
+
 int gpt_note(const gpt_state *s, const char *key, char *value, size_t size) {
     size_t k = key ? strlen(key) : 0;
     if (size) value[0] = 0;
-    for (const char *line = s ? s->notes : NULL; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
-        if (!strncmp(line, key ? key : "", k) && line[k] == '=') {
-            if (size) snprintf(value, size, "%.*s", (int)strcspn(line + k + 1, "\n"), line + k + 1);
-            return 1;
-        }
+    for (const char *line = s ? s->notes : NULL; line && *line && k; line = gpti_next_line(line)) {
+        if (strncmp(line, key, k) || line[k] != '=') continue;
+        if (size) snprintf(value, size, "%.*s", (int)strcspn(line + k + 1, "\n"), line + k + 1);
+        return 1;
+    }
     return 0;
 }
 
-// ---- the header: writing -------------------------------------------------------------------------------------------------
+// ---- the header: writing --------------------------------------------------------------------------------------------
 typedef struct gpti_text { ag_ctx *ctx; char *s; size_t n, size; } gpti_text;      // grows; s is NULL after a failure
 
 static void gpti_put(gpti_text *t, const char *s, size_t n) {
@@ -1385,17 +1430,23 @@ static int gpti_get_int(const char *text, uint64_t limit, uint64_t *value) {
 
 // The length of the UTF-8 character at s, or 0: JSON has to be UTF-8, or other readers refuse the file.
 static size_t gpti_utf8(const unsigned char *s, size_t n) {
-    size_t k = s[0] < 0x80 ? 1 : s[0] >= 0xC2 && s[0] < 0xE0 ? 2 : s[0] >= 0xE0 && s[0] < 0xF0 ? 3 : s[0] >= 0xF0 && s[0] < 0xF5 ? 4 : 0;
-    if (k > n || (k > 2 && ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F) || (s[0] == 0xF0 && s[1] < 0x90) ||
-                            (s[0] == 0xF4 && s[1] > 0x8F)))) return 0;
+    size_t k = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF5 ? 4 : 0;
+    if (k > n) return 0;
     for (size_t i = 1; i < k; i++) if ((s[i] & 0xC0) != 0x80) return 0;
+    if (k == 3 && ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F))) return 0;   // too long; a surrogate
+    if (k == 4 && ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F))) return 0;   // too long; too large
     return k;
 }
 
-// ---- saving --------------------------------------------------------------------------------------------------------------
+// ---- saving ---------------------------------------------------------------------------------------------------------
 enum { GPTI_WEIGHT, GPTI_M, GPTI_V, GPTI_STEPS, GPTI_TOKENIZER, GPTI_KINDS };
 static const char *const gpti_kind_name[GPTI_KINDS] = { "", "optim.m/", "optim.v/", "optim.steps", "tokenizer" };
-typedef struct gpti_out { char name[64]; int kind, item, rows, cols; ag_tensor *t; size_t bytes; } gpti_out;     // one tensor of a file
+typedef struct gpti_out {           // one tensor of a file to be written
+    char name[64];
+    int kind, item, rows, cols;     // item: bytes of one number
+    ag_tensor *t;
+    size_t bytes;
+} gpti_out;
 
 static int gpti_out_order(const void *a, const void *b) {      // the writers' custom: by size of the type, then by name
     const gpti_out *x = (const gpti_out *)a, *y = (const gpti_out *)b;
@@ -1432,7 +1483,8 @@ static void gpti_put_metadata(gpti_text *t, gpt_model *m, const gpt_state *s) {
     gpti_put(t, GPTI_HEADER_START "00000000\"", sizeof GPTI_HEADER_START - 1 + 9);
     gpti_put_pair(t, "version", "1");
     gpti_put_pair(t, "name", m->config.name);
-#define GPTI_PUT_INT(field, low, high) snprintf(text, sizeof text, "%d", m->config.field), gpti_put_pair(t, #field, text);
+#define GPTI_PUT_INT(field, low, high) \
+    snprintf(text, sizeof text, "%d", m->config.field), gpti_put_pair(t, #field, text);
     GPTI_CONFIG_INTS(GPTI_PUT_INT)
 #undef GPTI_PUT_INT
 #define GPTI_PUT_REAL(field) gpti_put_real(t, #field, m->config.field);
@@ -1450,7 +1502,7 @@ static void gpti_put_metadata(gpti_text *t, gpt_model *m, const gpt_state *s) {
             snprintf(text, sizeof text, "%llu %llu", (unsigned long long)r->key, (unsigned long long)r->counter);
             gpti_put_pair(t, key, text);
         }
-        for (const char *line = s->notes; line && *line; line += strcspn(line, "\n"), line += *line == '\n') {
+        for (const char *line = s->notes; line && *line; line = gpti_next_line(line)) {
             size_t n = strcspn(line, "\n"), k = strcspn(line, "=\n");
             if (k < n) gpti_put_pair_n(t, "note.", line, k, line + k + 1, n - k - 1);
         }
@@ -1478,11 +1530,11 @@ typedef struct gpti_save {
 } gpti_save;
 #define GPTI_PIECE 16384
 
-static int gpti_add(gpti_save *w, const char *name, int kind, int item, int rows, int cols, ag_tensor *t, size_t bytes) {
+static void gpti_add(gpti_save *w, const char *name, int kind, int item, int rows, int cols, ag_tensor *t) {
     gpti_out *o = &w->out[w->n_out++];
     snprintf(o->name, sizeof o->name, "%s%s", gpti_kind_name[kind], name);
-    o->kind = kind, o->item = item, o->rows = rows, o->cols = cols, o->t = t, o->bytes = bytes;
-    return 0;
+    o->kind = kind, o->item = item, o->rows = rows, o->cols = cols, o->t = t;
+    o->bytes = (size_t)item * (size_t)rows * (size_t)(cols ? cols : 1);
 }
 
 // All tensors of the file in their order, and the header that lists them.
@@ -1495,15 +1547,14 @@ static int gpti_plan(gpti_save *w, gpt_model *m, const gpt_state *s) {
     while (gpt_param_at(&m->config, n, &p)) n++;
     if (!(w->out = (gpti_out *)gpti_alloc(m->ctx, 3 * (size_t)n + 2, sizeof *w->out))) return -1;
     for (int i = 0; gpti_param(&m->config, m, i, &p, &field); i++) {
-        gpti_add(w, p.name, GPTI_WEIGHT, real, p.rows, p.cols, *field, p.count * sizeof(ag_real));
-        if (s && (*field)->m) gpti_add(w, p.name, GPTI_M, real, p.rows, p.cols, *field, p.count * sizeof(ag_real));
-        if (s && (*field)->v) gpti_add(w, p.name, GPTI_V, real, p.rows, p.cols, *field, p.count * sizeof(ag_real));
+        gpti_add(w, p.name, GPTI_WEIGHT, real, p.rows, p.cols, *field);
+        if (s && (*field)->m) gpti_add(w, p.name, GPTI_M, real, p.rows, p.cols, *field);
+        if (s && (*field)->v) gpti_add(w, p.name, GPTI_V, real, p.rows, p.cols, *field);
     }
-    if (s) gpti_add(w, "", GPTI_STEPS, 8, n, 0, NULL, 8 * (size_t)n);
-    if (s && s->tokenizer) {
-        if (s->tokenizer_size > INT_MAX) return ag_fail(m->ctx, "gpt_save: a tokenizer of %zu bytes is too large", s->tokenizer_size);
-        gpti_add(w, "", GPTI_TOKENIZER, 1, (int)s->tokenizer_size, 0, NULL, s->tokenizer_size);
-    }
+    if (s) gpti_add(w, "", GPTI_STEPS, 8, n, 0, NULL);
+    if (s && s->tokenizer && s->tokenizer_size > INT_MAX)
+        return ag_fail(m->ctx, "gpt_save: a tokenizer of %zu bytes is too large", s->tokenizer_size);
+    if (s && s->tokenizer) gpti_add(w, "", GPTI_TOKENIZER, 1, (int)s->tokenizer_size, 0, NULL);
     qsort(w->out, (size_t)w->n_out, sizeof *w->out, gpti_out_order);
     w->header.ctx = m->ctx;
     gpti_put_metadata(&w->header, m, s);
@@ -1571,8 +1622,9 @@ int gpt_save(gpt_model *m, const char *path, const gpt_state *s) {
     for (size_t i = 0, n = s && s->notes ? strlen(s->notes) : 0, k; i < n; i += k)
         if ((k = gpti_utf8((const unsigned char *)s->notes + i, n - i)) == 0)
             return ag_fail(m->ctx, "gpt_save: byte %zu of the notes is not UTF-8", i);
-    for (const char *line = s ? s->notes : NULL; line && *line; line += strcspn(line, "\n"), line += *line == '\n')
-        if (strcspn(line, "=\n") > 48) return ag_fail(m->ctx, "gpt_save: a key in the notes is longer than 48 bytes: %.60s", line);
+    for (const char *line = s ? s->notes : NULL; line && *line; line = gpti_next_line(line))
+        if (strcspn(line, "=\n") > 48)
+            return ag_fail(m->ctx, "gpt_save: a key in the notes is longer than 48 bytes: %.60s", line);
     memset(&w, 0, sizeof w);
     w.io = gpti_io();
     w.temporary = (char *)gpti_alloc(m->ctx, strlen(path) + 64, 1);
@@ -1588,12 +1640,14 @@ int gpt_save(gpt_model *m, const char *path, const gpt_state *s) {
         else bad = gpti_write_file(&w, file, m, s);
         if (file && w.io->close(file) && !bad) bad = -1, w.failed = "closing", w.error = errno;
         if (!bad && w.io->rename(w.temporary, path)) bad = -1, w.failed = "renaming", w.error = errno;
-        if (!bad && w.io->sync_dir(path)) bad = -1, renamed = 1, w.failed = "flushing the directory of", w.error = errno;
+        renamed = !bad;
+        if (!bad && w.io->sync_dir(path)) bad = -1, w.failed = "flushing the directory of", w.error = errno;
         if (file && bad && !renamed) w.io->remove(w.temporary);
     }
     if (w.failed)
         ag_fail(m->ctx, "gpt_save: %s %.150s: %s. %.150s is %s", w.failed, renamed ? path : w.temporary,
-                w.error ? strerror(w.error) : "failed", path, renamed ? "written, but may not survive a power cut" : "as it was before");
+                w.error ? strerror(w.error) : "failed", path,
+                renamed ? "written, but may not survive a power cut" : "as it was before");
     if (w.out) GPT_FREE(w.out);
     if (w.header.s) GPT_FREE(w.header.s);
     if (w.temporary) GPT_FREE(w.temporary);
@@ -1602,12 +1656,16 @@ int gpt_save(gpt_model *m, const char *path, const gpt_state *s) {
     return bad ? -1 : 0;
 }
 
-// ---- the header: reading -------------------------------------------------------------------------------------------------
+// ====================================================================================================================
+// You can stop reading here: what follows reads a file that may have been made to do harm
+// ====================================================================================================================
+// ---- the header: reading --------------------------------------------------------------------------------------------
 // JSON of one known form: no nesting beyond it, so no recursion that a file could exhaust.
 enum { GPTI_F64, GPTI_F32, GPTI_F16, GPTI_BF16, GPTI_I64, GPTI_U8, GPTI_OTHER };
 static const struct { const char *name; int kind, size; } gpti_types[] = {
-    { "F64", GPTI_F64, 8 }, { "F32", GPTI_F32, 4 }, { "F16", GPTI_F16, 2 }, { "BF16", GPTI_BF16, 2 }, { "I64", GPTI_I64, 8 },
-    { "U8", GPTI_U8, 1 }, { "I32", GPTI_OTHER, 4 }, { "I16", GPTI_OTHER, 2 }, { "I8", GPTI_OTHER, 1 }, { "BOOL", GPTI_OTHER, 1 },
+    { "F64", GPTI_F64, 8 }, { "F32", GPTI_F32, 4 }, { "F16", GPTI_F16, 2 }, { "BF16", GPTI_BF16, 2 },
+    { "I64", GPTI_I64, 8 }, { "U8", GPTI_U8, 1 },
+    { "I32", GPTI_OTHER, 4 }, { "I16", GPTI_OTHER, 2 }, { "I8", GPTI_OTHER, 1 }, { "BOOL", GPTI_OTHER, 1 },
     { "U64", GPTI_OTHER, 8 }, { "U32", GPTI_OTHER, 4 }, { "U16", GPTI_OTHER, 2 }
 };
 #define GPTI_TENSORS_MAX 65536
@@ -1691,17 +1749,40 @@ static int gpti_next_is(gpti_file *f, char c) {         // the same, if it is th
 }
 
 static int gpti_hex4(gpti_file *f, unsigned *value) {
+    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
     *value = 0;
     for (int i = 0; i < 4; i++, f->at++) {
-        int c = gpti_peek(f), d = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-        if (d < 0) return gpti_bad_json(f, "four hexadecimal digits");
-        *value = *value * 16 + (unsigned)d;
+        int c = gpti_peek(f);
+        const char *d = c > 0 ? strchr(digits, c) : NULL;
+        if (!d) return gpti_bad_json(f, "four hexadecimal digits");
+        *value = *value * 16 + (unsigned)((d - digits) % 16);
     }
     return 0;
 }
 
-// A string: into `to` (cut off at size - 1 bytes), or decoded in place when to is NULL and f->fill. The decoded text is never
-// longer than its quoted form. Sets *text, *n (bytes). The character 0 is refused, so that names are C strings.
+// What follows \u: one character of the basic plane, or a pair of surrogates that are one beyond it. Returns its UTF-8
+// bytes, or 0 after an error.
+static size_t gpti_escaped_character(gpti_file *f, unsigned char utf8[4]) {
+    unsigned u, low;
+    size_t k;
+    if (gpti_hex4(f, &u)) return 0;
+    if ((u >= 0xDC00 && u < 0xE000) || u == 0) return gpti_bad_json(f, "a character"), 0;
+    if (u >= 0xD800 && u < 0xDC00) {
+        if (f->size - f->at < 6 || f->header[f->at] != '\\' || f->header[f->at + 1] != 'u')
+            return gpti_bad_json(f, "a low surrogate"), 0;
+        f->at += 2;
+        if (gpti_hex4(f, &low)) return 0;
+        if (low < 0xDC00 || low > 0xDFFF) return gpti_bad_json(f, "a low surrogate"), 0;
+        u = 0x10000 + ((u - 0xD800) << 10) + (low - 0xDC00);
+    }
+    k = u < 0x80 ? 1 : u < 0x800 ? 2 : u < 0x10000 ? 3 : 4;
+    for (size_t i = k; i-- > 1; u >>= 6) utf8[i] = (unsigned char)(0x80 | (u & 0x3F));
+    utf8[0] = (unsigned char)(k == 1 ? u : k == 2 ? 0xC0 | u : k == 3 ? 0xE0 | u : 0xF0 | u);
+    return k;
+}
+
+// A string: into `to` (cut off at size - 1 bytes), or decoded in place when to is NULL and f->fill. The decoded text is
+// never longer than its quoted form. Sets *text, *n (bytes). The character 0 is refused, so that names are C strings.
 static int gpti_string(gpti_file *f, char *to, size_t size, const char **text, size_t *n) {
     char *place;
     *n = 0;
@@ -1715,24 +1796,13 @@ static int gpti_string(gpti_file *f, char *to, size_t size, const char **text, s
         if (c == '"') break;
         if (c == '\\') {
             static const char from[] = "\"\\/bfnrt", into[] = "\"\\/\b\f\n\r\t";
-            unsigned u, low;
+            const char *short_form;
             f->at++, c = gpti_peek(f);
-            if (c > 0 && c != 'u' && strchr(from, c)) f->at++, utf8[0] = (unsigned char)into[strchr(from, c) - from], k = 1;
-            else {
-                if (c != 'u') return gpti_bad_json(f, "an escape sequence");
-                f->at++;
-                if (gpti_hex4(f, &u)) return -1;
-                if (u >= 0xD800 && u < 0xDC00) {        // a pair of surrogates is one character
-                    if (gpti_peek(f) != '\\' || f->at + 1 >= f->size || f->header[f->at + 1] != 'u') return gpti_bad_json(f, "a low surrogate");
-                    f->at += 2;
-                    if (gpti_hex4(f, &low)) return -1;
-                    if (low < 0xDC00 || low > 0xDFFF) return gpti_bad_json(f, "a low surrogate");
-                    u = 0x10000 + ((u - 0xD800) << 10) + (low - 0xDC00);
-                } else if ((u >= 0xDC00 && u < 0xE000) || u == 0) return gpti_bad_json(f, "a character");
-                k = u < 0x80 ? 1 : u < 0x800 ? 2 : u < 0x10000 ? 3 : 4;
-                for (size_t i = k; i-- > 1; u >>= 6) utf8[i] = (unsigned char)(0x80 | (u & 0x3F));
-                utf8[0] = (unsigned char)(k == 1 ? u : k == 2 ? 0xC0 | u : k == 3 ? 0xE0 | u : 0xF0 | u);
-            }
+            short_form = c > 0 ? strchr(from, c) : NULL;
+            if (!short_form && c != 'u') return gpti_bad_json(f, "an escape sequence");
+            f->at++;
+            if (short_form) utf8[0] = (unsigned char)into[short_form - from], k = 1;
+            else if ((k = gpti_escaped_character(f, utf8)) == 0) return -1;
         } else {
             k = gpti_utf8((const unsigned char *)f->header + f->at, f->size - f->at);
             if (!k) return gpti_bad_json(f, "UTF-8");
@@ -1745,7 +1815,7 @@ static int gpti_string(gpti_file *f, char *to, size_t size, const char **text, s
         }
     }
     if (to) to[*n < size ? *n : size - 1] = 0;
-    else if (f->fill) place[*n] = 0;                    // at the latest over the closing quote, which lies behind us then
+    else if (f->fill) place[*n] = 0;                    // at the latest over the closing quote
     f->at++;
     if (text) *text = to ? to : place;
     return 0;
@@ -1778,11 +1848,14 @@ static int gpti_metadata(gpti_file *f, const char *key, const char *value, size_
     f->ours = 1, key += 4;
     if (f->fill) return 0;                              // the first pass has read the numbers
     if (!strcmp(key, "crc32")) {
-        if (f->has_crc++ || n != 8 || strspn(value, "0123456789abcdef") != 8) return gpti_bad(f, "the checksum is not eight digits");
+        if (f->has_crc++ || n != 8 || strspn(value, "0123456789abcdef") != 8)
+            return gpti_bad(f, "the checksum is not eight digits");
         memcpy(f->crc_digits, value, 9);
         return 0;
     }
-    if (!strcmp(key, "version")) return strcmp(value, "1") ? gpti_bad(f, "version %.20s of the format is not known here", value) : 0;
+    if (!strcmp(key, "version"))
+        return strcmp(value, "1") ? gpti_bad(f, "version %s of the format is not known here",
+                                             gpti_shown(value, name, sizeof name)) : 0;
     if (!strcmp(key, "name")) { snprintf(f->config.name, sizeof f->config.name, "%s", value); return 0; }
 #define GPTI_READ_INT(field, low, high) if (!strcmp(key, #field)) { \
         if (!gpti_get_int(value, INT_MAX, &whole)) return gpti_bad(f, #field " is not a whole number"); \
@@ -1849,8 +1922,11 @@ static int gpti_read_entry(gpti_file *f, gpti_entry *e) {
             if (gpti_string(f, type, sizeof type, NULL, &n)) return -1;
             e->size = 0;
             for (size_t i = 0; i < sizeof gpti_types / sizeof *gpti_types; i++)
-                if (!strcmp(type, gpti_types[i].name)) e->type = (signed char)gpti_types[i].kind, e->size = (signed char)gpti_types[i].size;
-            if (!e->size) return gpti_bad(f, "a tensor has the type %s, which is not known here", gpti_shown(type, shown, sizeof shown));
+                if (!strcmp(type, gpti_types[i].name))
+                    e->type = (signed char)gpti_types[i].kind, e->size = (signed char)gpti_types[i].size;
+            if (!e->size)
+                return gpti_bad(f, "a tensor has the type %s, which is not known here",
+                                gpti_shown(type, shown, sizeof shown));
         } else if (bit == 2) {
             if (gpti_want(f, '[')) return -1;
             e->ndim = 0, e->dim[0] = e->dim[1] = 1;
@@ -1863,13 +1939,14 @@ static int gpti_read_entry(gpti_file *f, gpti_entry *e) {
                 count *= number, e->ndim++;
             } while (gpti_next_is(f, ','));
             if (gpti_want(f, ']')) return -1;
-        } else if (gpti_want(f, '[') || gpti_number(f, &e->begin) || gpti_want(f, ',') || gpti_number(f, &e->end) || gpti_want(f, ']')) return -1;
+        } else if (gpti_want(f, '[') || gpti_number(f, &e->begin) || gpti_want(f, ',') || gpti_number(f, &e->end) ||
+                   gpti_want(f, ']')) return -1;
     } while (gpti_next_is(f, ','));
     if (gpti_want(f, '}')) return -1;
     if (seen != 7) return gpti_bad_json(f, "dtype, shape and data_offsets");
     if (e->begin > e->end || count > INT64_MAX / (uint64_t)e->size || e->end - e->begin != count * (uint64_t)e->size)
-        return gpti_bad(f, "a tensor of %llu numbers of %d bytes lies at %llu to %llu", (unsigned long long)count, e->size,
-                        (unsigned long long)e->begin, (unsigned long long)e->end);
+        return gpti_bad(f, "a tensor of %llu numbers of %d bytes lies at %llu to %llu", (unsigned long long)count,
+                        e->size, (unsigned long long)e->begin, (unsigned long long)e->end);
     return 0;
 }
 
@@ -1930,7 +2007,7 @@ static void gpti_sort(const gpti_file *f, int *index, int by_place) {
     }
 }
 
-// ---- the bytes of a file -------------------------------------------------------------------------------------------------
+// ---- the bytes of a file --------------------------------------------------------------------------------------------
 // From the beginning (again), and then in order: no seeking, so a length of more than 2 GB needs no special call.
 static int gpti_rewind(gpti_file *f) {
     f->mem_at = 0;
@@ -1962,8 +2039,8 @@ static int gpti_take(gpti_file *f, void *to, size_t n, size_t *got) {      // fe
 static int gpti_take_all(gpti_file *f, void *to, size_t n, const char *what, uint64_t at) {
     size_t got;
     if (gpti_take(f, to, n, &got)) return -1;
-    return got == n ? 0 : gpti_bad(f, "the file ends at byte %llu, inside %s of %llu bytes more", (unsigned long long)(at + got), what,
-                                   (unsigned long long)(n - got));
+    return got == n ? 0 : gpti_bad(f, "the file ends at byte %llu, inside %s: %llu bytes or more are missing",
+                                   (unsigned long long)(at + got), what, (unsigned long long)(n - got));
 }
 
 static int gpti_goto(gpti_file *f, uint64_t place) {    // from the beginning again to byte `place`
@@ -2010,7 +2087,8 @@ static int gpti_check_file(gpti_file *f) {
     if (f->ours) {
         // Its digits lie where gpt_save has put them, or it was not gpt_save that wrote this.
         size_t digit = GPTI_CRC_AT - 8;
-        if (f->size < digit + 8 || memcmp(f->header + digit, f->crc_digits, 8)) return gpti_bad(f, "the checksum is not in its place");
+        if (f->size < digit + 8 || memcmp(f->header + digit, f->crc_digits, 8))
+            return gpti_bad(f, "the checksum is not in its place");
         memset(f->header + digit, '0', 8);
         gpti_crc_add(f->crc, f->header, f->size);
         memcpy(f->header + digit, f->crc_digits, 8);
@@ -2025,10 +2103,12 @@ static int gpti_check_file(gpti_file *f) {
         const gpti_entry *e = &f->entry[f->by_place[i]];
         char shown[64];
         if (i && !strcmp(f->entry[f->by_name[i - 1]].name, f->entry[f->by_name[i]].name))
-            return gpti_bad(f, "the tensor %s is there twice", gpti_shown(f->entry[f->by_name[i]].name, shown, sizeof shown));
+            return gpti_bad(f, "the tensor %s is there twice",
+                            gpti_shown(f->entry[f->by_name[i]].name, shown, sizeof shown));
         if (e->begin != at)
-            return gpti_bad(f, "the tensor %s begins at %llu, but the one before it ends at %llu", gpti_shown(e->name, shown, sizeof shown),
-                            (unsigned long long)e->begin, (unsigned long long)at);
+            return gpti_bad(f, "the tensor %s begins at %llu, but the one before it ends at %llu",
+                            gpti_shown(e->name, shown, sizeof shown), (unsigned long long)e->begin,
+                            (unsigned long long)at);
         at = e->end;
     }
     f->data = at;
@@ -2038,14 +2118,17 @@ static int gpti_check_file(gpti_file *f) {
         if (f->ours) gpti_crc_add(f->crc, f->piece, n);
     }
     if (gpti_take(f, f->piece, 1, &got)) return -1;
-    if (got) return gpti_bad(f, "there are bytes after the last tensor, at %llu", (unsigned long long)(8 + f->size + f->data));
+    if (got)
+        return gpti_bad(f, "there are bytes after the last tensor, at %llu",
+                        (unsigned long long)(8 + f->size + f->data));
     snprintf(digits, sizeof digits, "%08lx", (unsigned long)f->crc->value);
     if (f->ours && memcmp(digits, f->crc_digits, 8))
-        return gpti_bad(f, "the checksum is %s, the file says %s: it is damaged. Use an older copy", digits, f->crc_digits);
+        return gpti_bad(f, "the checksum is %s, the file says %s: it is damaged. Use an older copy", digits,
+                        f->crc_digits);
     return 0;
 }
 
-// ---- which tensor goes where ---------------------------------------------------------------------------------------------
+// ---- which tensor goes where ----------------------------------------------------------------------------------------
 static gpti_entry *gpti_find(gpti_file *f, const char *prefix, const char *name) {
     char whole[96];
     snprintf(whole, sizeof whole, "%s%s", prefix, name);
@@ -2060,23 +2143,26 @@ static gpti_entry *gpti_find(gpti_file *f, const char *prefix, const char *name)
 // Somebody else's GPT-2: sizes from the shapes. The number of heads is not in the file; GPT-2's heads have 64 channels.
 static int gpti_guess(gpti_file *f, const char **prefix) {
     const gpti_entry *wte, *wpe, *up;
+    gpt_config *c = &f->config;
     char name[32];
     *prefix = gpti_find(f, "transformer.", "wte.weight") ? "transformer." : "";
-    wte = gpti_find(f, *prefix, "wte.weight"), wpe = gpti_find(f, *prefix, "wpe.weight"), up = gpti_find(f, *prefix, "h.0.mlp.c_fc.weight");
+    wte = gpti_find(f, *prefix, "wte.weight"), wpe = gpti_find(f, *prefix, "wpe.weight");
+    up = gpti_find(f, *prefix, "h.0.mlp.c_fc.weight");
     if (!wte || !wpe || !up || wte->ndim != 2 || wpe->ndim != 2 || up->ndim != 2)
-        return gpti_bad(f, "neither a checkpoint of gpt.h nor a GPT-2 of Hugging Face: wte.weight, wpe.weight or h.0.mlp.c_fc.weight is missing");
-    f->config = gpt_preset("gpt2");
-    snprintf(f->config.name, sizeof f->config.name, "gpt2-file");
-    f->config.n_vocab = wte->dim[0], f->config.n_embd = wte->dim[1], f->config.n_ctx = wpe->dim[0], f->config.n_hidden = up->dim[1];
-    f->config.n_head = f->config.n_kv_head = wte->dim[1] / 64;
-    for (f->config.n_layer = 1; f->config.n_layer < 4096; f->config.n_layer++) {
-        snprintf(name, sizeof name, "h.%d.ln_1.weight", f->config.n_layer);
+        return gpti_bad(f, "neither a checkpoint of gpt.h nor a GPT-2 of Hugging Face: wte.weight, wpe.weight or "
+                        "h.0.mlp.c_fc.weight is missing");
+    *c = gpt_preset("gpt2");
+    snprintf(c->name, sizeof c->name, "gpt2-file");
+    c->n_vocab = wte->dim[0], c->n_embd = wte->dim[1], c->n_ctx = wpe->dim[0], c->n_hidden = up->dim[1];
+    c->n_head = c->n_kv_head = wte->dim[1] / 64;
+    for (c->n_layer = 1; c->n_layer < 4096; c->n_layer++) {
+        snprintf(name, sizeof name, "h.%d.ln_1.weight", c->n_layer);
         if (!gpti_find(f, *prefix, name)) break;
     }
-    f->config.bias = gpti_find(f, *prefix, "ln_f.bias") != NULL;
+    c->bias = gpti_find(f, *prefix, "ln_f.bias") != NULL;
     if (wte->dim[1] % 64)
-        return gpti_bad(f, "%d channels are not heads of 64, so the number of heads is not known: make the model with gpt_new, then call "
-                        "gpt_load_into", wte->dim[1]);
+        return gpti_bad(f, "%d channels are not heads of 64, so the number of heads is not known: make the model with "
+                        "gpt_new, then call gpt_load_into", wte->dim[1]);
     return 0;
 }
 
@@ -2100,18 +2186,21 @@ static int gpti_match(gpti_file *f, const char *prefix, int resume) {
                 if (n_missing++ < 3) snprintf(missing + used, sizeof missing - used, "%s%s", used ? ", " : "", name);
             }
             if (!e) continue;
-            if (e->type > GPTI_BF16 || e->ndim != (p.cols ? 2 : 1) || e->dim[0] != p.rows || (p.cols && e->dim[1] != p.cols))
-                return gpti_bad(f, "%s has %d dimensions, %d x %d%s: wanted %d x %d%s", name, e->ndim, e->dim[0], e->dim[1],
-                                e->type > GPTI_BF16 ? " whole numbers" : "", p.rows, p.cols ? p.cols : 1, p.cols && e->dim[0] == p.cols &&
-                                e->dim[1] == p.rows && p.rows != p.cols ? " (transposed: here matrices are (in, out))" : "");
+            if (e->type > GPTI_BF16) return gpti_bad(f, "%s has whole numbers: wanted F32, F16, BF16 or F64", name);
+            if (e->ndim != (p.cols ? 2 : 1) || e->dim[0] != p.rows || (p.cols && e->dim[1] != p.cols))
+                return gpti_bad(f, "%s has %d dimensions, %d x %d: wanted %d x %d%s", name, e->ndim, e->dim[0],
+                                e->dim[1], p.rows, p.cols ? p.cols : 1, p.cols && e->dim[0] == p.cols &&
+                                e->dim[1] == p.rows ? " (transposed: matrices are stored (in, out) here)" : "");
             if (kind == GPTI_WEIGHT || resume) e->target = n * GPTI_KINDS + kind; else e->target = -2;
         }
-    if (n_missing) return gpti_bad(f, "%d of %d tensors are missing: %s%s", n_missing, n, missing, n_missing > 3 ? ", ..." : "");
+    if (n_missing)
+        return gpti_bad(f, "%d of %d tensors are missing: %s%s", n_missing, n, missing, n_missing > 3 ? ", ..." : "");
     for (int i = 0; i < f->n; i++) {
         gpti_entry *e = &f->entry[i];
         if (e->target != -1) continue;
         if (f->ours && !strcmp(e->name, gpti_kind_name[GPTI_STEPS])) {
-            if (e->type != GPTI_I64 || e->ndim != 1 || e->dim[0] != n) return gpti_bad(f, "optim.steps is not %d numbers of type I64", n);
+            if (e->type != GPTI_I64 || e->ndim != 1 || e->dim[0] != n)
+                return gpti_bad(f, "optim.steps is not %d numbers of type I64", n);
             e->target = GPTI_STEPS;
         } else if (f->ours && !strcmp(e->name, gpti_kind_name[GPTI_TOKENIZER])) {
             if (e->type != GPTI_U8) return gpti_bad(f, "the tokenizer is not of type U8");
@@ -2120,17 +2209,19 @@ static int gpti_match(gpti_file *f, const char *prefix, int resume) {
             continue;                                   // the causal mask, stored as a tensor
         } else if (!f->ours && gpti_ends(e->name, "lm_head.weight")) {
             continue;                                   // gpti_check_head looks at it
-        } else return gpti_bad(f, "what is the tensor %s for? A model of this shape has none", gpti_shown(e->name, shown, sizeof shown));
+        } else return gpti_bad(f, "what is the tensor %s for? A model of this shape has none",
+                               gpti_shown(e->name, shown, sizeof shown));
     }
     return 0;
 }
 
-// ---- numbers ---------------------------------------------------------------------------------------------------------------
+// ---- numbers --------------------------------------------------------------------------------------------------------
 static float gpti_from_bits(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
 
 static double gpti_half(unsigned h) {       // one sign, five bits of exponent, ten of fraction
     unsigned exponent = h >> 10 & 31, fraction = h & 1023;
-    double x = exponent == 31 ? (fraction ? NAN : INFINITY) : exponent ? ldexp(1024 + fraction, (int)exponent - 25) : ldexp(fraction, -24);
+    double x = exponent ? ldexp(1024 + fraction, (int)exponent - 25) : ldexp(fraction, -24);
+    if (exponent == 31) x = fraction ? NAN : INFINITY;
     return h & 0x8000 ? -x : x;
 }
 
@@ -2149,8 +2240,10 @@ static void gpti_convert(ag_real *to, const unsigned char *from, size_t n, int t
 
 // The memory of a moment, or NULL: it lives as long as the context, like those that the optimizers make.
 static ag_real *gpti_moment(ag_tensor *t, ag_real **moment) {
-    ag_tensor *state = *moment ? NULL : ag_state_at(t->ctx, t->shape[0], t->ndim > 1 ? t->shape[1] : AG_END, AG_END, AG_END, AG_END);
-    if (state) *moment = state->data;
+    if (!*moment) {
+        ag_tensor *state = ag_state_at(t->ctx, t->shape[0], t->ndim > 1 ? t->shape[1] : AG_END, AG_END, AG_END, AG_END);
+        *moment = state ? state->data : NULL;
+    }
     return *moment;
 }
 
@@ -2208,10 +2301,10 @@ static int gpti_check_head(gpti_file *f, gpt_model *m, const char *prefix) {
         gpti_convert(f->values, f->piece, n, e->type, &unused);
         same = !memcmp(f->values, f->values + GPTI_PIECE, n * sizeof *f->values);
     }
-    return same ? 0 : gpti_bad(f, "lm_head.weight is not a copy of wte.weight; GPT-2 with a head of its own is not supported");
+    return same ? 0 : gpti_bad(f, "lm_head.weight is not a copy of wte.weight: a head of its own is not GPT-2's");
 }
 
-// ---- loading -------------------------------------------------------------------------------------------------------------
+// ---- loading --------------------------------------------------------------------------------------------------------
 static void gpti_close(gpti_file *f) {
     if (f->handle) f->io->close(f->handle);
     if (f->header) GPT_FREE(f->header);
@@ -2246,15 +2339,19 @@ static gpt_model *gpti_load(gpti_file *f, gpt_model *into, gpt_state *state, int
     if (!f->values) goto done;
     gpti_crc_begin(f->crc);
     if (gpti_check_file(f)) goto done;
-    if (f->ours && f->config_seen != config_ints) { gpti_bad(f, "the configuration has %d of %d numbers", f->config_seen, config_ints); goto done; }
+    if (f->ours && f->config_seen != config_ints) {
+        gpti_bad(f, "the configuration has %d of %d numbers", f->config_seen, config_ints);
+        goto done;
+    }
     if (!f->ours && into) {
         if (gpti_find(f, "transformer.", "wte.weight")) prefix = "transformer.";
         f->config = into->config;
     } else if (!f->ours && gpti_guess(f, &prefix)) goto done;
     if (gpti_check(&f->config, why, sizeof why)) { gpti_bad(f, "%s", why); goto done; }
     if (into && !gpti_same(&into->config, &f->config)) {
-        gpti_bad(f, "the file holds another configuration than the model: %d layers, %d heads, %d channels, context %d, vocabulary %d",
-                 f->config.n_layer, f->config.n_head, f->config.n_embd, f->config.n_ctx, f->config.n_vocab);
+        gpti_bad(f, "the file holds another configuration than the model: %d layers, %d heads, %d channels, context "
+                 "%d, vocabulary %d", f->config.n_layer, f->config.n_head, f->config.n_embd, f->config.n_ctx,
+                 f->config.n_vocab);
         goto done;
     }
     if (gpti_match(f, prefix, resume)) goto done;
@@ -2265,7 +2362,8 @@ static gpt_model *gpti_load(gpti_file *f, gpt_model *into, gpt_state *state, int
     if (!(m = into ? into : gpti_new(f->ctx, &f->config, 0))) goto done;
     m->training = resume;
     if (gpti_goto(f, 8 + (uint64_t)f->size)) goto done;
-    for (int i = 0; i < f->n; i++) if (gpti_read_tensor(f, m, &f->entry[f->by_place[i]], state ? &f->state : NULL)) goto done;
+    for (int i = 0; i < f->n; i++)
+        if (gpti_read_tensor(f, m, &f->entry[f->by_place[i]], state ? &f->state : NULL)) goto done;
     if (gpti_check_head(f, m, prefix)) goto done;
     bad = 0;
 done:
@@ -2313,10 +2411,11 @@ int gpt_load_into(gpt_model *m, const char *path) {
     return bad ? -1 : 0;
 }
 
-// ---- llama2.c ------------------------------------------------------------------------------------------------------------
-// Karpathy's legacy format: seven int32 (C, H, L, NH, NKV, V, T; a negative V says that the head is not tied), then float32:
-// the embedding, and for each kind of weight all layers, matrices as (out, in). Two tables of rotations follow, which we
-// compute, and the head if it is not tied. The file has no checksum; its length is all that can be checked.
+// ---- llama2.c -------------------------------------------------------------------------------------------------------
+// Karpathy's legacy format: seven int32 (C, H, L, NH, NKV, V, T; a negative V says that the head is not tied), then
+// float32: the embedding, and for each kind of weight all layers, matrices as (out, in). Two tables of rotations
+// follow, which we compute, and the head if it is not tied. The file has no checksum; its length is all that can be
+// checked.
 typedef struct gpti_llama2c { gpti_file *f; gpt_model *m; ag_real *matrix, *turned; uint64_t at; } gpti_llama2c;
 
 // n numbers in f->values (up to GPTI_PIECE at a time) or, if to is given, there.
@@ -2336,7 +2435,8 @@ static int gpti_take_matrix(gpti_llama2c *l, ag_tensor *t, int out, int in, int 
     for (int o = 0; o < out; o++)
         for (int i = 0; i < in; i++) l->turned[(size_t)i * out + o] = l->matrix[(size_t)o * in + i];
     for (int i = 0; i < in; i++)
-        if (ag_set_part(t, (size_t)i * (size_t)t->shape[1] + (size_t)first, (size_t)out, l->turned + (size_t)i * out)) return -1;
+        if (ag_set_part(t, (size_t)i * (size_t)t->shape[1] + (size_t)first, (size_t)out, l->turned + (size_t)i * out))
+            return -1;
     return 0;
 }
 static int gpti_take_vector(gpti_llama2c *l, ag_tensor *t) {
@@ -2366,18 +2466,20 @@ static int gpti_llama2c_config(gpti_file *f, uint64_t *floats) {
     int32_t n[7];
     char why[256];
     gpt_param p;
+    gpt_config *c = &f->config;
     if (gpti_rewind(f) || gpti_take_all(f, head, 28, "the header", 0)) return -1;
     for (int i = 0; i < 7; i++) {
-        uint32_t u = head[4 * i] | (uint32_t)head[4 * i + 1] << 8 | (uint32_t)head[4 * i + 2] << 16 | (uint32_t)head[4 * i + 3] << 24;
+        uint32_t u = 0;
+        for (int k = 4; k-- > 0;) u = u << 8 | head[4 * i + k];
         memcpy(&n[i], &u, 4);
     }
-    f->config = gpt_preset("small");
-    snprintf(f->config.name, sizeof f->config.name, "llama2.c");
-    f->config.n_embd = n[0], f->config.n_hidden = n[1], f->config.n_layer = n[2], f->config.n_head = n[3], f->config.n_kv_head = n[4];
-    f->config.n_vocab = n[5] < 0 && n[5] > -INT_MAX ? -n[5] : n[5], f->config.n_ctx = n[6], f->config.tied = n[5] > 0, f->config.qk_norm = 0;
-    if (gpti_check(&f->config, why, sizeof why)) return gpti_bad(f, "no file of llama2.c: %s", why);
-    *floats = (uint64_t)f->config.n_ctx * (uint64_t)(f->config.n_embd / f->config.n_head);
-    for (int i = 0; gpt_param_at(&f->config, i, &p); i++) *floats += p.count;
+    *c = gpt_preset("small");
+    snprintf(c->name, sizeof c->name, "llama2.c");
+    c->n_embd = n[0], c->n_hidden = n[1], c->n_layer = n[2], c->n_head = n[3], c->n_kv_head = n[4], c->n_ctx = n[6];
+    c->n_vocab = n[5] < 0 && n[5] > -INT_MAX ? -n[5] : n[5], c->tied = n[5] > 0, c->qk_norm = 0;
+    if (gpti_check(c, why, sizeof why)) return gpti_bad(f, "no file of llama2.c: %s", why);
+    *floats = (uint64_t)c->n_ctx * (uint64_t)(c->n_embd / c->n_head);
+    for (int i = 0; gpt_param_at(c, i, &p); i++) *floats += p.count;
     return 0;
 }
 
@@ -2392,7 +2494,7 @@ gpt_model *gpt_load_llama2c(ag_ctx *ctx, const char *path) {
     f.io = gpti_io(), l.f = &f;
     f.piece = (unsigned char *)gpti_alloc(ctx, GPTI_PIECE, 8);
     if (!f.piece || gpti_llama2c_config(&f, &floats)) goto done;
-    do {                                                // is the file as long as its header says? Before anything is allocated
+    do {                                                // is the file as long as its header says?
         if (gpti_take(&f, f.piece, GPTI_PIECE * 8, &got)) goto done;
         have += got;
     } while (got == GPTI_PIECE * 8 && have <= 4 * floats);
@@ -2401,10 +2503,12 @@ gpt_model *gpt_load_llama2c(ag_ctx *ctx, const char *path) {
                  (unsigned long long)have, (unsigned long long)(4 * floats));
         goto done;
     }
-    most = (size_t)f.config.n_embd * (size_t)(f.config.n_vocab > f.config.n_hidden ? f.config.n_vocab : f.config.n_hidden);
-    if (most < (size_t)f.config.n_embd * (size_t)f.config.n_embd) most = (size_t)f.config.n_embd * (size_t)f.config.n_embd;
-    if (!(l.matrix = (ag_real *)gpti_alloc(ctx, most, sizeof *l.matrix)) || !(l.turned = (ag_real *)gpti_alloc(ctx, most, sizeof *l.turned))) goto done;
-    if (!(l.m = gpti_new(ctx, &f.config, 0)) || gpti_rewind(&f) || gpti_take_all(&f, f.piece, 28, "the header", 0)) goto done;
+    most = f.config.n_vocab > f.config.n_hidden ? (size_t)f.config.n_vocab : (size_t)f.config.n_hidden;
+    most = (most > (size_t)f.config.n_embd ? most : (size_t)f.config.n_embd) * (size_t)f.config.n_embd;
+    l.matrix = (ag_real *)gpti_alloc(ctx, most, sizeof *l.matrix);
+    if (l.matrix) l.turned = (ag_real *)gpti_alloc(ctx, most, sizeof *l.turned);
+    if (l.turned) l.m = gpti_new(ctx, &f.config, 0);
+    if (!l.m || gpti_rewind(&f) || gpti_take_all(&f, f.piece, 28, "the header", 0)) goto done;
     l.at = 28, l.m->training = 0;
     bad = gpti_take_llama2c(&l);
 done:
@@ -2416,7 +2520,7 @@ done:
 }
 
 // ====================================================================================================================
-// You can stop reading here: what follows is the operating system's part of saving a file
+// The operating system's part of saving a file
 // ====================================================================================================================
 #if defined(_WIN32)
 #include <fcntl.h>
@@ -2433,7 +2537,8 @@ __declspec(dllimport) void __stdcall Sleep(unsigned long milliseconds);
 }
 #endif
 #define GPTI_OPEN(path, writing) \
-    ((writing) ? _open(path, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY, _S_IREAD | _S_IWRITE) : _open(path, _O_RDONLY | _O_BINARY))
+    ((writing) ? _open(path, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY, _S_IREAD | _S_IWRITE) \
+               : _open(path, _O_RDONLY | _O_BINARY))
 #define GPTI_READ(file, to, n) _read(file, to, (unsigned)(n))
 #define GPTI_WRITE(file, from, n) _write(file, from, (unsigned)(n))
 #define GPTI_CLOSE(file) _close(file)
@@ -2446,7 +2551,7 @@ static long gpti_process(void) { return _getpid(); }
 #include <signal.h>
 #include <sys/types.h>
 #include <unistd.h>
-#if defined(__GNUC__) && !defined(__cplusplus)  // -std=c99 hides them, and a macro that shows them would come too late here
+#if defined(__GNUC__) && !defined(__cplusplus)  // -std=c99 hides them, and a macro that shows them would come too late
 extern int fsync(int file);
 extern int kill(pid_t process, int signal_number);
 #endif
@@ -2542,7 +2647,8 @@ static void gpti_sweep(const char *path) {
     (void)path;
 #else
     char directory[1024], file[1400];
-    const char *base = strrchr(path, '/') ? strrchr(path, '/') + 1 : path, *where = gpti_directory(path, directory, sizeof directory);
+    const char *where = gpti_directory(path, directory, sizeof directory), *slash = strrchr(path, '/');
+    const char *base = slash ? slash + 1 : path;
     size_t n = strlen(base);
     DIR *d = opendir(where);
     for (struct dirent *e; d && (e = readdir(d)) != NULL;) {
@@ -2558,8 +2664,8 @@ static void gpti_sweep(const char *path) {
 }
 
 const gpt_io *gpt_stdio(void) {
-    static const gpt_io io = { gpti_open, gpti_read, gpti_write_bytes, gpti_patch, gpti_sync, gpti_close_file, gpti_rename, gpti_remove,
-                               gpti_sync_dir, gpti_sweep };
+    static const gpt_io io = { gpti_open, gpti_read, gpti_write_bytes, gpti_patch, gpti_sync, gpti_close_file,
+                               gpti_rename, gpti_remove, gpti_sync_dir, gpti_sweep };
     return &io;
 }
 
@@ -2581,16 +2687,16 @@ MIT License
 
 Copyright (c) 2026 the authors of gpt.h
 
-Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation
-files (the "Software"), to deal in the Software without restriction, including without limitation the rights to use, copy,
-modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the
-Software is furnished to do so, subject to the following conditions:
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+persons to whom the Software is furnished to do so, subject to the following conditions:
 
 The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
 Software.
 
 THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
 WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
-COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE,
-ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 */

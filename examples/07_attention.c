@@ -53,7 +53,7 @@ static void two_ways(void) {
     double apart = 0;
     for (int i = 0; i < T * HS; i++) apart = fmax(apart, fabs(hand[i] - fused[i]));
     printf("one head of %d positions, by hand and by ag_attention: largest difference %.1e\n", T, apart);
-    plot *p = plot_new("One untrained head: each row sums to 1, nothing looks ahead", "position looked at", "position that looks");
+    plot *p = plot_new("One untrained head, by hand", "position looked at", "position that looks");
     plot_heat(p, weights, T, T, NULL, NULL), plot_values(p, "%.2f");
     plot_save(p, lesson_path("causal.png"));
     plot_free(p), ag_free(ag);
@@ -125,30 +125,7 @@ int main(int argc, char **argv) {
             }
             free(z);
         }
-        if (step == steps) {                            // where the first six lists' queries look
-            int rows = batch < 6 ? batch : 6;
-            float *all = (float *)malloc((size_t)rows * T * sizeof *all), *weights = (float *)malloc((size_t)T * T * sizeof *weights);
-            char text[6 * 27][8];
-            const char *row_names[6], *column_names[27];
-            if (!all || !weights) lesson_fail("out of memory");
-            plot *grid[6];
-            for (int r = 0; r < rows; r++) {
-                ag_tensor *one = ag_reshape(ag_slice(qkv, 0, r, 1), T, 3 * dim);
-                by_hand(ag, ag_slice(one, 1, 0, dim), ag_slice(one, 1, dim, dim), ag_slice(one, 1, 2 * dim, dim), weights);
-                for (int t = 0; t < T; t++) {
-                    snprintf(text[r * 27 + t], 8, t < pairs ? "%c%d" : "%c?", 'a' + letters[r * T + t], digits[r * T + t]);
-                    column_names[t] = text[r * 27 + t], all[t] = weights[pairs * T + t];
-                }
-                row_names[0] = column_names[pairs];
-                grid[r] = plot_new(r ? "" : "Where the last position looks", r == rows - 1 ? "position looked at" : "", "");
-                plot_size(grid[r], 1600, r == 0 || r == rows - 1 ? 260 : 190);
-                plot_heat(grid[r], all, 1, (size_t)T, row_names, column_names), plot_heat_range(grid[r], 0, 1), plot_values(grid[r], "%.2f");
-            }
-            plot_save_grid(grid, rows, 1, lesson_path("attention.png"));
-            for (int r = 0; r < rows; r++) plot_free(grid[r]);
-            free(all), free(weights);
-            break;
-        }
+        if (step == steps) break;
         ag_backward(loss);
         double norm = ag_grad_norm(ag), speed = (step + 1.0) * batch * T / (lesson_seconds() - start + 1e-9);
         ag_adamw(ag, rate, 0.9, 0.99, 0);
@@ -156,6 +133,25 @@ int main(int argc, char **argv) {
         lesson_log(step, value, LESSON_NONE, rate, norm, speed);
         lesson_progress(step + 1, steps, value, speed);
     }
+    // The first list again, asked for each of its letters in turn: where does the last position look?
+    float *seen = (float *)malloc((size_t)pairs * T * sizeof *seen), *weights = (float *)malloc((size_t)T * T * sizeof *weights);
+    char text[2 * 27][8];
+    const char *asked_for[27], *looked_at[27];
+    if (!seen || !weights) lesson_fail("out of memory");
+    for (int i = 0; i < pairs; i++) {
+        letters[pairs] = letters[i];
+        ag_tensor *x = ag_add(ag_embedding(letter, letters, T, 0), ag_embedding(digit, digits, T, 0));
+        ag_tensor *qkv = ag_linear(x, wqkv, NULL);
+        by_hand(ag, ag_slice(qkv, 1, 0, dim), ag_slice(qkv, 1, dim, dim), ag_slice(qkv, 1, 2 * dim, dim), weights);
+        memcpy(seen + i * T, weights + pairs * T, (size_t)T * sizeof *seen);
+        snprintf(text[i], 8, "%c%d", 'a' + letters[i], digits[i]), snprintf(text[27 + i], 8, "%c?", 'a' + letters[i]);
+        looked_at[i] = text[i], asked_for[i] = text[27 + i];
+    }
+    looked_at[pairs] = "itself";
+    plot *map = plot_new("Asked for each letter in turn, it looks at its pair", "position looked at", "asked for");
+    plot_heat(map, seen, (size_t)pairs, (size_t)T, asked_for, looked_at), plot_heat_range(map, 0, 1), plot_values(map, "%.2f");
+    plot_save(map, lesson_path("attention.png"));
+    plot_free(map), free(seen), free(weights);
     printf("look-up in a list of %d pairs: %d of %d answers right (a guess: one in ten)\n", pairs, right, asked);
     plot *p = plot_new("Learning to look", "step", "loss (nats an answer)");
     plot_csv(p, "answer", lesson_path("log.csv"), "step", "train_loss");

@@ -139,7 +139,7 @@ int main(int argc, char **argv) {
     double busy = 0, speed = 0, train_loss = NAN;
     int done = (int)state.step;
     for (int stop = 0; !stop; done++) {
-        int last = done >= steps || lesson_interrupted(), measure = done % every == 0 || done >= steps;
+        int last = done >= steps || lesson_interrupted(), measure = done % every == 0 || done >= steps || done == 20 || done == 100;
         double val_loss = measure ? gpt_eval(m, val, n_val, 32) : LESSON_NONE;
         if (measure && (done == 0 || !resume || done > state.step)) {
             lesson_report("step %5d: validation loss %.4f, %.3f bits a byte", done, val_loss,
@@ -176,6 +176,7 @@ int main(int argc, char **argv) {
     plot_csv(p, "train", lesson_path("log.csv"), "step", "train_loss");
     plot_csv(p, "validation", lesson_path("log.csv"), "step", "val_loss");
     plot_dots(p);
+    if (!*source && !strcmp(kind, "char")) plot_hline(p, 2.482, "pairs of characters (lesson 03)");
     plot_save(p, lesson_path("loss.png"));
     plot_free(p);
     printf("written: out/08/loss.png, out/08/log.csv, %s\n", path);

@@ -13,7 +13,8 @@
 //
 //     plot_line(p, name, xs, ys, n)                 a curve; NaN makes a gap; name NULL keeps it out of the legend
 //     plot_smooth(p, name, xs, ys, n, weight)       the same, faint, with its moving average in front (weight 0.9, say)
-//     plot_csv(p, name, path, x_column, y_column)   a curve read from a csv file with a header row, empty cells skipped
+//     plot_csv(p, name, path, x_column, y_column)   a curve read from a csv file with a header row, empty cells skipped;
+//                                                   one of more than 500 points as plot_smooth draws it
 //     plot_scatter(p, name, xs, ys, n)              points
 //     plot_band(p, xs, low, high, n)                a shaded band in the colour of the series before it
 //     plot_bars(p, name, labels, values, n)         bars; a second call stands beside the first (grouped)
@@ -1002,7 +1003,8 @@ PLOT_FN int plot_csv(plot *p, const char *name, const char *path, const char *x_
     }
     fclose(f);
     if (!line) ploti_fail(p, "plot_csv: %s is empty", path);
-    status = p->failed ? -1 : ploti_add(p, PLOTI_LINE, name, xs ? xs : &p->scale, ys ? ys : &p->scale, n) ? 0 : -1;
+    if (!n) status = p->failed || plot_line(p, name, &p->scale, &p->scale, 0) ? -1 : 0;
+    else status = p->failed ? -1 : n > 500 ? plot_smooth(p, name, xs, ys, n, 0.95) : plot_line(p, name, xs, ys, n);
     free(xs), free(ys);
     return status;
 }

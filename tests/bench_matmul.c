@@ -118,7 +118,8 @@ static void run_product(void *arg) {
     static const size_t zero[2] = { 0, 0 };
     const product *p = (const product *)arg;
     const shape *s = p->s;
-    backend->matmul(backend, p->C, p->A, p->B, NULL, s->M, s->N, s->K, s->ta, s->tb, one, zero, zero, zero, s->accumulate);
+    backend->matmul(backend, p->C, p->A, p->B, NULL, s->M, s->N, s->K, s->ta, s->tb, one, zero, zero, zero,
+                    s->accumulate);
 }
 static void run_attention(void *arg) { backend->attention(backend, (const ag_attention_args *)arg); }
 static void run_attention_back(void *arg) { backend->attention_back(backend, (const ag_attention_args *)arg); }
@@ -150,8 +151,8 @@ int main(int argc, char **argv) {
         const size_t rows = (size_t)h->B * h->T, in = (size_t)(h->NH + 2 * h->NKV) * h->HS, out = (size_t)h->NH * h->HS;
         const double flops = 1e-9 * h->B * h->NH * h->T * (h->T + 1) * h->HS;       // of one product of the causal half
         ag_attention_args a;
-        float *qkv = numbers(rows * in), *dqkv = numbers(rows * in), *y = numbers(rows * out), *dy = numbers(rows * out);
-        float *lse = numbers((size_t)h->B * h->NH * h->T);
+        float *qkv = numbers(rows * in), *dqkv = numbers(rows * in), *y = numbers(rows * out);
+        float *dy = numbers(rows * out), *lse = numbers((size_t)h->B * h->NH * h->T);
         memset(&a, 0, sizeof a);
         a.B = h->B, a.T = h->T, a.NH = h->NH, a.NKV = h->NKV, a.HS = h->HS;
         a.qkv = qkv, a.y = y, a.lse = lse, a.dy = dy, a.dqkv = dqkv;

@@ -24,8 +24,8 @@ static const gpt_io *hook_io(void);
 #include <time.h>
 #endif
 
-// ---- the hooks -----------------------------------------------------------------------------------------------------
-static long allocations, fail_allocation, fails_on;     // calls so far; which one fails (0: none); 1: all later ones too
+// ---- the hooks ------------------------------------------------------------------------------------------------------
+static long allocations, fail_allocation, fails_on;     // calls so far; which one fails (0: none); 1: all later too
 static size_t live, peak;
 static void *hook_malloc(size_t bytes) {
     size_t *p;
@@ -66,16 +66,21 @@ static void *h_open(const char *path, int writing) {
 #endif
     return file;
 }
-static long h_read(void *f, void *to, size_t n) { return io_now() ? -1 : gpt_stdio()->read(f, to, n > 1000 ? 1000 : n); }     // short reads
+static long h_read(void *f, void *to, size_t n) {       // short reads
+    return io_now() ? -1 : gpt_stdio()->read(f, to, n > 1000 ? 1000 : n);
+}
 static int h_write(void *f, const void *from, size_t n) {
     int bad;
     if (n > 1) gpt_stdio()->write(f, from, n / 2);      // a write that fails or dies has written a part
     bad = io_now();
-    return bad ? -1 : n > 1 ? gpt_stdio()->write(f, (const char *)from + n / 2, n - n / 2) : gpt_stdio()->write(f, from, n);
+    return bad ? -1 : n > 1 ? gpt_stdio()->write(f, (const char *)from + n / 2, n - n / 2)
+        : gpt_stdio()->write(f, from, n);
 }
-static int h_patch(void *f, size_t at, const void *from, size_t n) { return io_now() ? -1 : gpt_stdio()->patch(f, at, from, n); }
+static int h_patch(void *f, size_t at, const void *from, size_t n) { return io_now() ? -1
+                                                                    : gpt_stdio()->patch(f, at, from, n); }
 static int h_sync(void *f) { return io_now() ? -1 : gpt_stdio()->sync(f); }
-static int h_close(void *f) { int bad = io_now(); return gpt_stdio()->close(f) || bad ? (errno = bad ? io_error : errno, -1) : 0; }
+static int h_close(void *f) { int bad = io_now(); return gpt_stdio()->close(f) || bad
+                             ? (errno = bad ? io_error : errno, -1) : 0; }
 static int h_rename(const char *from, const char *to) {
     if (io_now()) return -1;
     io_writes_new++;
@@ -85,11 +90,12 @@ static int h_remove(const char *path) { return io_now() ? -1 : gpt_stdio()->remo
 static int h_sync_dir(const char *path) { return io_now() ? -1 : gpt_stdio()->sync_dir(path); }
 static void h_sweep(const char *path) { if (!io_now()) gpt_stdio()->sweep(path); }
 static const gpt_io *hook_io(void) {
-    static const gpt_io io = { h_open, h_read, h_write, h_patch, h_sync, h_close, h_rename, h_remove, h_sync_dir, h_sweep };
+    static const gpt_io io = { h_open, h_read, h_write, h_patch, h_sync, h_close, h_rename, h_remove, h_sync_dir,
+                              h_sweep };
     return &io;
 }
 
-// ---- helpers -------------------------------------------------------------------------------------------------------
+// ---- helpers --------------------------------------------------------------------------------------------------------
 static char folder[64];
 static const char *in_folder(const char *name) {
     static char path[4][128];
@@ -134,7 +140,8 @@ static int temporaries(void) {                          // how many temporary fi
 
 static gpt_config tiny(int llama) {
     gpt_config c = gpt_preset(llama ? "nano-llama" : "nano");
-    c.n_layer = 1, c.n_head = 2, c.n_kv_head = llama ? 1 : 2, c.n_embd = 8, c.n_ctx = 6, c.n_vocab = 11, c.n_hidden = 12;
+    c.n_layer = 1, c.n_head = 2, c.n_kv_head = llama ? 1 : 2, c.n_embd = 8, c.n_ctx = 6, c.n_vocab = 11,
+        c.n_hidden = 12;
     return c;
 }
 
@@ -164,14 +171,15 @@ static void make_checkpoint(const char *path, int llama, int steps) {
     gpt_state s;
     memset(&s, 0, sizeof s);
     train(m, &l, &o, steps, &s);
-    s.val_loss = 1.0 / 3, s.best_val_loss = NAN, s.notes = notes, s.tokenizer = tokenizer, s.tokenizer_size = sizeof tokenizer;
+    s.val_loss = 1.0 / 3, s.best_val_loss = NAN, s.notes = notes, s.tokenizer = tokenizer,
+        s.tokenizer_size = sizeof tokenizer;
     CHECK_INT(gpt_save(m, path, &s), 0);
     if (ag_error(ag)) T_FAIL("%s", ag_error(ag));
     gpt_free(m);
     ag_free(ag);
 }
 
-// ---- round trips ---------------------------------------------------------------------------------------------------
+// ---- round trips ----------------------------------------------------------------------------------------------------
 static void round_trip(void) {
     for (int llama = 0; llama < 2; llama++) {
         gpt_state s;
@@ -245,7 +253,7 @@ static void layout(void) {
     CHECK_HAS(text_of, "\"optim.steps\":{\"dtype\":\"I64\"");
     CHECK_HAS(text_of, "\"tokenizer\":{\"dtype\":\"U8\",\"shape\":[7]");
     int tensors = 0;
-    for (char *at = text_of; (at = strstr(at, "\":{\"dtype\":\"F32\"")) != NULL; at++, tensors++) {      // sorted by name
+    for (char *at = text_of; (at = strstr(at, "\":{\"dtype\":\"F32\"")) != NULL; at++, tensors++) {  // sorted by name
         char *begin = at, name[128];
         while (begin[-1] != '"') begin--;
         snprintf(name, sizeof name, "%.*s", (int)(at - begin), begin);
@@ -284,7 +292,8 @@ static void resumes_bit_by_bit(void) {
             train(m, &l, &o, 12 - at, &s);
             CHECK(s.train_loss == loss);
             CHECK_INT(gpt_save(m, in_folder("resumed"), &s), 0);
-            if (!same_file(in_folder("whole"), in_folder("resumed"))) T_FAIL("kind %d: 12 steps and %d + %d differ", kind, at, 12 - at);
+            if (!same_file(in_folder("whole"), in_folder("resumed"))) T_FAIL("kind %d: 12 steps and %d + %d differ",
+                                                                             kind, at, 12 - at);
             gpt_state_free(&s);
             gpt_free(m);
             ag_free(ag);
@@ -293,7 +302,7 @@ static void resumes_bit_by_bit(void) {
     CHECK_INT(live, 0);
 }
 
-// ---- damaged files -------------------------------------------------------------------------------------------------
+// ---- damaged files --------------------------------------------------------------------------------------------------
 static void every_prefix_is_refused(void) {
     size_t n, accepted = 0, silent = 0;
     make_checkpoint(in_folder("a"), 1, 2);
@@ -340,7 +349,8 @@ static void every_flipped_bit_is_refused(void) {
     for (size_t bit = 0; bit < 8 * n; bit++) {
         bytes[bit / 8] ^= (unsigned char)(1 << bit % 8);
         m = gpt_load_mem(ag, bytes, n, &s);
-        if (m) { if (!accepted++) T_FAIL("bit %zu of byte %zu: accepted", bit % 8, bit / 8); gpt_state_free(&s); gpt_free(m); }
+        if (m) { if (!accepted++) T_FAIL("bit %zu of byte %zu: accepted", bit % 8,
+                                         bit / 8); gpt_state_free(&s); gpt_free(m); }
         silent += ag_error(ag) == NULL;
         ag_clear_error(ag);
         bytes[bit / 8] ^= (unsigned char)(1 << bit % 8);
@@ -353,12 +363,13 @@ static void every_flipped_bit_is_refused(void) {
     CHECK_INT(live, 0);
 }
 
-// ---- files of others -----------------------------------------------------------------------------------------------
+// ---- files of others ------------------------------------------------------------------------------------------------
 typedef struct maker { char head[8192]; unsigned char data[131072]; size_t n; int tensors; } maker;
 static maker made;                                      // the file under construction
 static void add(const char *name, const char *type, int rows, int cols, const ag_real *values) {
     size_t count = (size_t)rows * (cols ? cols : 1), size = strcmp(type, "F32") ? 2 : 4, at = strlen(made.head);
-    snprintf(made.head + at, sizeof made.head - at, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%d", made.tensors++ ? "," : "", name, type, rows);
+    snprintf(made.head + at, sizeof made.head - at, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%d", made.tensors++ ? ","
+             : "", name, type, rows);
     at = strlen(made.head);
     if (cols) snprintf(made.head + at, sizeof made.head - at, ",%d", cols);
     at = strlen(made.head);
@@ -368,7 +379,8 @@ static void add(const char *name, const char *type, int rows, int cols, const ag
         uint32_t bits;
         memcpy(&bits, &x, 4);
         if (!strcmp(type, "F32")) memcpy(made.data + made.n, &bits, 4);
-        else if (!strcmp(type, "BF16")) made.data[made.n] = (unsigned char)(bits >> 16), made.data[made.n + 1] = (unsigned char)(bits >> 24);
+        else if (!strcmp(type, "BF16")) made.data[made.n] = (unsigned char)(bits >> 16),
+            made.data[made.n + 1] = (unsigned char)(bits >> 24);
         else {                                          // the values used are exact in half precision, or special
             uint32_t e = bits >> 23 & 255, half = bits >> 16 & 0x8000;
             if (x != x) half |= 0x7E00;
@@ -391,20 +403,25 @@ static unsigned char *bytes_of(const char *head, size_t pad, size_t data, size_t
     return p;
 }
 
-// A GPT-2 of Hugging Face with one layer, one head of 64 channels; `without` leaves one tensor out, `turned` transposes it.
+// A GPT-2 of Hugging Face with one layer, one head of 64 channels; `without` leaves one tensor out, `turned` transposes
+// it.
 static ag_real hf_values[64 * 192 + 16];
-static void make_hf(const char *prefix, const char *type, const char *without, const char *turned, int masks, int head) {
+static void make_hf(const char *prefix, const char *type, const char *without, const char *turned, int masks,
+                    int head) {
     static const struct { const char *name; int rows, cols; } list[] = {
         { "wte.weight", 5, 64 }, { "wpe.weight", 3, 64 }, { "h.0.ln_1.weight", 64, 0 }, { "h.0.ln_1.bias", 64, 0 },
         { "h.0.attn.c_attn.weight", 64, 192 }, { "h.0.attn.c_attn.bias", 192, 0 }, { "h.0.attn.c_proj.weight", 64, 64 },
-        { "h.0.attn.c_proj.bias", 64, 0 }, { "h.0.ln_2.weight", 64, 0 }, { "h.0.ln_2.bias", 64, 0 }, { "h.0.mlp.c_fc.weight", 64, 8 },
-        { "h.0.mlp.c_fc.bias", 8, 0 }, { "h.0.mlp.c_proj.weight", 8, 64 }, { "h.0.mlp.c_proj.bias", 64, 0 }, { "ln_f.weight", 64, 0 },
+        { "h.0.attn.c_proj.bias", 64, 0 }, { "h.0.ln_2.weight", 64, 0 }, { "h.0.ln_2.bias", 64, 0 },
+            { "h.0.mlp.c_fc.weight", 64, 8 },
+        { "h.0.mlp.c_fc.bias", 8, 0 }, { "h.0.mlp.c_proj.weight", 8, 64 }, { "h.0.mlp.c_proj.bias", 64, 0 },
+            { "ln_f.weight", 64, 0 },
         { "ln_f.bias", 64, 0 } };
     char name[96];
     memset(&made, 0, sizeof made);
     strcpy(made.head, "{\"__metadata__\":{\"format\":\"pt\"},");
     for (int i = 0; i < 64 * 192 + 16; i++) hf_values[i] = (ag_real)((i % 61 - 30) / 16.0);
-    if (head) { snprintf(name, sizeof name, "lm_head.weight"); hf_values[7] += head == 2; add(name, type, 5, 64, hf_values); hf_values[7] -= head == 2; }
+    if (head) { snprintf(name, sizeof name, "lm_head.weight"); hf_values[7] += head == 2; add(name, type, 5, 64,
+            hf_values); hf_values[7] -= head == 2; }
     for (int i = 0; i < 16; i++) {
         int turn = turned && !strcmp(turned, list[i].name);
         if (without && !strcmp(without, list[i].name)) continue;
@@ -436,7 +453,8 @@ static void reads_gpt2_files(void) {
             make_hf(prefixes[p], types[t], NULL, NULL, p == 0, t == 1);
             gpt_model *m = load_made(ag, &s);
             if (!m) { T_FAIL("%s, \"%s\": %s", types[t], prefixes[p], ag_error(ag)); ag_clear_error(ag); continue; }
-            CHECK(m->config.n_vocab == 5 && m->config.n_ctx == 3 && m->config.n_layer == 1 && m->config.n_head == 1 && m->config.n_hidden == 8);
+            CHECK(m->config.n_vocab == 5 && m->config.n_ctx == 3 && m->config.n_layer == 1 && m->config.n_head == 1 &&
+                  m->config.n_hidden == 8);
             ag_get_part(m->layer[0].qkv, 192, 192, x);          // the second row
             CHECK(!memcmp(x, hf_values + 4 + 192, sizeof x));
             ag_get(m->layer[0].qkv_b, x);
@@ -462,7 +480,8 @@ static void reads_gpt2_files(void) {
         CHECK_INT(s.not_finite, 2);
         gpt_free(m);
     }
-#define REFUSED(word) do { CHECK(load_made(ag, NULL) == NULL); CHECK_HAS(ag_error(ag), word); ag_clear_error(ag); } while (0)
+#define REFUSED(word) do { \
+        CHECK(load_made(ag, NULL) == NULL); CHECK_HAS(ag_error(ag), word); ag_clear_error(ag); } while (0)
     make_hf("", "F32", "h.0.mlp.c_proj.weight", NULL, 0, 0);
     REFUSED("1 of 16 tensors are missing: h.0.mlp.c_proj.weight");
     make_hf("", "F32", "wpe.weight", NULL, 0, 0);
@@ -496,9 +515,12 @@ static void reads_gpt2_files(void) {
 }
 
 // Headers that somebody has written by hand, to do harm.
+#define F32_AT(name, shape, from, to) \
+    "\"" name "\":{\"dtype\":\"F32\",\"shape\":[" shape "],\"data_offsets\":[" from "," to "]}"
 static void hostile_headers(void) {
     static const struct { const char *head; int data; const char *word; } cases[] = {
-        { "", 0, "header" }, { "{", 0, "header" }, { "[]", 0, "'{'" }, { " {}", 0, "'{'" }, { "{}x", 0, "nothing but spaces" },
+        { "", 0, "header" }, { "{", 0, "header" }, { "[]", 0, "'{'" }, { " {}", 0, "'{'" },
+            { "{}x", 0, "nothing but spaces" },
         { "{}", 0, "neither" }, { "{}\n", 0, "nothing but spaces" }, { "{,}", 0, "'\"'" }, { "{\"a\"}", 0, "':'" },
         { "{\"a\":1}", 0, "'{'" }, { "{\"a\":[]}", 0, "'{'" }, { "{\"a\":{}}", 0, "'\"'" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},}", 4, "'\"'" },
@@ -515,30 +537,36 @@ static void hostile_headers(void) {
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}", 4, "lies at 0 to 4" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}}", 4, "lies at 4 to 0" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, "begins at 4" },
-        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "begins at 0" },
-        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]}}", 12, "begins at 8" },
-        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, "begins at 4" },
-        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, "twice" },
+        { "{" F32_AT("a", "1", "0", "4") "," F32_AT("b", "1", "0", "4") "}", 4, "begins at 0" },
+        { "{" F32_AT("a", "1", "0", "4") "," F32_AT("b", "1", "8", "12") "}", 12, "begins at 8" },
+        { "{" F32_AT("a", "2", "0", "8") "," F32_AT("b", "1", "4", "8") "}", 8, "begins at 4" },
+        { "{" F32_AT("a", "1", "0", "4") "," F32_AT("a", "1", "4", "8") "}", 8, "twice" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 0, "ends at byte" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 8, "after the last" },
-        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1073741824,4],\"data_offsets\":[0,0]}}", 0, "lies at 0 to 0" },         // 2^34 bytes: 0 in 32 bits
+        { "{" F32_AT("a", "1073741824,4", "0", "0") "}", 0, "lies at 0 to 0" },        // 2^34 bytes: 0 in 32 bits
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[2147483647,2147483647,5],\"data_offsets\":[0,4]}}", 4, "too large" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296],\"data_offsets\":[0,4]}}", 4, "too large" },
         { "{\"a\":{\"dtype\":\"F64\",\"shape\":[2147483647,2147483647],\"data_offsets\":[0,8]}}", 8, "lies at" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[0,9223372036854775807],\"data_offsets\":[0,0]}}", 0, "too large" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,18446744073709551615]}}", 4, "whole number" },
-        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[9223372036854775807,9223372036854775807]}}", 4, "lies at" },
-        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,99999999999999999999999999]}}", 4, "whole number" },
+        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[9223372036854775807,9223372036854775807]}}", 4,
+         "lies at" },
+        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,99999999999999999999999999]}}", 4,
+         "whole number" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}", 4, "eight dimensions" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[[[[[[[[[[[[[[[1", 4, "whole number" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4,4]}}", 4, "']'" },
         { "{\"a\":{\"dtype\":{\"dtype\":{\"dtype\":{\"dtype\":\"F32\"", 4, "'\"'" },
         { "{\"\\u0000\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "a character" },
-        { "{\"\\ud800\":{}}", 0, "surrogate" }, { "{\"\\udc00\":{}}", 0, "a character" }, { "{\"\\ud800\\u0041\":{}}", 0, "surrogate" },
-        { "{\"\\x\":{}}", 0, "escape" }, { "{\"\\u12g4\":{}}", 0, "hexadecimal" }, { "{\"a\n\":{}}", 0, "control character" },
-        { "{\"\xff\":{}}", 0, "UTF-8" }, { "{\"\xc0\x80\":{}}", 0, "UTF-8" }, { "{\"\xed\xa0\x80\":{}}", 0, "UTF-8" }, { "{\"\xe2\x82", 0, "UTF-8" },
+        { "{\"\\ud800\":{}}", 0, "surrogate" }, { "{\"\\udc00\":{}}", 0, "a character" },
+            { "{\"\\ud800\\u0041\":{}}", 0, "surrogate" },
+        { "{\"\\x\":{}}", 0, "escape" }, { "{\"\\u12g4\":{}}", 0, "hexadecimal" },
+            { "{\"a\n\":{}}", 0, "control character" },
+        { "{\"\xff\":{}}", 0, "UTF-8" }, { "{\"\xc0\x80\":{}}", 0, "UTF-8" }, { "{\"\xed\xa0\x80\":{}}", 0, "UTF-8" },
+            { "{\"\xe2\x82", 0, "UTF-8" },
         { "{\"a\\", 0, "escape" }, { "{\"abc", 0, "end of a string" },
-        { "{\"__metadata__\":{\"a\":1}}", 0, "'\"'" }, { "{\"__metadata__\":{\"a\":{}}}", 0, "'\"'" }, { "{\"__metadata__\":[]}", 0, "'{'" },
+        { "{\"__metadata__\":{\"a\":1}}", 0, "'\"'" }, { "{\"__metadata__\":{\"a\":{}}}", 0, "'\"'" },
+            { "{\"__metadata__\":[]}", 0, "'{'" },
         { "{\"__metadata__\":{},\"__metadata__\":{}}", 0, "twice" },
         { "{\"__metadata__\":{\"gpt.n_layer\":\"1\"}}", 0, "checksum is missing" },
         { "{\"__metadata__\":{\"gpt.crc32\":\"0000000A\"}}", 0, "eight digits" },
@@ -557,12 +585,14 @@ static void hostile_headers(void) {
         size_t n;
         unsigned char *p = bytes_of(cases[i].head, 0, (size_t)cases[i].data, &n);
         if (gpt_load_mem(ag, p, n, NULL)) T_FAIL("accepted: %s", cases[i].head);
-        else if (!ag_error(ag) || !strstr(ag_error(ag), cases[i].word)) T_FAIL("%s: \"%s\" lacks \"%s\"", cases[i].head, ag_error(ag), cases[i].word);
+        else if (!ag_error(ag) || !strstr(ag_error(ag), cases[i].word))
+            T_FAIL("%s: \"%s\" lacks \"%s\"", cases[i].head, ag_error(ag), cases[i].word);
         CHECK(!ag_error(ag) || !strchr(ag_error(ag), 27));
         ag_clear_error(ag);
         free(p);
     }
-    static const uint64_t lengths[] = { 0, 1, 2147483647u, 2147483648u, 4294967295u, 4294967296u, 1ull << 62, (1ull << 63) - 1, 1ull << 63,
+    static const uint64_t lengths[] = { 0, 1, 2147483647u, 2147483648u, 4294967295u, 4294967296u, 1ull << 62,
+                                       (1ull << 63) - 1, 1ull << 63,
                                         ~0ull, ~0ull - 3, 100000001, 100000000, 99999999 };
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         unsigned char p[64];
@@ -586,7 +616,8 @@ static void memory_is_bounded(void) {
     char *head = (char *)malloc(cap + 200);
     strcpy(head, "{");
     for (int i = 0; at < cap - 100 && i < 60000; i++)   // many tensors of nothing
-        at += (size_t)snprintf(head + at, cap - at, "%s\"%x\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}", i ? "," : "", (unsigned)i * 2654435761u);
+        at += (size_t)snprintf(head + at, cap - at, "%s\"%x\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}",
+                               i ? "," : "", (unsigned)i * 2654435761u);
     strcpy(head + at, "}");
     unsigned char *p = bytes_of(head, 0, 0, &n);
     size_t before = live;
@@ -625,7 +656,7 @@ static void memory_is_bounded(void) {
     CHECK_INT(live, 0);
 }
 
-// ---- llama2.c's files ------------------------------------------------------------------------------------------------
+// ---- llama2.c's files -----------------------------------------------------------------------------------------------
 static void llama2c_files(void) {
     static const int good[7] = { 8, 12, 1, 2, 1, 5, 6 };
     static const long long edges[] = { 0, 1, 2147483647, -2147483647 - 1, -1, 65536, 3 };
@@ -644,7 +675,7 @@ static void llama2c_files(void) {
         gpt_model *m = gpt_load_llama2c(ag, path);
         if (!m) { T_FAIL("%s", ag_error(ag)); ag_clear_error(ag); continue; }
         CHECK_INT(m->config.tied, !untied);
-        ag_get(m->layer[0].qkv, q);                     // (8,16): q of 8 columns, k of 4, v of 4; the file has (out, in)
+        ag_get(m->layer[0].qkv, q);                     // (8,16): q has 8 columns, k 4, v 4; the file has (out, in)
         CHECK(q[1 * 16 + 3] == 48 + 3 * 8 + 1);
         CHECK(q[2 * 16 + 8 + 1] == 48 + 64 + 1 * 8 + 2);
         CHECK(q[5 * 16 + 12 + 3] == 48 + 64 + 32 + 3 * 8 + 5);
@@ -685,7 +716,7 @@ static void llama2c_files(void) {
     CHECK_INT(live, 0);
 }
 
-// ---- failing disks -------------------------------------------------------------------------------------------------
+// ---- failing disks --------------------------------------------------------------------------------------------------
 // Each call of the file system fails once: the call says so, the old file is there, no temporary file stays behind.
 static void every_io_call_fails_once(void) {
     char wanted[3][32] = { "Input/output error", "No space left", "Interrupted" };
@@ -710,7 +741,8 @@ static void every_io_call_fails_once(void) {
                 CHECK_HAS(ag_error(ag), strerror(errors[e]));
                 CHECK_HAS(ag_error(ag), "gpt_save");
                 if (io_writes_new) CHECK_HAS(ag_error(ag), "power cut");
-                else { CHECK(same_file(in_folder("a"), in_folder("old"))); CHECK_HAS(ag_error(ag), "as it was before"); }
+                else { CHECK(same_file(in_folder("a"), in_folder("old"))); CHECK_HAS(ag_error(ag),
+                        "as it was before"); }
             } else CHECK(!same_file(in_folder("a"), in_folder("old")));
             if (temporaries()) T_FAIL("call %ld fails: a temporary file stays", n);
             if (!bad && calls < n) saved = 1;           // there was no n-th call
@@ -794,7 +826,8 @@ static void cannot_save_there(void) {
         limit.rlim_cur = limit.rlim_max = 1000;
         signal(SIGXFSZ, SIG_IGN);
         setrlimit(RLIMIT_FSIZE, &limit);
-        int ok = gpt_save(m, in_folder("a"), NULL) == -1 && strstr(ag_error(ag), "File too large") && temporaries() == 0;
+        int ok = gpt_save(m, in_folder("a"), NULL) == -1 && strstr(ag_error(ag), "File too large") &&
+            temporaries() == 0;
         _exit(ok ? 0 : 1);
     }
     int status = 1;
@@ -853,7 +886,9 @@ static int one_kill(long kill_at, long microseconds) {
     m = gpt_load(ag, in_folder("k"), &s);
     if (!m) T_FAIL("killed at call %ld: %s", kill_at, ag_error(ag));
     else {
-        if (s.step < acknowledged || s.step > acknowledged + 1) T_FAIL("killed at call %ld: step %lld, %lld was acknowledged", kill_at, s.step, acknowledged);
+        if (s.step < acknowledged ||
+            s.step > acknowledged + 1) T_FAIL("killed at call %ld: step %lld, %lld was acknowledged", kill_at, s.step,
+                                              acknowledged);
         gpt_state_free(&s);
     }
     gpt_free(m);
@@ -880,7 +915,7 @@ static void survives_kill(void) {
 }
 #endif
 
-// ---- failing malloc ------------------------------------------------------------------------------------------------
+// ---- failing malloc -------------------------------------------------------------------------------------------------
 enum { DO_NEW, DO_TRAIN, DO_EVAL, DO_GENERATE, DO_BEAM, DO_SAVE, DO_LOAD, DO_RESUME, DO_LLAMA2C, DO_COUNT };
 static int scenario(int what, char *error, size_t size) {       // 0, or -1 and the message
     ag_ctx *ag = context(3);
@@ -907,7 +942,8 @@ static int scenario(int what, char *error, size_t size) {       // 0, or -1 and 
         }
     }
     if (what == DO_EVAL && m) { double e = gpt_eval(m, text, 100, 3); bad = e != e; }
-    if (what == DO_GENERATE && m) bad = gpt_generate_batch(m, &sampling, 2, prompts, n_out, out, 12, n_out + 2, NULL, NULL);
+    if (what == DO_GENERATE && m) bad = gpt_generate_batch(m, &sampling, 2, prompts, n_out, out, 12, n_out + 2, NULL,
+                                                           NULL);
     if (what == DO_BEAM && m) bad = gpt_beam(m, NULL, text, 2, 3, 1, out, 4, n_out, scores) < 0;
     if (what == DO_SAVE && m) s.notes = notes, bad = gpt_save(m, in_folder("m"), &s), s.notes = NULL;
     if (what == DO_LOAD) m = gpt_load(ag, in_folder("a"), &s);
@@ -936,7 +972,8 @@ static void every_malloc_fails(void) {
                 allocations = 0, fail_allocation = k, fails_on = on;
                 int bad = scenario(what, error, sizeof error);
                 done = allocations < k, fail_allocation = 0;
-                if (done ? bad : !bad) T_FAIL("scenario %d, malloc %ld%s: %s %s", what, k, on ? " and all after it" : "", bad ? "fails" : "succeeds", error);
+                if (done ? bad : !bad) T_FAIL("scenario %d, malloc %ld%s: %s %s", what, k, on ? " and all after it"
+                                              : "", bad ? "fails" : "succeeds", error);
                 if (!done && !strstr(error, "out of memory")) T_FAIL("scenario %d, malloc %ld: \"%s\"", what, k, error);
                 if (live) { T_FAIL("scenario %d, malloc %ld: %zu bytes leak", what, k, live); live = 0; }
                 if (temporaries()) T_FAIL("scenario %d, malloc %ld: a temporary file stays", what, k);
@@ -945,7 +982,8 @@ static void every_malloc_fails(void) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const names[] = { "a", "b", "c", "k", "m", "old", "half", "whole", "resumed", "hf", "before", "llama.bin" };
+    static const char *const names[] = { "a", "b", "c", "k", "m", "old", "half", "whole", "resumed", "hf", "before",
+                                        "llama.bin" };
     T_BEGIN("checkpoint");
 #if defined(_WIN32)
     snprintf(folder, sizeof folder, ".");

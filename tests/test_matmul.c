@@ -28,7 +28,7 @@ static int below(int n) { return (int)(ag_rng_uniform(&rng) * n); }
 static float small(void) { return (float)(2 * ag_rng_uniform(&rng) - 1); }
 
 static float *get(size_t n) {
-    float *raw = (float *)malloc((n + 2 * FENCE) * sizeof(float));
+    float *raw = n >> 30 ? NULL : (float *)malloc((n + 2 * FENCE) * sizeof(float));
     if (!raw || n_buffers == 32) printf("out of memory\n"), exit(1);
     for (size_t i = 0; i < n + 2 * FENCE; i++) memcpy(raw + i, &fence, 4);
     buffers[n_buffers].at = raw + FENCE, buffers[n_buffers++].n = n;
@@ -132,10 +132,10 @@ static void check_product(ag_backend *b, const shape *s, int fused) {
             const size_t at = i * s->sc[0] + j * s->sc[1] + e;
             wrong += !(fabs(C[at] - D[at]) <= 1.2e-7 * terms * bound[at] + 1e-30);
         }
-    if (wrong) T_FAIL("%s, %d threads: %dx%dx%d ta %d tb %d acc %d bias %d batch %dx%d strides %d %d, %d %d, %d %d: %ld "
-                      "wrong", b->name, b->threads, s->M, s->N, s->K, s->ta, s->tb, s->accumulate, s->bias, s->batch[0],
-                      s->batch[1], (int)s->sc[0], (int)s->sc[1], (int)s->sa[0], (int)s->sa[1], (int)s->sb[0],
-                      (int)s->sb[1], (long)wrong);
+    if (wrong) T_FAIL("%s, %d threads: %dx%dx%d ta %d tb %d acc %d bias %d batch %dx%d strides %d %d, %d %d, %d %d: "
+                      "%ld wrong", b->name, b->threads, s->M, s->N, s->K, s->ta, s->tb, s->accumulate, s->bias,
+                      s->batch[0], s->batch[1], (int)s->sc[0], (int)s->sc[1], (int)s->sa[0], (int)s->sa[1],
+                      (int)s->sb[0], (int)s->sb[1], (long)wrong);
     free(D), free(bound);
     put_back(before);
 }
