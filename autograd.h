@@ -953,14 +953,20 @@ static void agi_vfail(ag_ctx *ctx, const char *op, const char *format, va_list a
     if (ctx->error[0]) return;                      // the first error is the cause, later ones are its echo
     if (ctx->file) n += (size_t)snprintf(ctx->error, sizeof ctx->error, "%.200s:%d: ", ctx->file, ctx->line);
     if (op) n += (size_t)snprintf(ctx->error + n, sizeof ctx->error - n, "%.60s: ", op);
+#ifdef __MINGW32__                                  // Windows' own does not know %zu
+    __mingw_vsnprintf(ctx->error + n, sizeof ctx->error - n, format, args);
+#else
     vsnprintf(ctx->error + n, sizeof ctx->error - n, format, args);
+#endif
 #ifdef AG_DIE_ON_ERROR
     fprintf(stderr, "%s\n", ctx->error);
     exit(1);
 #endif
 }
 
-#if defined(__GNUC__)
+#if defined(__MINGW32__)
+__attribute__((format(gnu_printf, 3, 4)))
+#elif defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif
 static void agi_fail(ag_ctx *ctx, const char *op, const char *format, ...) {
@@ -2971,7 +2977,7 @@ static int agi_cpu_read(ag_backend *b, void *host, const void *from, size_t byte
 #endif
 #define AGI_GNU_VECTORS (AGI_GNU && (AGI_X86 || AGI_ARM))
 #if defined(FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-#define AGI_FUSED 1                 // fmaf is one instruction, so that the portable pass joins in the promise of equal bits
+#define AGI_FUSED 1                 // fmaf is one instruction: the portable pass joins in the promise of equal bits
 #else
 #define AGI_FUSED 0
 #endif
@@ -3202,8 +3208,8 @@ static int agi_my_index(const agi_cpu *cpu) {
 }
 #endif
 
-// Runs fn for each i below n, in any order, thread being below b->threads; returns when all are done. A call from inside
-// a job runs on the thread that makes it.
+// Runs fn for each i below n, in any order, thread being below b->threads; returns when all are done. A call from
+// inside a job runs on the thread that makes it.
 static void agi_parallel(ag_backend *b, size_t n, void (*fn)(void *arg, size_t i, int thread), void *arg) {
     int thread = 0;
 #if AGI_POOL
@@ -3237,7 +3243,7 @@ static void agi_parallel(ag_backend *b, size_t n, void (*fn)(void *arg, size_t i
     for (size_t i = 0; i < n; i++) fn(arg, i, thread);
 }
 
-// How many threads can run at once: the affinity mask and the quota of a container count, not the sockets of the machine.
+// How many threads can run at once: the affinity mask and the quota of a container count, not the machine's sockets.
 static int agi_cpu_count(void) {
     int count = 1;
 #if AGI_POOL && defined(_WIN32)
@@ -3281,7 +3287,7 @@ static void agi_cpu_destroy(ag_backend *b) {
 
 // ---- what the kernels of all instruction sets share ----------------------------------------------------------------
 #define AGI_CHUNK ((size_t)1024)    // elementwise work is shared out in chunks of this many numbers
-#define AGI_PIECE 256               // a row of an operand that is neither contiguous nor constant is copied in such pieces
+#define AGI_PIECE 256               // a row that is neither contiguous nor constant is first copied, in such pieces
 #define AGI_BLOCK ((size_t)16384)   // long sums are summed in blocks
 #define AGI_ROWS ((size_t)32)       // gradients that are sums over rows are summed in blocks of rows
 #define AGI_TINY 1.40129846e-45f    // the smallest float above 0
@@ -3313,6 +3319,8 @@ typedef struct agi_grid {           // arguments of elementwise kernels: four di
     double p, q;
 } agi_grid;
 
+static const uint64_t agi_count[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
+
 static inline size_t agi_chunks(size_t n) {
     return n / AGI_CHUNK + (n % AGI_CHUNK != 0);
 }
@@ -3337,7 +3345,8 @@ static void agi_one_range(void *p, size_t i, int thread) {
     r->fn(r->arg, i * r->per, AGI_MIN(r->n, (i + 1) * r->per), thread);
 }
 
-static void agi_spread(ag_backend *b, size_t n, size_t cost, void (*fn)(void *arg, size_t first, size_t last, int thread), void *arg) {
+static void agi_spread(ag_backend *b, size_t n, size_t cost,
+                       void (*fn)(void *arg, size_t first, size_t last, int thread), void *arg) {
     agi_ranges r;
     size_t parts = AGI_MIN(n * cost / 8192, 4 * (size_t)b->threads);
     if (!n) return;
@@ -3381,8 +3390,8 @@ static void agi_grid_swap(agi_grid *g, int c, int d) {
     for (int j = 0; j < 2; j++) n = g->stride[j][c], g->stride[j][c] = g->stride[j][d], g->stride[j][d] = n;
 }
 
-// A copy where y (stride[0]) is contiguous along one dimension and x (stride[1]) along another goes in tiles: x's becomes
-// dimension 3, y's dimension 2.
+// A copy where y (stride[0]) is contiguous along one dimension and x (stride[1]) along another goes in tiles: x's
+// becomes dimension 3, y's dimension 2.
 static void agi_grid_tile(agi_grid *g) {
     int along_y = -1, along_x = -1;
     for (int d = 0; d < 4; d++) {
@@ -3403,8 +3412,8 @@ static void agi_grid_tile(agi_grid *g) {
 }
 
 // The cosines and sines of rotary positions, kept for the next call: for each position hs cosines, each twice, then hs
-// sines, each twice, the first of a pair negated. Computed by libm in double and rounded once, so that the values are the
-// same on every machine but for a tie in a billion; besides general powers this is the one place that calls libm.
+// sines, each twice, the first of a pair negated. Computed by libm in double and rounded once, so that the values are
+// the same on every machine but for a tie in a billion; besides general powers this is the one place that calls libm.
 static const float *agi_turns_for(ag_backend *b, double theta, int size, int B, int T, const int *start) {
     agi_cpu *cpu = (agi_cpu *)b->self;
     agi_turns *t = NULL;
@@ -3463,11 +3472,12 @@ static const int agi_lane_mask[32] = { -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -
 // The processor must have the instructions, and the operating system must save the registers (XCR0, read by xgetbv).
 static int agi_has(int pass) {
     unsigned a, b, c, d, xcr0, high;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1) || !(c >> 28 & 1) || !(c >> 12 & 1)) return 0;   // osxsave avx fma
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    if (!(c >> 27 & 1) || !(c >> 28 & 1) || !(c >> 12 & 1)) return 0;                                   // osxsave avx fma
     __asm__ volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(xcr0), "=d"(high) : "c"(0));
-    if ((xcr0 & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b >> 5 & 1)) return 0;            // avx2
+    if ((xcr0 & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b >> 5 & 1)) return 0;         // avx2
     if (pass == AGI_AVX2) return 1;
-    return (xcr0 & 0xe6) == 0xe6 && (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1);      // f dq bw vl
+    return (xcr0 & 0xe6) == 0xe6 && (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1);   // f dq bw vl
 }
 
 #define AGI_PASS AGI_AVX512
@@ -3594,9 +3604,9 @@ ag_backend *ag_cpu_backend(const char *which, int threads) {
 #define AGI_PASTE(a, b) AGI_PASTE2(a, b)
 #define AGI_(name) AGI_PASTE(agi_##name, AGI_SUFFIX)       // AGI_(map) is agi_map_avx512 in that pass
 #define AGI_KERNEL AGI_TARGET static
-// Rare long words are called and not inlined; so are the others in the portable pass, where each register would be spelt
-// out. This is about compile time. What is called gets its pack through memory: gcc 12 passes a pack of AVX-512 by value
-// with its first four lanes only, where the target is an attribute and not a flag.
+// Rare long words are called and not inlined; so are the others in the portable pass, where each register would be
+// spelt out. This is about compile time. What is called gets its pack through memory: where the target is an attribute
+// and not a flag, gcc 12 passes the first four lanes of a pack of AVX-512 by value, and drops the rest.
 #if AGI_GNU
 #define AGI_WORD AGI_TARGET static inline __attribute__((always_inline))
 #else
@@ -3648,6 +3658,7 @@ ag_backend *ag_cpu_backend(const char *which, int threads) {
 #define p_sigmoid AGI_(p_sigmoid)
 #define p_gate AGI_(p_gate)
 
+#define AGI_LANES (16 / AGI_REGISTERS)
 // One register: agi_r of AGI_LANES floats, and the words on it. AGI_EACH says a statement for each register of a pack,
 // with i its number: spelt out, because gcc keeps an array in registers only when every index is a constant.
 #if AGI_PASS == AGI_AVX512
@@ -3720,7 +3731,7 @@ typedef float agi_r __attribute__((vector_size(16)));
 typedef uint32_t AGI_(bits) __attribute__((vector_size(16)));
 #define AGI_REGISTERS 4
 #define AGI_EACH(s) { enum { i = 0 }; s } { enum { i = 1 }; s } { enum { i = 2 }; s } { enum { i = 3 }; s }
-#define AGI_SPLAT(type, x) type r; for (int l = 0; l < 4; l++) r[l] = (x); return r;
+#define AGI_SPLAT(type, x) const type r = { x, x, x, x }; return r;
 #define r_bits(a) ((AGI_(bits))(a))
 #define r_float(u) ((agi_r)(u))
 #define r_select_gt(a, b, x, y) r_float(((AGI_(bits))((a) > (b)) & r_bits(x)) | (~(AGI_(bits))((a) > (b)) & r_bits(y)))
@@ -3770,13 +3781,13 @@ AGI_WORD AGI_(bits) AGI_(r_word)(uint32_t x) { AGI_SPLAT(AGI_(bits), x) }
 #define r_round vrndnq_f32
 #else
 AGI_WORD agi_r AGI_(r_sqrt)(agi_r a) {
-    for (int l = 0; l < 16 / AGI_REGISTERS; l++) AGI_LANE(a) = sqrtf(AGI_LANE(a));
+    for (int l = 0; l < AGI_LANES; l++) AGI_LANE(a) = sqrtf(AGI_LANE(a));
     return a;
 }
 #define r_sqrt AGI_(r_sqrt)
 #if AGI_FUSED
 AGI_WORD agi_r AGI_(r_fma)(agi_r a, agi_r b, agi_r c) {
-    for (int l = 0; l < 16 / AGI_REGISTERS; l++) AGI_LANE(c) = fmaf(AGI_LANE(a), AGI_LANE(b), AGI_LANE(c));
+    for (int l = 0; l < AGI_LANES; l++) AGI_LANE(c) = fmaf(AGI_LANE(a), AGI_LANE(b), AGI_LANE(c));
     return c;
 }
 #define r_fma AGI_(r_fma)
@@ -3799,8 +3810,8 @@ AGI_WORD agi_r AGI_(r_scale)(agi_r a, agi_r n) {
 
 // ---- packs ----
 typedef struct agi_p { agi_r r[AGI_REGISTERS]; } agi_p;
-AGI_WORD agi_p p_load(const float *from) { agi_p p; AGI_EACH(p.r[i] = r_load(from + 16 / AGI_REGISTERS * i);) return p; }
-AGI_WORD void p_store(float *to, agi_p p) { AGI_EACH(r_store(to + 16 / AGI_REGISTERS * i, p.r[i]);) }
+AGI_WORD agi_p p_load(const float *from) { agi_p p; AGI_EACH(p.r[i] = r_load(from + AGI_LANES * i);) return p; }
+AGI_WORD void p_store(float *to, agi_p p) { AGI_EACH(r_store(to + AGI_LANES * i, p.r[i]);) }
 AGI_WORD agi_p p_set(float x) { agi_p p; AGI_EACH(p.r[i] = r_set(x);) return p; }
 AGI_WORD agi_p p_zero(void) { return p_set(0); }
 #define AGI_WORD1(name, f) AGI_WORD agi_p name(agi_p a) { AGI_EACH(a.r[i] = f(a.r[i]);) return a; }
@@ -3976,7 +3987,7 @@ AGI_LONG_WORD agi_p p_sigmoid(agi_p x) {
     return p_fnma(y, lost, y);
 }
 
-// The same without the last care, 3 units in the last place, for activations, where nobody sees the difference but in time.
+// The same without the last care, 3 units in the last place, for activations: who looks at them sees only the time.
 AGI_LONG_WORD agi_p p_gate(agi_p x) {
     agi_p one = p_set(1), a = p_max(p_set(-104), p_neg(p_abs(x))), n = p_round(p_mul(a, p_set(1.44269504f)));
     agi_p r = AGI_(exp_r)(a, n), z = p_scale(p_add(p_fma(AGI_(exp_q)(r), p_mul(r, r), r), one), n);
@@ -3990,6 +4001,7 @@ AGI_LONG_WORD agi_p p_gate(agi_p x) {
 #define w_load _mm512_loadu_si512
 #define w_store _mm512_storeu_si512
 #define w_set(x) _mm512_set1_epi64((long long)(x))
+#define w_add _mm512_add_epi64
 #define w_mul(a, b) _mm512_maskz_mul_epu32(0xff, a, b)
 #define w_xor _mm512_xor_si512
 #define w_high(a) _mm512_maskz_srli_epi64(0xff, a, 32)
@@ -3999,6 +4011,7 @@ AGI_LONG_WORD agi_p p_gate(agi_p x) {
 #define w_load(from) _mm256_loadu_si256((const __m256i *)(const void *)(from))
 #define w_store(to, a) _mm256_storeu_si256((__m256i *)(void *)(to), a)
 #define w_set(x) _mm256_set1_epi64x((long long)(x))
+#define w_add _mm256_add_epi64
 #define w_mul _mm256_mul_epu32
 #define w_xor _mm256_xor_si256
 #define w_high(a) _mm256_srli_epi64(a, 32)
@@ -4008,6 +4021,7 @@ AGI_LONG_WORD agi_p p_gate(agi_p x) {
 #define w_load(from) (*(from))
 #define w_store(to, a) (*(to) = (a))
 #define w_set(x) ((uint64_t)(x))
+#define w_add(a, b) ((a) + (b))
 #define w_mul(a, b) ((uint64_t)(uint32_t)(a) * (uint32_t)(b))
 #define w_xor(a, b) ((a) ^ (b))
 #define w_high(a) ((a) >> 32)
@@ -4022,7 +4036,9 @@ AGI_LONG_WORD agi_p p_gate(agi_p x) {
 #define AGI_ROW(n) for (size_t i = 0, k; i < (n) && (k = AGI_MIN((n) - i, (size_t)16)) > 0; i += 16)
 #define p_get(from, fill) AGI_(p_get)((from) + i, (int)k, fill)
 #define p_put(to, p) AGI_(p_put)((to) + i, p, (int)k)
-AGI_WORD agi_p AGI_(p_get)(const float *from, int k, float fill) { return k == 16 ? p_load(from) : p_load_n(from, k, fill); }
+AGI_WORD agi_p AGI_(p_get)(const float *from, int k, float fill) {
+    return k == 16 ? p_load(from) : p_load_n(from, k, fill);
+}
 AGI_WORD void AGI_(p_put)(float *to, agi_p p, int k) {
     if (k == 16) p_store(to, p);
     else p_store_n(to, p, k);
@@ -4107,7 +4123,8 @@ AGI_WORD agi_p AGI_(p_log_sigmoid)(agi_p x) {           // log(1 + z) with the d
 #define AGI_B p_load(x[1] + (i & step[1]))
 #define AGI_C p_load(x[2] + (i & step[2]))
 #define AGI_CASE(id, expression) case id: for (size_t i = 0; i < whole; i += 16) { p_store(y + i, expression); } break;
-AGI_KERNEL void AGI_(map_row)(int op, float *y, const float *const xs[3], const size_t step[3], size_t n, double p, double q) {
+AGI_KERNEL void AGI_(map_row)(int op, float *y, const float *const xs[3], const size_t step[3], size_t n, double p,
+                              double q) {
     float rest[4][16], *to = y;
     const float *x[3];
     size_t whole = n & ~(size_t)15, left = n - whole;
@@ -4243,7 +4260,8 @@ AGI_KERNEL int AGI_(map_back)(ag_backend *b, int op, int which, float *g, const 
     if (!agi_grid_of(&a, shape, stride, x)) return 0;
     if (op == AG_MAP_AXPBY) op = AG_MAP_SCALE, p = which ? q : p;   // ops that have the same slope
     else if (op == AG_MAP_SHIFT || op == AG_MAP_ADD || (op == AG_MAP_SUB && !which)) op = AG_MAP_ADD, which = 0;
-    else if (op == AG_MAP_GREATER || (op == AG_MAP_WHERE && !which) || (op == AG_MAP_POW && p == 0)) op = AG_MAP_GREATER, which = 0;
+    else if ((op == AG_MAP_WHERE && !which) || (op == AG_MAP_POW && p == 0)) op = AG_MAP_GREATER;
+    if (op == AG_MAP_GREATER) which = 0;
     if (op == AG_MAP_SCALE) which = 0;
     a.op = 3 * op + which, a.y = g, a.dy = dy, a.result = y, a.p = p, a.q = q, a.accumulate = accumulate;
     agi_spread(b, a.rows * a.pieces, AGI_MIN(a.piece, a.shape[3]) * (agi_costly(op) ? 4 : 1), AGI_(map_part), &a);
@@ -4302,7 +4320,9 @@ AGI_KERNEL int AGI_(copy)(ag_backend *b, float *y, const size_t ystride[4], cons
 
 // ---- reductions ----
 // NaN counts as a maximum: max ignores it where it is the first operand, so that it is collected beside.
-AGI_WORD agi_p AGI_(p_nan)(agi_p found, agi_p x) { return p_fma(p_min(p_set(1), p_max(p_set(-1), x)), p_zero(), found); }
+AGI_WORD agi_p AGI_(p_nan)(agi_p found, agi_p x) {
+    return p_fma(p_min(p_set(1), p_max(p_set(-1), x)), p_zero(), found);
+}
 
 AGI_KERNEL void AGI_(reduce_part)(void *arg, size_t first, size_t last, int thread) {
     const agi_part *a = (const agi_part *)arg;
@@ -4359,7 +4379,8 @@ AGI_KERNEL int AGI_(reduce)(ag_backend *b, int op, float *y, const float *x, siz
                             double scale, int accumulate) {
     agi_part a;
     if (!outer || !inner) return 0;
-    a.x[0] = x, a.y[0] = y, a.rows = r, a.n = inner, a.flag = op, a.accumulate = accumulate, a.d = scale, a.f[0] = (float)scale;
+    a.x[0] = x, a.y[0] = y, a.rows = r, a.n = inner, a.flag = op, a.accumulate = accumulate;
+    a.d = scale, a.f[0] = (float)scale;
     if (outer * inner == 1 && op == AG_REDUCE_SUM && r > 2 * AGI_BLOCK) {
         size_t blocks = (r + AGI_BLOCK - 1) / AGI_BLOCK;
         double sum = 0, *sums = (double *)agi_shared_scratch(b, 3, blocks * sizeof *sums);
@@ -4394,7 +4415,8 @@ AGI_KERNEL void AGI_(reduce_back_part)(void *arg, size_t first, size_t last, int
             agi_p d = p_mul(p_set(*dy), scale);
             AGI_ROW(r) p_add_to(dx, d, a->accumulate);
         } else {
-            for (size_t j = 0; j < r; j++, dx += inner) AGI_ROW(inner) p_add_to(dx, p_mul(p_get(dy, 0), scale), a->accumulate);
+            for (size_t j = 0; j < r; j++, dx += inner)
+                AGI_ROW(inner) p_add_to(dx, p_mul(p_get(dy, 0), scale), a->accumulate);
         }
     }
 }
@@ -4458,8 +4480,8 @@ AGI_KERNEL void AGI_(softmax_back_part)(void *arg, size_t first, size_t last, in
     }
 }
 
-AGI_KERNEL int AGI_(softmax_back)(ag_backend *b, float *dx, const float *y, const float *dy, size_t rows, size_t n, int is_log,
-                                  int accumulate) {
+AGI_KERNEL int AGI_(softmax_back)(ag_backend *b, float *dx, const float *y, const float *dy, size_t rows, size_t n,
+                                  int is_log, int accumulate) {
     agi_part a;
     a.x[0] = y, a.x[1] = dy, a.y[0] = dx, a.n = n, a.flag = is_log, a.accumulate = accumulate;
     agi_spread(b, rows, (is_log ? 4 : 2) * n, AGI_(softmax_back_part), &a);
@@ -4492,16 +4514,16 @@ AGI_KERNEL void AGI_(norm_part)(void *arg, size_t first, size_t last, int thread
     }
 }
 
-AGI_KERNEL int AGI_(norm)(ag_backend *b, float *y, float *stats, const float *x, const float *w, const float *bias, size_t rows,
-                          size_t n, double eps, int rms) {
+AGI_KERNEL int AGI_(norm)(ag_backend *b, float *y, float *stats, const float *x, const float *w, const float *bias,
+                          size_t rows, size_t n, double eps, int rms) {
     agi_part a;
     a.x[0] = x, a.x[1] = w, a.x[2] = bias, a.y[0] = y, a.y[1] = stats, a.n = n, a.flag = rms, a.f[0] = (float)eps;
     agi_spread(b, rows, 2 * n, AGI_(norm_part), &a);
     return 0;
 }
 
-// dw and dbias of a block of rows are summed beside, at a place that depends on the block alone, and the blocks are added
-// in order afterwards.
+// dw and dbias of a block of rows are summed beside, at a place that depends on the block alone, and the blocks are
+// added in order afterwards.
 AGI_KERNEL void AGI_(norm_back_part)(void *arg, size_t first, size_t last, int thread) {
     const agi_part *a = (const agi_part *)arg;
     const float *w = a->x[1];
@@ -4545,7 +4567,8 @@ AGI_KERNEL int AGI_(norm_back)(ag_backend *b, float *dx, float *dw, float *dbias
     size_t blocks = (rows + AGI_ROWS - 1) / AGI_ROWS;
     float *sums = (float *)agi_shared_scratch(b, 3, 2 * blocks * n * sizeof *sums);
     if (!sums) return -1;
-    a.x[0] = x, a.x[1] = w, a.x[2] = stats, a.x[3] = dy, a.rows = rows, a.n = n, a.flag = rms, a.accumulate = accumulate;
+    a.x[0] = x, a.x[1] = w, a.x[2] = stats, a.x[3] = dy, a.rows = rows, a.n = n;
+    a.flag = rms, a.accumulate = accumulate;
     a.y[0] = dx, a.y[1] = dw ? sums : NULL, a.y[2] = dbias ? sums + blocks * n : NULL;
     agi_spread(b, blocks, AGI_ROWS * 4 * n, AGI_(norm_back_part), &a);
     if (dw) AGI_(add_blocks)(dw, a.y[1], blocks, n, accumulate & 2);
@@ -4580,8 +4603,8 @@ AGI_KERNEL void AGI_(embedding_back_part)(void *arg, size_t first, size_t last, 
     }
 }
 
-AGI_KERNEL int AGI_(embedding_back)(ag_backend *b, float *dtable, const int *ids, const float *dy, size_t n, size_t vocab, size_t c,
-                                    int accumulate) {
+AGI_KERNEL int AGI_(embedding_back)(ag_backend *b, float *dtable, const int *ids, const float *dy, size_t n,
+                                    size_t vocab, size_t c, int accumulate) {
     agi_part a;
     if (!accumulate) AGI_(fill)(b, dtable, 0, vocab * c);
     a.x[0] = dy, a.y[0] = dtable, a.ids = ids, a.rows = n, a.n = c;
@@ -4595,7 +4618,8 @@ AGI_KERNEL int AGI_(gather)(ag_backend *b, float *y, const float *x, const int *
     return 0;
 }
 
-AGI_KERNEL int AGI_(gather_back)(ag_backend *b, float *dx, const int *ids, const float *dy, size_t rows, size_t n, int accumulate) {
+AGI_KERNEL int AGI_(gather_back)(ag_backend *b, float *dx, const int *ids, const float *dy, size_t rows, size_t n,
+                                 int accumulate) {
     if (!accumulate) AGI_(fill)(b, dx, 0, rows * n);
     for (size_t row = 0; row < rows; row++) dx[row * n + (size_t)ids[row]] += dy[row];
     return 0;
@@ -4606,32 +4630,37 @@ AGI_KERNEL int AGI_(gather_back)(ag_backend *b, float *dx, const int *ids, const
 // hold anything until the end.
 AGI_KERNEL void AGI_(philox)(uint64_t key, uint64_t counter, uint32_t out[256]) {
     for (int first = 0; first < 64; first += AGI_WIDE) {
-        uint64_t low[AGI_WIDE], high[AGI_WIDE], c[4][AGI_WIDE];
-        for (int l = 0; l < AGI_WIDE; l++) low[l] = counter + (unsigned)(first + l), high[l] = low[l] >> 32;
-        agi_w c0 = w_load(low), c1 = w_load(high), c2 = w_set(0), c3 = c2, m0 = w_set(0xD2511F53u), m1 = w_set(0xCD9E8D57u);
+        uint64_t c[4][AGI_WIDE];
+        agi_w c0 = w_add(w_load(agi_count), w_set(counter + (unsigned)first)), c1 = w_high(c0), c2 = w_set(0), c3 = c2;
+        agi_w m0 = w_set(0xD2511F53u), m1 = w_set(0xCD9E8D57u);
         uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
         for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
             agi_w p0 = w_mul(m0, c0), p1 = w_mul(m1, c2);
-            c0 = w_xor(w_xor(w_high(p1), c1), w_set(k0)), c2 = w_xor(w_xor(w_high(p0), c3), w_set(k1)), c1 = p1, c3 = p0;
+            c0 = w_xor(w_xor(w_high(p1), c1), w_set(k0)), c1 = p1;
+            c2 = w_xor(w_xor(w_high(p0), c3), w_set(k1)), c3 = p0;
         }
         w_store(c[0], c0), w_store(c[1], c1), w_store(c[2], c2), w_store(c[3], c3);
-        for (int l = 0; l < AGI_WIDE; l++)
-            for (int k = 0; k < 4; k++) out[4 * (first + l) + k] = (uint32_t)c[k][l];
+        for (int l = 0; l < AGI_WIDE; l++) {
+            uint32_t *to = out + 4 * (first + l);
+            to[0] = (uint32_t)c[0][l], to[1] = (uint32_t)c[1][l], to[2] = (uint32_t)c[2][l], to[3] = (uint32_t)c[3][l];
+        }
     }
 }
 
 AGI_KERNEL void AGI_(dropout_part)(void *arg, size_t first, size_t last, int thread) {
     const agi_part *a = (const agi_part *)arg;
-    uint32_t least = (uint32_t)a->least, word[256];
+    uint32_t least = (uint32_t)a->least, word[256], keep, mask[240];
     (void)thread;
+    memcpy(&keep, &a->f[0], sizeof keep);
     for (size_t unit = first; unit < last; unit++) {
         size_t at = unit * 240, n = AGI_MIN(a->n - at, (size_t)240), skip = (size_t)(a->counter % 4);
         const float *x = a->x[0] + at;
-        float *y = a->y[0] + at, mask[240];
+        float *y = a->y[0] + at;
         AGI_(philox)(a->key, a->counter / 4 + at / 4, word);        // 240 of them, after up to 3 that belong to others
-        for (int i = 0; i < 240; i++) mask[i] = word[skip + (size_t)i] >= least ? a->f[0] : 0;
+        for (int i = 0; i < 240; i++) mask[i] = (0u - (uint32_t)(word[skip + (size_t)i] >= least)) & keep;
         AGI_ROW(n) {
-            agi_p m = p_load(mask + i), v = p_select_gt(m, p_zero(), p_mul(p_get(x, 0), m), p_zero());
+            agi_p m = p_load((const float *)(const void *)(mask + i));
+            agi_p v = p_select_gt(m, p_zero(), p_mul(p_get(x, 0), m), p_zero());
             p_add_to(y, v, a->accumulate);
         }
     }
@@ -4679,12 +4708,13 @@ AGI_KERNEL void AGI_(qk_rope_part)(void *arg, size_t first, size_t last, int thr
     }
 }
 
-AGI_KERNEL int AGI_(qk_rope)(ag_backend *b, float *y, float *rrms, const float *x, const float *q_norm, const float *k_norm, int B,
-                             int T, int H, int hs, int nq, int nk, const int *start, double theta, double eps) {
+AGI_KERNEL int AGI_(qk_rope)(ag_backend *b, float *y, float *rrms, const float *x, const float *q_norm,
+                             const float *k_norm, int B, int T, int H, int hs, int nq, int nk, const int *start,
+                             double theta, double eps) {
     agi_rope_args a;
     memset(&a, 0, sizeof a);
-    a.x = x, a.y = y, a.rrms = rrms, a.q_norm = q_norm, a.k_norm = k_norm, a.T = T, a.H = H, a.hs = hs, a.nq = nq, a.nk = nk;
-    a.start = start, a.eps = (float)eps;
+    a.x = x, a.y = y, a.rrms = rrms, a.q_norm = q_norm, a.k_norm = k_norm, a.start = start, a.eps = (float)eps;
+    a.T = T, a.H = H, a.hs = hs, a.nq = nq, a.nk = nk;
     if (theta > 0 && !(a.turns = agi_turns_for(b, theta, hs, B, T, start))) return -1;
     agi_spread(b, (size_t)B * (size_t)T, 2 * (size_t)H * (size_t)hs, AGI_(qk_rope_part), &a);
     return 0;
@@ -4731,12 +4761,14 @@ AGI_KERNEL void AGI_(qk_rope_back_part)(void *arg, size_t first, size_t last, in
     }
 }
 
-AGI_KERNEL int AGI_(qk_rope_back)(ag_backend *b, float *dx, float *dq_norm, float *dk_norm, const float *x, const float *q_norm,
-                                  const float *k_norm, const float *rrms, const float *dy, int B, int T, int H, int hs, int nq,
-                                  int nk, const int *start, double theta, int accumulate) {
+AGI_KERNEL int AGI_(qk_rope_back)(ag_backend *b, float *dx, float *dq_norm, float *dk_norm, const float *x,
+                                  const float *q_norm, const float *k_norm, const float *rrms, const float *dy, int B,
+                                  int T, int H, int hs, int nq, int nk, const int *start, double theta,
+                                  int accumulate) {
     agi_rope_args a;
     memset(&a, 0, sizeof a);
-    a.x = x, a.dy = dy, a.y = dx, a.q_norm = q_norm, a.k_norm = k_norm, a.T = T, a.H = H, a.hs = hs, a.nq = nq, a.nk = nk;
+    a.x = x, a.dy = dy, a.y = dx, a.q_norm = q_norm, a.k_norm = k_norm;
+    a.T = T, a.H = H, a.hs = hs, a.nq = nq, a.nk = nk;
     a.start = start, a.rrms = (float *)rrms, a.accumulate = accumulate, a.rows = (size_t)B * (size_t)T;
     if (theta > 0 && !(a.turns = agi_turns_for(b, theta, hs, B, T, start))) return -1;
     size_t blocks = (a.rows + AGI_ROWS - 1) / AGI_ROWS, n = 2 * (size_t)hs;
@@ -4779,7 +4811,8 @@ AGI_KERNEL int AGI_(swiglu)(ag_backend *b, float *y, const float *x, size_t rows
     return 0;
 }
 
-AGI_KERNEL int AGI_(swiglu_back)(ag_backend *b, float *dx, const float *x, const float *dy, size_t rows, size_t h, int accumulate) {
+AGI_KERNEL int AGI_(swiglu_back)(ag_backend *b, float *dx, const float *x, const float *dy, size_t rows, size_t h,
+                                 int accumulate) {
     agi_part a;
     a.x[0] = x, a.x[1] = dy, a.y[0] = NULL, a.y[1] = dx, a.n = h, a.accumulate = accumulate;
     agi_spread(b, rows, 8 * h, AGI_(swiglu_part), &a);
@@ -4802,7 +4835,8 @@ AGI_KERNEL void AGI_(nll_part)(void *arg, size_t first, size_t last, int thread)
     }
 }
 
-AGI_KERNEL int AGI_(nll)(ag_backend *b, float *nll, float *lse, const float *logits, const int *targets, size_t rows, size_t n) {
+AGI_KERNEL int AGI_(nll)(ag_backend *b, float *nll, float *lse, const float *logits, const int *targets, size_t rows,
+                         size_t n) {
     agi_part a;
     a.x[0] = logits, a.y[0] = nll, a.y[1] = lse, a.ids = targets, a.n = n;
     agi_spread(b, rows, 4 * n, AGI_(nll_part), &a);
@@ -4906,7 +4940,8 @@ AGI_KERNEL void AGI_(adamw_part)(void *arg, size_t first, size_t last, int threa
     const float *g = a->x[0] + at;
     float *w = a->y[0] + at, *pm = a->y[1] + at, *pv = a->y[2] + at;
     agi_p scale = p_set(a->f[0]), b1 = p_set(a->f[1]), r1 = p_set(a->f[2]), b2 = p_set(a->f[3]), r2 = p_set(a->f[4]);
-    agi_p lr = p_set(a->f[5]), grow = p_set(a->f[6]), eps = p_set(a->f[7]), decay = p_set(a->f[8]), least = p_set(FLT_MIN);
+    agi_p lr = p_set(a->f[5]), grow = p_set(a->f[6]), eps = p_set(a->f[7]), decay = p_set(a->f[8]);
+    agi_p least = p_set(FLT_MIN);
     (void)thread;
     AGI_ROW(n) {
         agi_p d = p_mul(p_get(g, 0), scale), m = p_fma(b1, p_get(pm, 0), p_mul(r1, d)), x = p_get(w, 0);
@@ -4918,8 +4953,8 @@ AGI_KERNEL void AGI_(adamw_part)(void *arg, size_t first, size_t last, int threa
     }
 }
 
-AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, float *v, size_t n, double lr, double beta1,
-                           double beta2, double eps, double weight_decay, long step, double grad_scale) {
+AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, float *v, size_t n, double lr,
+                           double beta1, double beta2, double eps, double weight_decay, long step, double grad_scale) {
     agi_part a;
     a.x[0] = g, a.y[0] = w, a.y[1] = m, a.y[2] = v, a.n = n;
     a.f[0] = (float)grad_scale, a.f[1] = (float)beta1, a.f[2] = (float)(1 - beta1), a.f[3] = (float)beta2;
@@ -5670,7 +5705,6 @@ AGI_KERNEL int AGI_(attention_back)(ag_backend *b, const ag_attention_args *a) {
 #undef AGI_KC
 #undef AGI_NC
 #undef AGI_SKINNY
-#undef AGI_PACK_ROWS
 #undef AGI_EDGE
 #undef AGI_WORK
 #undef AGI_TILE_ROWS
@@ -5757,6 +5791,7 @@ static void AGI_(install)(ag_backend *b) {
 #undef p_tanh
 #undef p_sigmoid
 #undef p_gate
+#undef AGI_LANES
 #undef AGI_REGISTERS
 #undef AGI_EACH
 #undef r_load
@@ -5802,6 +5837,7 @@ static void AGI_(install)(ag_backend *b) {
 #undef w_load
 #undef w_store
 #undef w_set
+#undef w_add
 #undef w_mul
 #undef w_xor
 #undef w_high

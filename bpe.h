@@ -891,12 +891,14 @@ static int bpei_fail(bpe *t, int status, const char *format, ...) {
     return status;
 }
 
+#ifdef BPE_DIE_ON_ERROR
 long bpei_must(long status, const char *call, const char *file, int line) {
     if (status >= 0) return status;
     fprintf(stderr, "%s:%d: %s: %s\n", file, line, call, (bpe_status)(status));
     exit(1);
     return status;      // for compilers that do not know exit
 }
+#endif
 
 const char *(bpe_status)(long status) {
     switch (status) {

@@ -377,6 +377,8 @@ gpt_model *gpt_at(gpt_model *m, const char *file, int line) {
 // ====================================================================================================================
 // Chapter 1: what a model is made of
 // ====================================================================================================================
+// A configuration is a dozen numbers; from them follows a list of parameters, each with a name, a shape and a way to
+// start; and from the list follows everything else: the model's memory, its file, its description.
 // ---- presets --------------------------------------------------------------------------------------------------------
 // name, shape, L, NH, C, T, V, H, tied, QK norm. nano and baby are nanoGPT's recipes for a CPU and for one GPU; the
 // four of OpenAI are Radford et al. 2019. H of the llama shape is 8/3*C, rounded up to a multiple of 32: three matrices
@@ -401,7 +403,7 @@ const char *gpt_presets(void) {
 gpt_config gpt_preset(const char *name) {
     gpt_config c;
     memset(&c, 0, sizeof c);
-    snprintf(c.name, sizeof c.name, "%s", name ? name : "(NULL)");
+    snprintf(c.name, sizeof c.name, "%s", name ? name : "(NULL)");      // if nothing below knows it, gpt_new says so
 #define GPTI_FILL(preset, s, L, NH, C, T, V, H, is_tied, qk) \
     if (!strcmp(c.name, preset)) \
         c.shape = s, c.n_layer = L, c.n_head = c.n_kv_head = NH, c.n_embd = C, c.n_ctx = T, c.n_vocab = V, \
@@ -463,6 +465,7 @@ static int gpti_check(const gpt_config *c, char *why, size_t size) {
 static int gpti_param(const gpt_config *c, gpt_model *m, int i, gpt_param *p, ag_tensor ***field) {
     const int llama = c->shape == GPT_SHAPE_LLAMA, V = c->n_vocab, T = c->n_ctx, C = c->n_embd, H = c->n_hidden;
     const int hs = C / c->n_head, Q = (c->n_head + 2 * c->n_kv_head) * hs, U = llama ? 2 * H : H;
+    // 2L matrices add to the residual stream; if each adds 1/sqrt(2L) of a usual amount, the sum keeps its size.
     const double ONES = -1, RESIDUAL = 0.02 / sqrt(2.0 * c->n_layer);
     int at = 0, per_layer = 0, layer = -1;
     gpt_layer *l = NULL;
@@ -582,6 +585,7 @@ void gpt_free(gpt_model *m) {
     GPT_FREE(m);
 }
 
+// random 0: the weights will come from a file, and drawing millions of numbers before that would take its time.
 static gpt_model *gpti_new(ag_ctx *ctx, const gpt_config *c, int random) {
     gpt_model *m = (gpt_model *)gpti_alloc(ctx, 1, sizeof *m);
     gpt_param p;
@@ -650,7 +654,8 @@ gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_ki
     tape += N * V + 5 * N;                                              // scores, loss
     if (c->dropout > 0) tape += (2 * L + 1) * N * C;
     grads = 3 * N * C + (llama ? 2 : 1) * N * Q + N * U + N * H + N * V + (llama ? 0 : (double)T * C) + 3 * N;
-    m.activations = (size_t)((tape + grads + matrix) * sizeof(ag_real));
+    // A tensor does not cross from one chunk of the arena into the next: about a twentieth stays empty at their ends.
+    m.activations = (size_t)(1.05 * (tape + grads + matrix) * sizeof(ag_real));
     m.total = m.params + m.grads + m.optimizer + m.activations;
     m.kv_cache = (size_t)(2 * L * B * c->n_ctx * hs * c->n_kv_head) * sizeof(ag_real);
     return m;
@@ -692,6 +697,7 @@ static ag_tensor *gpti_trunk(gpt_model *m, const int *ids, int B, int T, const i
     return llama ? ag_rmsnorm(x, m->norm_f, eps) : ag_layernorm(x, m->norm_f, m->norm_f_b, eps);
 }
 
+// What a caller can get wrong, found before the first op: then the message speaks of the caller's arguments.
 static int gpti_ids_ok(const gpt_model *m, const char *who, const int *ids, int B, int T, const int *len) {
     const gpt_config *c = &m->config;
     if (!ids) return ag_fail(m->ctx, "%s: the ids are NULL", who);
@@ -713,6 +719,8 @@ ag_tensor *gpt_trunk(gpt_model *m, const int *ids, int B, int T, const int *len)
     return gpti_trunk(m, ids, B, T, NULL, len, NULL, NULL);
 }
 
+// A tied head asks how well x agrees with each token's own embedding (Press & Wolf 2017): it saves V*C parameters, and
+// what is learned about a token as input serves it as output.
 ag_tensor *gpt_head(gpt_model *m, ag_tensor *x) {
     if (!m || !x) return NULL;
     return m->head ? ag_linear(x, m->head, NULL) : ag_matmul_t(x, m->wte);
@@ -733,6 +741,8 @@ int gpt_train(gpt_model *m, int on) {
 // Chapter 3: learning
 // ====================================================================================================================
 // ---- the optimizer --------------------------------------------------------------------------------------------------
+// AdamW for everything, or Muon for the matrices inside the blocks, as its authors advise: embeddings and the head are
+// tables of vectors, one for each token, and norms are vectors; nothing is to be made orthogonal there.
 gpt_optimizer gpt_adamw(void) {
     gpt_optimizer o;
     memset(&o, 0, sizeof o);
@@ -806,6 +816,8 @@ static double gpti_cos_pi(double r) {
     return sum;
 }
 
+// Warm-up: Adam's second moment is an average over few gradients at first, so the first steps should be short. Then
+// half a cosine (Loshchilov & Hutter 2017). Step 0 is not wasted on a rate of 0.
 double gpt_lr_cosine(long step, long warmup, long total, double min_factor) {
     if (step < warmup) return (double)(step + 1) / (double)(warmup + 1);
     if (step >= total) return min_factor;
@@ -851,6 +863,9 @@ int gpt_next(gpt_loader *l, int B, int T, int *x, int *y) {
 }
 
 // ---- evaluation -----------------------------------------------------------------------------------------------------
+// Random windows would give a number that moves by chance; all disjoint ones give the same number each time. A token at
+// the beginning of a window is predicted from little, so the mean is a little higher than with a sliding window.
+// Losses are added up one by one, in double: B changes nothing.
 double gpt_eval(gpt_model *m, const int *tokens, size_t n, int B) {
     size_t T, windows, row;
     double sum = 0;
@@ -890,6 +905,8 @@ double gpt_eval(gpt_model *m, const int *tokens, size_t n, int B) {
 // Chapter 4: generation
 // ====================================================================================================================
 // ---- from scores to one token ---------------------------------------------------------------------------------------
+// Temperature divides the scores: below 1 it favours the likely tokens, above 1 it levels them. The filters cut off the
+// tail of the distribution: each token in it is unlikely, but there are many, and one of them spoils a text.
 static int gpti_sampling_ok(gpt_model *m, const gpt_sampling *s) {
     int V = m->config.n_vocab;
     if (!s) return ag_fail(m->ctx, "sampling: the settings are NULL");
@@ -991,6 +1008,8 @@ int gpt_sample(gpt_model *m, const gpt_sampling *s, const ag_real *logits, ag_rn
 }
 
 // ---- KV caches ------------------------------------------------------------------------------------------------------
+// Attention at position t needs the keys and values of positions 0..t, and those never change once they are computed,
+// because no position looks ahead. So they are kept: (rows, T, NKV*hs) of each for every layer, filled from the front.
 struct gpt_cache {
     gpt_model *m;
     gpti_store *store;
@@ -1110,7 +1129,10 @@ int gpt_feed(gpt_cache *k, const int *ids, int T, const int *len, ag_real *logit
 }
 
 // ---- texts ----------------------------------------------------------------------------------------------------------
-// Everything that a call of gpt_generate_batch needs, in one block.
+// Rows of a batch have prompts of different lengths and end at different times. Each has a length of its own in the
+// cache, so the shorter ones just begin to generate earlier; rows that have ended are fed nothing.
+// When the context is full, positions have to move, and with them all keys that were rotated or that carry a learned
+// position: what is kept is computed again. Keeping half makes that rare: T/2 tokens are generated for T/2 fed again.
 typedef struct gpti_batch { ag_rng *rng; ag_real *logits; int *ids, *len, *done; gpt_cache *cache; } gpti_batch;
 
 // Token i of row b's text: prompt, then output.
@@ -1124,6 +1146,7 @@ static int gpti_is_stop(const gpt_sampling *s, int id) {
 static int gpti_generate(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n, int *out,
                          int cap, int *n_out, gpt_each each, void *user, gpti_batch *w) {
     int T = m->config.n_ctx, V = m->config.n_vocab, left = B, widest = 1;
+    // A stream for each row: what one row draws does not depend on how many others there are, or on when they end.
     for (int b = 0; b < B; b++) {
         w->rng[b].key = (uint64_t)ag_rng_u32(ag_stream(m->ctx, AG_RNG_SAMPLE)) << 32;
         w->rng[b].key |= ag_rng_u32(ag_stream(m->ctx, AG_RNG_SAMPLE)), w->rng[b].counter = 0;
@@ -1361,7 +1384,7 @@ int gpt_note(const gpt_state *s, const char *key, char *value, size_t size) {
 // ---- the header: writing --------------------------------------------------------------------------------------------
 typedef struct gpti_text { ag_ctx *ctx; char *s; size_t n, size; } gpti_text;      // grows; s is NULL after a failure
 
-static void gpti_put(gpti_text *t, const char *s, size_t n) {
+static void gpti_put(gpti_text *t, const char *s, size_t n) {      // does nothing after a failure: one check is enough
     if (t->size - t->n < n + 1) {
         size_t size = 2 * t->size + n + 256;
         char *more = t->s || !t->size ? (char *)gpti_alloc(t->ctx, size, 1) : NULL;
@@ -1613,6 +1636,11 @@ static int gpti_write_file(gpti_save *w, void *file, gpt_model *m, const gpt_sta
 
 static long gpti_process(void);
 
+// The order of things is what makes it safe (Pillai et al. 2014, "All File Systems Are Not Created Equal"): first the
+// whole file under another name, then on the disk (sync), then the rename, which replaces the old file in one step,
+// then that on the disk, too. A crash at any moment leaves the old file or the new one, never a part of one. A sync
+// that has failed once is not tried again: the kernel may have dropped the data, and the second try would succeed
+// (Rebello 2020).
 int gpt_save(gpt_model *m, const char *path, const gpt_state *s) {
     gpti_save w;
     void *file = NULL;
@@ -1856,7 +1884,11 @@ static int gpti_metadata(gpti_file *f, const char *key, const char *value, size_
     if (!strcmp(key, "version"))
         return strcmp(value, "1") ? gpti_bad(f, "version %s of the format is not known here",
                                              gpti_shown(value, name, sizeof name)) : 0;
-    if (!strcmp(key, "name")) { snprintf(f->config.name, sizeof f->config.name, "%s", value); return 0; }
+    if (!strcmp(key, "name")) {
+        snprintf(f->config.name, sizeof f->config.name, "%s", value);
+        for (char *c = f->config.name; *c; c++) if ((unsigned char)*c < 32 || *c == 127) *c = '?';  // may be printed
+        return 0;
+    }
 #define GPTI_READ_INT(field, low, high) if (!strcmp(key, #field)) { \
         if (!gpti_get_int(value, INT_MAX, &whole)) return gpti_bad(f, #field " is not a whole number"); \
         f->config.field = (int)whole, f->config_seen++; return 0; }
@@ -2324,6 +2356,7 @@ static int gpti_same(const gpt_config *a, const gpt_config *b) {       // all th
 }
 
 // Everything that loads goes through here. into: a model to fill, or NULL to make one.
+// The file is read twice: once to check it all, once to use it; so weights are never in memory twice.
 static gpt_model *gpti_load(gpti_file *f, gpt_model *into, gpt_state *state, int resume) {
     const char *prefix = "";
     char why[256];

@@ -12,8 +12,9 @@
 // the best; temperature sharpens or flattens before that. Beam search looks for the likeliest whole text instead.
 //
 // It prints the ten likeliest next tokens under each rule, a text by each, and two numbers that tell them apart: the
-// mean surprise of what was written (nats a token, to the model itself) and how much of it repeats. Greedy has the least
-// surprise and repeats most; people are in between. out/09/ gets next.png (the distributions), rules.png, log.csv.
+// mean surprise of what was written (nats a token, to the model itself, over the last window) and how much of it repeats.
+// Greedy repeats most, beam search surprises least, hot most; people are in between. out/09/ gets next.png (the
+// distributions), rules.png, log.csv.
 //
 // Next: lesson 10, what such a model knows and does not know.
 //
@@ -153,7 +154,7 @@ int main(int argc, char **argv) {
         printf("%-12s", names[r]);
         for (int i = 0; i < shown; i++) value[i] = probs[best[i]], rest -= value[i], printf(" %6.1f", 100 * value[i]);
         printf(" %9.1f\n", 100 * (rest > 0 ? rest : 0));
-        if (r != 2) plot_bars(bars, names[r], labels, value, (size_t)shown);
+        if (r != 0) plot_bars(bars, names[r], labels, value, (size_t)shown);
     }
     plot_save(bars, lesson_path("next.png")), plot_free(bars);
 

@@ -67,6 +67,7 @@ static size_t r_below(size_t n) { return (size_t)(r_next() % n); }
 
 static char *read_all(const char *path, size_t *size) {
     FILE *f = fopen(path, "rb");
+    *size = 0;
     if (!f) return NULL;
     fseek(f, 0, SEEK_END);
     *size = (size_t)ftell(f);
@@ -668,7 +669,7 @@ static void gpt2_files_are_r50k(void) {
             if (!same_ids(ids_a, round_trip(t, s, len), ids_b, m)) { T_FAIL("string %d differs", k); break; }
         }
         // A file cut at a line end loses merges, and their tokens are made by nothing then.
-        size_t merges_size, json_size;
+        size_t merges_size = 0, json_size = 0;
         char *a = read_all(merges, &merges_size), *b = read_all(json, &json_size);
         for (int cut = 0; cut < 20; cut++) {
             size_t keep = 100 + (size_t)cut * (merges_size - 2000) / 20;
@@ -859,7 +860,7 @@ static long l_encode(const char *text, size_t len, int *ids) {
 
 static void llama2c_by_the_book(void) {
     const char *path = data_path("tok512.bin");
-    size_t size, n, at = 4;
+    size_t size = 0, n = 0, at = 4;
     char *file = path ? read_all(path, &size) : NULL, *text = shakespeare(&n);
     const char *const all[] = {"all", NULL};
     bpe *t = bpe_new();
@@ -1256,6 +1257,29 @@ static void real_vocabularies_cut_short(void) {
     }
 }
 
+// p50k_base has its special token inside of the ranks, at 50256. A file of that form with made-up tokens.
+static void a_hole_for_a_special_token(void) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    char *file = (char *)malloc(1 << 20);
+    for (int hole = 50256; hole <= 50257; hole++) {
+        size_t n = small_tiktoken(file);
+        for (int id = 259; id <= 50280; id++) {
+            if (id == hole) continue;
+            n += (size_t)sprintf(file + n, "%c%c%c/ %d\n", digits[id >> 12], digits[id >> 6 & 63], digits[id & 63], id);
+        }
+        bpe *t = bpe_new();
+        CHECK_INT(bpe_load_tiktoken_mem(t, file, n, "p50k_base"), hole == 50256 ? 0 : BPE_EFORMAT);
+        if (hole == 50256) {
+            CHECK_STR(bpe_error(t), "");
+            CHECK_INT(bpe_vocab_size(t), 50281);
+            CHECK_INT(bpe_special(t, "<|endoftext|>"), 50256);
+            check_ids(t, "aaab", "258");
+        } else CHECK_HAS(bpe_error(t), "id 50256 is given twice");
+        bpe_free(t);
+    }
+    free(file);
+}
+
 // A small pair of GPT-2 files: the bytes, "aa", "ab", "aaab" and one special token.
 static void small_gpt2(char *merges, char *json) {
     static const unsigned char low[] = "\xc4\x80";
@@ -1649,6 +1673,7 @@ int main(int argc, char **argv) {
     T_RUN(saving_replaces_whole_files);
     T_RUN(hostile_tiktoken_files);
     T_RUN(real_vocabularies_cut_short);
+    T_RUN(a_hole_for_a_special_token);
     T_RUN(hostile_gpt2_files);
     T_RUN(hostile_llama_files);
     T_RUN(hostile_own_files);

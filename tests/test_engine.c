@@ -1,6 +1,6 @@
-// test_engine.c - the engine room of autograd.h: every fast kernel but matmul and attention (test_matmul.c, test_float.c)
-// against its naive twin, on odd shapes and saturating numbers; the same bits from every instruction set and from any
-// number of threads; exp, log, tanh and sigmoid against libm in double over the range of float; the thread pool.
+// test_engine.c - the engine room of autograd.h: every fast kernel but matmul and attention (see test_matmul.c) against
+// its naive twin, on odd shapes and saturating numbers; the same bits from every instruction set and from any number of
+// threads; exp, log, tanh and sigmoid against libm in double over the range of float; the thread pool.
 #define _DEFAULT_SOURCE         // fork and setenv under -std=c99
 #include "test.h"
 #if !defined(_WIN32)
@@ -16,9 +16,9 @@ static void *test_malloc(size_t n) { return no_memory ? NULL : malloc(n); }
 #include "../autograd.h"
 
 // ---- how a kernel is tested ----------------------------------------------------------------------------------------
-// A case calls kernels of a backend and hands in what they wrote, with a tolerance. It is run on the naive backend, which
-// gives the reference, and on each fast one; the numbers must agree within the tolerance. Then the fast ones must agree
-// with each other to the bit, and with themselves for 1, 2, 3, 4 and 8 threads.
+// A case calls kernels of a backend and hands in what they wrote, with a tolerance. It is run on the naive backend,
+// which gives the reference, and on each fast one; the numbers must agree within the tolerance. Then the fast ones must
+// agree with each other to the bit, and with themselves for 1, 2, 3, 4 and 8 threads.
 typedef struct result { const char *what; size_t first, n; double rel, abs; } result;
 typedef struct run {
     ag_backend *b;
@@ -27,6 +27,8 @@ typedef struct run {
     result results[4096];
     int n_results;
     uint64_t seed;
+    void *mine[64];             // memory of the case that is being run
+    int n_mine;
 } run;
 
 static void hand_in(run *r, const char *what, const float *x, size_t n, double rel, double abs) {
@@ -47,11 +49,26 @@ static double uniform(run *r) {                         // in [-1, 1)
     return (double)(int32_t)(r->seed >> 32) / 2147483648.0;
 }
 
-static float *numbers(run *r, size_t n, double size) {  // the caller frees them
-    float *x = (float *)malloc((n + 1) * sizeof *x);
-    if (!x) exit(1);
+static void *room(run *r, size_t bytes) {               // until forget
+    void *p = malloc(bytes + 1);
+    if (!p || r->n_mine == 64) exit(1);
+    return r->mine[r->n_mine++] = p;
+}
+
+static void forget(run *r) {
+    while (r->n_mine) free(r->mine[--r->n_mine]);
+}
+
+static float *numbers(run *r, size_t n, double size) {
+    float *x = (float *)room(r, n * sizeof *x);
     for (size_t i = 0; i < n; i++) x[i] = (float)(size * uniform(r));
     return x;
+}
+
+static int *ids_below(run *r, size_t n, size_t limit) {
+    int *ids = (int *)room(r, n * sizeof *ids);
+    for (size_t i = 0; i < n; i++) ids[i] = (int)((uniform(r) + 1) / 2 * (double)limit);
+    return ids;
 }
 
 // What breaks kernels: zeros, the ends of the range, numbers that are none. finite: without those that are not.
@@ -69,6 +86,7 @@ static run run_case(void (*body)(run *r), const char *which, int threads) {
     r.seed = 1;
     if (r.b) {
         body(&r);
+        forget(&r);
         r.b->destroy(r.b);
     }
     return r;
@@ -93,13 +111,13 @@ static void compare_near(const run *got, const run *want, const char *name) {
 }
 
 static void compare_bits(const run *got, const run *want, const char *name, int threads) {
-    if (got->n != want->n) { T_FAIL("%s with %d threads handed in %zu numbers, not %zu", name, threads, got->n, want->n); return; }
+    if (got->n != want->n) { T_FAIL("%s handed in %zu numbers, elsewhere %zu", name, got->n, want->n); return; }
     for (int k = 0; k < want->n_results; k++)
         for (size_t i = 0; i < want->results[k].n; i++) {
             size_t at = want->results[k].first + i;
             if (same_float(got->out[at], want->out[at])) continue;
-            T_FAIL("%s: %s with %d threads at %zu of %zu: %.9g, elsewhere %.9g", want->results[k].what, name, threads, i,
-                   want->results[k].n, got->out[at], want->out[at]);
+            T_FAIL("%s: %s with %d threads at %zu of %zu: %.9g, elsewhere %.9g", want->results[k].what, name, threads,
+                   i, want->results[k].n, got->out[at], want->out[at]);
             break;
         }
 }
@@ -130,17 +148,23 @@ static void hold_together(void (*body)(run *r)) {
 }
 
 // ---- elementwise ---------------------------------------------------------------------------------------------------
-static const int map_shapes[][4] = { {1, 1, 1, 1}, {1, 1, 1, 7}, {1, 1, 3, 16}, {2, 3, 5, 33}, {3, 1, 4, 1}, {1, 2, 3, 600},
-                                     {1, 5, 2, 15}, {1, 1, 40, 1024}, {2, 1, 1, 20000} };
+static const int map_shapes[][4] = { {1, 1, 1, 1}, {1, 1, 1, 7}, {1, 1, 3, 16}, {2, 3, 5, 33}, {3, 1, 4, 1},
+                                     {1, 2, 3, 600}, {1, 5, 2, 15}, {1, 1, 40, 1024}, {2, 1, 1, 20000} };
 #define MAP_SHAPES (int)(sizeof map_shapes / sizeof *map_shapes)
 
-static size_t shape_count(const int shape[4]) { return (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2] * (size_t)shape[3]; }
+static size_t shape_count(const int shape[4]) {
+    size_t n = 1;
+    for (int d = 0; d < 4; d++) n *= (size_t)shape[d];
+    return n;
+}
 
 // How an operand lies in memory: 0 as it is, 1 one row, 2 one column, 3 one number, 4 a middle dimension repeated,
 // 5 transposed, so that the last dimension jumps
 static void map_strides(const int shape[4], int pattern, size_t stride[4]) {
-    size_t s[4] = { (size_t)shape[1] * (size_t)shape[2] * (size_t)shape[3], (size_t)shape[2] * (size_t)shape[3], (size_t)shape[3], 1 };
-    size_t t[4] = { 1, (size_t)shape[0], (size_t)shape[0] * (size_t)shape[1], (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2] };
+    size_t s[4], t[4];
+    s[3] = t[0] = 1;
+    for (int d = 3; d > 0; d--) s[d - 1] = s[d] * (size_t)shape[d];
+    for (int d = 0; d < 3; d++) t[d + 1] = t[d] * (size_t)shape[d];
     for (int d = 0; d < 4; d++) {
         stride[d] = pattern == 5 ? t[d] : s[d];
         if (pattern == 1 && d < 3) stride[d] = 0;
@@ -152,13 +176,14 @@ static void map_strides(const int shape[4], int pattern, size_t stride[4]) {
 }
 
 static const struct { int op, operands; double p, q; } map_ops[] = {
-    { AG_MAP_ADD, 2, 0, 0 }, { AG_MAP_SUB, 2, 0, 0 }, { AG_MAP_MUL, 2, 0, 0 }, { AG_MAP_DIV, 2, 0, 0 }, { AG_MAP_MIN, 2, 0, 0 },
-    { AG_MAP_MAX, 2, 0, 0 }, { AG_MAP_GREATER, 2, 0, 0 }, { AG_MAP_WHERE, 3, 0, 0 }, { AG_MAP_SCALE, 1, -1.5, 0 },
-    { AG_MAP_SHIFT, 1, 0.75, 0 }, { AG_MAP_POW, 1, 2, 0 }, { AG_MAP_POW, 1, 3, 0 }, { AG_MAP_POW, 1, 0.5, 0 }, { AG_MAP_POW, 1, -1, 0 },
-    { AG_MAP_POW, 1, 1, 0 }, { AG_MAP_POW, 1, 0, 0 }, { AG_MAP_POW, 1, 2.5, 0 }, { AG_MAP_POW, 1, -2, 0 }, { AG_MAP_EXP, 1, 0, 0 },
-    { AG_MAP_LOG, 1, 0, 0 }, { AG_MAP_SQRT, 1, 0, 0 }, { AG_MAP_TANH, 1, 0, 0 }, { AG_MAP_SIGMOID, 1, 0, 0 },
-    { AG_MAP_LOG_SIGMOID, 1, 0, 0 }, { AG_MAP_RELU, 1, 0, 0 }, { AG_MAP_GELU, 1, 0, 0 }, { AG_MAP_SILU, 1, 0, 0 },
-    { AG_MAP_CLAMP, 1, -0.5, 0.75 }, { AG_MAP_AXPBY, 2, 0.25, -3, }
+    { AG_MAP_ADD, 2, 0, 0 }, { AG_MAP_SUB, 2, 0, 0 }, { AG_MAP_MUL, 2, 0, 0 }, { AG_MAP_DIV, 2, 0, 0 },
+    { AG_MAP_MIN, 2, 0, 0 }, { AG_MAP_MAX, 2, 0, 0 }, { AG_MAP_GREATER, 2, 0, 0 }, { AG_MAP_WHERE, 3, 0, 0 },
+    { AG_MAP_SCALE, 1, -1.5, 0 }, { AG_MAP_SHIFT, 1, 0.75, 0 }, { AG_MAP_POW, 1, 2, 0 }, { AG_MAP_POW, 1, 3, 0 },
+    { AG_MAP_POW, 1, 0.5, 0 }, { AG_MAP_POW, 1, -1, 0 }, { AG_MAP_POW, 1, 1, 0 }, { AG_MAP_POW, 1, 0, 0 },
+    { AG_MAP_POW, 1, 2.5, 0 }, { AG_MAP_POW, 1, -2, 0 }, { AG_MAP_EXP, 1, 0, 0 }, { AG_MAP_LOG, 1, 0, 0 },
+    { AG_MAP_SQRT, 1, 0, 0 }, { AG_MAP_TANH, 1, 0, 0 }, { AG_MAP_SIGMOID, 1, 0, 0 }, { AG_MAP_LOG_SIGMOID, 1, 0, 0 },
+    { AG_MAP_RELU, 1, 0, 0 }, { AG_MAP_GELU, 1, 0, 0 }, { AG_MAP_SILU, 1, 0, 0 }, { AG_MAP_CLAMP, 1, -0.5, 0.75 },
+    { AG_MAP_AXPBY, 2, 0.25, -3 }
 };
 #define MAP_OPS (int)(sizeof map_ops / sizeof *map_ops)
 
@@ -186,9 +211,9 @@ static void map_one(run *r, int k, const int shape[4], const int patterns[3], in
     else {
         // Both sets get the same y, the naive one.
         for (size_t i = 0; i < n; i++) {
-            size_t c[4] = { i / (size_t)shape[3] / (size_t)shape[2] / (size_t)shape[1], i / (size_t)shape[3] / (size_t)shape[2] % (size_t)shape[1],
-                            i / (size_t)shape[3] % (size_t)shape[2], i % (size_t)shape[3] };
             double v[3] = { 0, 0, 0 };
+            size_t c[4], at = i;
+            for (int d = 3; d >= 0; d--) c[d] = at % (size_t)shape[d], at /= (size_t)shape[d];
             for (int j = 0; j < map_ops[k].operands; j++) v[j] = x[j][agi_at4(c, stride[j])];
             y[i] = (float)agi_map_value(op, v[0], v[1], v[2], p, q);
         }
@@ -198,8 +223,7 @@ static void map_one(run *r, int k, const int shape[4], const int patterns[3], in
                 hand_in(r, agi_map_ops[op].name, g, n, 2e-6, 1e-6);
             }
     }
-    for (int j = 0; j < 3; j++) free(mem[j]);
-    free(y), free(dy), free(g);
+    forget(r);
 }
 
 static void map_all(run *r, int odd, int backward) {
@@ -225,8 +249,10 @@ static void slopes_at_the_ends(void) { hold_together(map_back_odd); }
 
 // ---- copies --------------------------------------------------------------------------------------------------------
 static void copy_case(run *r) {
-    static const int shapes[][4] = { {2, 3, 5, 7}, {1, 1, 33, 70}, {4, 1, 16, 48}, {1, 12, 64, 40}, {3, 17, 1, 19}, {1, 1, 300, 200} };
-    static const int order[][4] = { {0, 1, 2, 3}, {0, 2, 1, 3}, {0, 1, 3, 2}, {3, 2, 1, 0}, {1, 0, 3, 2}, {2, 3, 0, 1}, {0, 3, 1, 2} };
+    static const int shapes[][4] = { {2, 3, 5, 7}, {1, 1, 33, 70}, {4, 1, 16, 48}, {1, 12, 64, 40}, {3, 17, 1, 19},
+                                     {1, 1, 300, 200} };
+    static const int order[][4] = { {0, 1, 2, 3}, {0, 2, 1, 3}, {0, 1, 3, 2}, {3, 2, 1, 0}, {1, 0, 3, 2}, {2, 3, 0, 1},
+                                    {0, 3, 1, 2} };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (size_t o = 0; o < sizeof order / sizeof *order; o++)
             for (int form = 0; form < 8; form++) {      // y or x permuted; cut out of something larger; added
@@ -240,7 +266,7 @@ static void copy_case(run *r) {
                 if (form & 1) r->b->copy(r->b, y, permuted, x, plain, shape, form >> 2);
                 else r->b->copy(r->b, y, plain, x, permuted, shape, form >> 2);
                 hand_in(r, "copy", y, AGI_MAX(room, n), 0, 0);
-                free(x), free(y);
+                forget(r);
             }
     int empty[4] = { 2, 0, 3, 4 };
     size_t none[4] = { 0, 12, 4, 1 };
@@ -252,8 +278,9 @@ static void copies(void) { hold_together(copy_case); }
 
 // ---- reductions ----------------------------------------------------------------------------------------------------
 static void reduce_case(run *r) {
-    static const size_t sizes[][3] = { {1, 1, 1}, {1, 7, 1}, {3, 16, 1}, {5, 17, 1}, {2, 100, 1}, {40, 1000, 1}, {1, 70000, 1}, {2, 40000, 1},
-                                       {1, 5, 2}, {3, 9, 15}, {2, 33, 16}, {2, 10, 17}, {1, 200, 300}, {4, 3, 100}, {2, 1, 5} };
+    static const size_t sizes[][3] = { {1, 1, 1}, {1, 7, 1}, {3, 16, 1}, {5, 17, 1}, {2, 100, 1}, {40, 1000, 1},
+                                       {1, 70000, 1}, {2, 40000, 1}, {1, 5, 2}, {3, 9, 15}, {2, 33, 16}, {2, 10, 17},
+                                       {1, 200, 300}, {4, 3, 100}, {2, 1, 5} };
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
         size_t outer = sizes[s][0], k = sizes[s][1], inner = sizes[s][2], n = outer * k * inner, m = outer * inner;
         for (int form = 0; form < 8; form++) {          // odd, maximum, accumulate
@@ -266,7 +293,7 @@ static void reduce_case(run *r) {
             if (op == AG_REDUCE_MAX) r->b->reduce(r->b, op, y, x, outer, k, inner, 1, 0);
             r->b->reduce_back(r->b, op, dx, x, y, dy, outer, k, inner, op == AG_REDUCE_MAX ? 1 : 0.3, accumulate);
             hand_in(r, "reduce_back", dx, n, 1e-6, 1e-7);
-            free(x), free(y), free(dx), free(dy);
+            forget(r);
         }
     }
 }
@@ -296,13 +323,14 @@ static void softmax_case(run *r) {
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int form = 0; form < 4; form++) {
             size_t rows = sizes[s][0], n = sizes[s][1];
-            float *x = logit_rows(r, rows, n), *y = numbers(r, rows * n, 1), *dy = numbers(r, rows * n, 1), *dx = numbers(r, rows * n, 1);
+            float *x = logit_rows(r, rows, n), *y = numbers(r, rows * n, 1);
+            float *dy = numbers(r, rows * n, 1), *dx = numbers(r, rows * n, 1);
             r->b->softmax(r->b, y, x, rows, n, form & 1);
             hand_in(r, form & 1 ? "log_softmax" : "softmax", y, rows * n, 4e-6, form & 1 ? 4e-6 : 1e-9);
             agi_naive_softmax(r->b, y, x, rows, n, form & 1);
             r->b->softmax_back(r->b, dx, y, dy, rows, n, form & 1, form >> 1);
             hand_in(r, "softmax_back", dx, rows * n, 1e-5, 2e-5);
-            free(x), free(y), free(dx), free(dy);
+            forget(r);
         }
     float none[16], out[16];                            // a row that is minus infinity throughout has no softmax
     for (int i = 0; i < 16; i++) none[i] = -INFINITY, out[i] = 0;
@@ -319,18 +347,17 @@ static void nll_case(run *r) {
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int accumulate = 0; accumulate < 2; accumulate++) {
             size_t rows = sizes[s][0], n = sizes[s][1];
-            float *x = logit_rows(r, rows, n), *nll = numbers(r, rows, 1), *lse = numbers(r, rows, 1), *d = numbers(r, rows, 1);
-            float *dx = numbers(r, rows * n, 1);
-            int *targets = (int *)malloc(rows * sizeof *targets);
-            if (!targets) exit(1);
-            for (size_t i = 0; i < rows; i++) targets[i] = i % 7 == 5 ? AG_IGNORE : (int)((uniform(r) + 1) / 2 * (double)n);
+            float *x = logit_rows(r, rows, n), *nll = numbers(r, rows, 1), *lse = numbers(r, rows, 1);
+            float *d = numbers(r, rows, 1), *dx = numbers(r, rows * n, 1);
+            int *targets = ids_below(r, rows, n);
+            for (size_t i = 5; i < rows; i += 7) targets[i] = AG_IGNORE;
             r->b->nll(r->b, nll, lse, x, targets, rows, n);
             hand_in(r, "nll", nll, rows, 2e-6, 3e-6);
             hand_in(r, "nll lse", lse, rows, 1e-6, 1e-6);
             agi_naive_nll(r->b, nll, lse, x, targets, rows, n);
             r->b->nll_back(r->b, dx, x, lse, targets, d, rows, n, accumulate);
             hand_in(r, "nll_back", dx, rows * n, 1e-5, 1e-6);
-            free(x), free(nll), free(lse), free(d), free(dx), free(targets);
+            forget(r);
         }
 }
 static void cross_entropies(void) { hold_together(nll_case); }
@@ -341,20 +368,21 @@ static void norm_case(run *r) {
         for (int form = 0; form < 16; form++) {         // rms, without weights, accumulate, something unwanted
             size_t rows = sizes[s][0], n = sizes[s][1];
             int rms = form & 1, accumulate = form & 4 ? 7 : 2;
-            float *x = numbers(r, rows * n, 2), *w = numbers(r, n, 1), *bias = numbers(r, n, 1), *y = numbers(r, rows * n, 1);
-            float *stats = numbers(r, 2 * rows, 1), *dy = numbers(r, rows * n, 1), *dx = numbers(r, rows * n, 1);
-            float *dw = numbers(r, n, 1), *db = numbers(r, n, 1);
-            for (size_t i = 0; i < n && rows > 2; i++) x[n + i] = 3, x[2 * n + i] *= i % 5 ? 1 : 1000;     // a constant row, a wild one
-            r->b->norm(r->b, y, stats, x, form & 2 ? NULL : w, rms || form & 8 ? NULL : bias, rows, n, 1e-5, rms);
+            float *x = numbers(r, rows * n, 2), *weights = numbers(r, n, 1), *bias = numbers(r, n, 1);
+            float *y = numbers(r, rows * n, 1), *stats = numbers(r, 2 * rows, 1), *dy = numbers(r, rows * n, 1);
+            float *dx = numbers(r, rows * n, 1), *dw = numbers(r, n, 1), *db = numbers(r, n, 1);
+            const float *w = form & 2 ? NULL : weights;
+            for (size_t i = 0; i < n && rows > 2; i++) x[n + i] = 3, x[2 * n + i] *= i % 5 ? 1 : 1000;
+            r->b->norm(r->b, y, stats, x, w, rms || form & 8 ? NULL : bias, rows, n, 1e-5, rms);
             hand_in(r, "norm", y, rows * n, 1e-5, 1e-4);        // 1e-4: the constant row, whose deviation is 0.003
             hand_in(r, "norm stats", stats, 2 * rows, 1e-5, 1e-5);
-            agi_naive_norm(r->b, y, stats, x, form & 2 ? NULL : w, rms ? NULL : bias, rows, n, 1e-5, rms);
-            r->b->norm_back(r->b, form & 8 ? NULL : dx, form & 2 ? NULL : dw, rms || form & 8 ? NULL : db, x, form & 2 ? NULL : w, stats, dy,
-                            rows, n, rms, accumulate);
+            agi_naive_norm(r->b, y, stats, x, w, rms ? NULL : bias, rows, n, 1e-5, rms);
+            r->b->norm_back(r->b, form & 8 ? NULL : dx, w ? dw : NULL, rms || form & 8 ? NULL : db, x, w, stats, dy, rows,
+                            n, rms, accumulate);
             hand_in(r, "norm_back dx", dx, rows * n, 2e-5, 2e-3);
             hand_in(r, "norm_back dw", dw, n, 1e-5, 2e-4);
             hand_in(r, "norm_back dbias", db, n, 1e-5, 2e-5);
-            free(x), free(w), free(bias), free(y), free(stats), free(dy), free(dx), free(dw), free(db);
+            forget(r);
         }
 }
 static void norms(void) { hold_together(norm_case); }
@@ -364,26 +392,24 @@ static void look_up_case(run *r) {
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int accumulate = 0; accumulate < 2; accumulate++) {
             size_t n = sizes[s][0], vocab = sizes[s][1], c = sizes[s][2];
-            float *table = numbers(r, vocab * c, 1), *y = numbers(r, n * c, 1), *dt = numbers(r, vocab * c, 1), *dy = numbers(r, n * c, 1);
-            float *z = numbers(r, n, 1);
-            int *ids = (int *)malloc(n * sizeof *ids);
-            if (!ids) exit(1);
-            for (size_t i = 0; i < n; i++) ids[i] = i % 2 ? (int)vocab - 1 : (int)((uniform(r) + 1) / 2 * (double)vocab);
+            float *table = numbers(r, vocab * c, 1), *y = numbers(r, n * c, 1), *dt = numbers(r, vocab * c, 1);
+            float *dy = numbers(r, n * c, 1), *z = numbers(r, n, 1);
+            int *ids = ids_below(r, n, vocab), *columns = ids_below(r, n, c);
+            for (size_t i = 1; i < n; i += 2) ids[i] = (int)vocab - 1;  // many rows that collect more than once
             r->b->embedding(r->b, y, table, ids, n, c);
             hand_in(r, "embedding", y, n * c, 0, 0);
             r->b->embedding_back(r->b, dt, ids, dy, n, vocab, c, accumulate);
             hand_in(r, "embedding_back", dt, vocab * c, 0, 0);         // the same additions in the same order
-            for (size_t i = 0; i < n; i++) ids[i] = (int)((uniform(r) + 1) / 2 * (double)c);
-            r->b->gather(r->b, z, y, ids, n, c);
+            r->b->gather(r->b, z, y, columns, n, c);
             hand_in(r, "gather", z, n, 0, 0);
-            r->b->gather_back(r->b, y, ids, z, n, c, accumulate);
+            r->b->gather_back(r->b, y, columns, z, n, c, accumulate);
             hand_in(r, "gather_back", y, n * c, 0, 0);
-            free(table), free(y), free(dt), free(dy), free(z), free(ids);
+            forget(r);
         }
     float *y = numbers(r, 40001, 1);
     r->b->fill(r->b, y + 1, 2.5f, 39999);
     hand_in(r, "fill", y, 40001, 0, 0);
-    free(y);
+    forget(r);
 }
 static void look_ups(void) { hold_together(look_up_case); }
 
@@ -398,36 +424,35 @@ static void dropout_case(run *r) {
                 float *x = numbers(r, sizes[s], 1), *y = numbers(r, sizes[s], 1);
                 r->b->dropout(r->b, y, x, sizes[s], ps[(k + (int)s) % 5], rng, accumulate);
                 hand_in(r, "dropout", y, sizes[s], 1e-6, 1e-7);
-                free(x), free(y);
+                forget(r);
             }
 }
 static void dropouts(void) { hold_together(dropout_case); }
 
 static void rope_case(run *r) {
-    static const int sizes[][7] = { {1, 1, 1, 2, 1, 0, 0}, {2, 5, 3, 6, 1, 1, 0}, {2, 7, 4, 8, 2, 1, 3}, {1, 9, 3, 16, 1, 1, 100}, {3, 40, 4, 32, 2, 1, 5},
-                                    {2, 33, 6, 48, 4, 1, 0}, {1, 3, 2, 5, 1, 1, 0} };  // B T H hs nq nk start
+    // B T H hs nq nk start
+    static const int sizes[][7] = { {1, 1, 1, 2, 1, 0, 0}, {2, 5, 3, 6, 1, 1, 0}, {2, 7, 4, 8, 2, 1, 3},
+                                    {1, 9, 3, 16, 1, 1, 100}, {3, 40, 4, 32, 2, 1, 5}, {2, 33, 6, 48, 4, 1, 0} };
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int form = 0; form < 16; form++) {         // q norm, k norm, rotation, accumulate
             const int *z = sizes[s], T = z[1], H = z[2], hs = z[3], nq = z[4], nk = z[5];
             size_t n = (size_t)(z[0] * T * H * hs), m = (size_t)(z[0] * T * (nq + nk));
-            int start[3] = { z[6], z[6] / 2, 1 }, accumulate = form & 8 ? 7 : 0;
+            int starts[3] = { z[6], z[6] / 2, 1 }, *start = z[6] ? starts : NULL, accumulate = form & 8 ? 7 : 0;
             double theta = form & 4 ? 0 : s == 2 ? 500 : 10000;
-            float *x = numbers(r, n, 2), *y = numbers(r, n, 1), *rrms = numbers(r, m, 1), *qw = numbers(r, (size_t)hs, 1), *kw = numbers(r, (size_t)hs, 1);
-            float *dy = numbers(r, n, 1), *dx = numbers(r, n, 1), *dq = numbers(r, (size_t)hs, 1), *dk = numbers(r, (size_t)hs, 1);
+            float *x = numbers(r, n, 2), *y = numbers(r, n, 1), *rrms = numbers(r, m, 1), *dy = numbers(r, n, 1);
+            float *qw = numbers(r, (size_t)hs, 1), *kw = numbers(r, (size_t)hs, 1), *dx = numbers(r, n, 1);
+            float *dq = numbers(r, (size_t)hs, 1), *dk = numbers(r, (size_t)hs, 1);
             const float *q = form & 1 ? qw : NULL, *k = form & 2 ? kw : NULL;
-            if (hs % 2) theta = 0;
-            if (hs % 2 && !(q && k)) goto next;         // an odd head has no last pair; only its norm is defined
-            if (hs % 2) goto next;
-            r->b->qk_rope(r->b, y, q || k ? rrms : NULL, x, q, k, z[0], T, H, hs, nq, nk, z[6] ? start : NULL, theta, 1e-6);
+            r->b->qk_rope(r->b, y, q || k ? rrms : NULL, x, q, k, z[0], T, H, hs, nq, nk, start, theta, 1e-6);
             hand_in(r, "qk_rope", y, n, 2e-6, 2e-6);
             if (q || k) hand_in(r, "qk_rope rrms", rrms, m, 2e-6, 0);
-            agi_naive_qk_rope(r->b, y, rrms, x, q, k, z[0], T, H, hs, nq, nk, z[6] ? start : NULL, theta, 1e-6);
-            r->b->qk_rope_back(r->b, dx, q ? dq : NULL, k ? dk : NULL, x, q, k, rrms, dy, z[0], T, H, hs, nq, nk, z[6] ? start : NULL, theta, accumulate);
+            agi_naive_qk_rope(r->b, y, rrms, x, q, k, z[0], T, H, hs, nq, nk, start, theta, 1e-6);
+            r->b->qk_rope_back(r->b, dx, q ? dq : NULL, k ? dk : NULL, x, q, k, rrms, dy, z[0], T, H, hs, nq, nk, start,
+                               theta, accumulate);
             hand_in(r, "qk_rope_back dx", dx, n, 1e-5, 1e-5);
             hand_in(r, "qk_rope_back dq_norm", dq, (size_t)hs, 1e-5, 5e-5);
             hand_in(r, "qk_rope_back dk_norm", dk, (size_t)hs, 1e-5, 5e-5);
-        next:
-            free(x), free(y), free(rrms), free(qw), free(kw), free(dy), free(dx), free(dq), free(dk);
+            forget(r);
         }
     // One call after the other with more thetas than tables are kept.
     for (int i = 0; i < 12; i++) {
@@ -444,13 +469,14 @@ static void swiglu_case(run *r) {
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int form = 0; form < 4; form++) {
             size_t rows = sizes[s][0], h = sizes[s][1];
-            float *x = numbers(r, 2 * rows * h, 3), *y = numbers(r, rows * h, 1), *dy = numbers(r, rows * h, 1), *dx = numbers(r, 2 * rows * h, 1);
+            float *x = numbers(r, 2 * rows * h, 3), *y = numbers(r, rows * h, 1);
+            float *dy = numbers(r, rows * h, 1), *dx = numbers(r, 2 * rows * h, 1);
             if (form & 1) for (size_t i = 0; i < 2 * rows * h; i += 2) x[i] *= 40;
             r->b->swiglu(r->b, y, x, rows, h);
             hand_in(r, "swiglu", y, rows * h, 1e-6, 1e-30);
             r->b->swiglu_back(r->b, dx, x, dy, rows, h, form >> 1);
             hand_in(r, "swiglu_back", dx, 2 * rows * h, 1e-5, 1e-5);
-            free(x), free(y), free(dy), free(dx);
+            forget(r);
         }
 }
 static void swiglus(void) { hold_together(swiglu_case); }
@@ -480,15 +506,15 @@ static void optimizer_case(run *r) {
         r->b->adamw(r->b, w, g, m, v, n, 0.01, 0.9, 0.95, 1e-8, 0, 1000000, 1);
         hand_in(r, "adamw m", m, n, 1e-6, 0);
         hand_in(r, "adamw", w, n, 1e-6, 1e-6);
-        for (int size = 0; size < 4; size++) {          // squares beyond float at both ends, and one that is not a number
+        for (int size = 0; size < 4; size++) {          // squares beyond float at both ends, and an infinite one
             float *x = numbers(r, n, size == 1 ? 1e25 : size == 2 ? 1e-25 : 1);
             if (size == 3) x[n / 2] = INFINITY;
             r->b->sum_squares(r->b, &sum, x, n);
             out[0] = (float)sqrt(sum), out[1] = isfinite(sum) ? 1.0f : 0.0f;
             hand_in(r, "sum_squares", out, 2, 1e-6, 0);
-            free(x);
+            forget(r);
         }
-        free(w), free(g), free(m), free(v);
+        forget(r);
     }
 }
 static void optimizers(void) { hold_together(optimizer_case); }
@@ -501,7 +527,8 @@ static double true_value(int op, double x) {
 // Every 1,597th float, the whole range of bits: at most 2 units in the last place, denormal results included.
 static void units_in_the_last_place(void) {
     static const int ops[] = { AG_MAP_EXP, AG_MAP_LOG, AG_MAP_TANH, AG_MAP_SIGMOID };
-    static const char *const names[] = { "exp", "log", "tanh", "sigmoid" }, *const sets[] = { "avx512", "avx2", "neon", "portable" };
+    static const char *const names[] = { "exp", "log", "tanh", "sigmoid" };
+    static const char *const sets[] = { "avx512", "avx2", "neon", "portable" };
     static float x[4096], y[4096], first[4096];
     const int shape[4] = { 1, 1, 1, 4096 };
     const size_t stride[3][4] = { {0, 0, 0, 1}, {0, 0, 0, 0}, {0, 0, 0, 0} };
@@ -526,8 +553,9 @@ static void units_in_the_last_place(void) {
                     float f = (float)t;
                     int e;
                     if (s < 3 || AGI_FUSED) differ += !same_float(first[i], y[i]);
+                    // At the end of the range infinity and the last float are both right.
                     if (isnan(t) || isinf(f) || isinf(y[i])) {
-                        int edge = !isinf(t) && fabs(t) > 3.4028234e38 && fabs(y[i]) > 3.4028234e38f;   // infinity or the last float
+                        int edge = !isinf(t) && fabs(t) > 3.4028234e38 && fabs(y[i]) > 3.4028234e38f;
                         error = (isnan(t) && isnan(y[i])) || f == y[i] || edge ? 0 : 1e9;
                     } else {
                         frexp(t, &e);
@@ -624,7 +652,7 @@ static void pool_and_fork(void) {
         fflush(stdout);
         pid_t child = fork();
         if (!child) {
-            alarm(20);                                         // a child that waits for threads it does not have would wait forever
+            alarm(20);                                         // to wait for threads it does not have takes forever
             every_item_once(b, 50);
             b->destroy(b);
             _exit(t_bad != 0);
