@@ -3,7 +3,7 @@
 //
 // A case is a name, the shapes of its parameters and an expression. A, B, C, D are the parameters in order. A shape is
 // followed by a letter that says what it is filled with:
-//     n normal    u uniform in [0.5, 2)    b saturating: +-100, +-30, ... and 0    e all equal    o one-hot rows, 50 high
+//     n normal    u uniform in [0.5, 2)    b saturating: +-100, +-30, ... and 0    e all equal    o one-hot rows, 50 up
 //     k on a grid, 0.05 away from every multiple of 0.1 (kinks)    d distinct, 0.06 apart    D distinct, 0.03 from d
 // All numbers are rounded to float, so that both precisions start from the same ones.
 #ifndef OP_CASES_H
@@ -14,8 +14,10 @@
 #define C ag_param_get(g, 2)
 #define D ag_param_get(g, 3)
 
-static const int ids5[] = {2, 0, 2, 3, 1}, ids6[] = {3, 3, 0, 1, 3, 2}, starts2[] = {3, 0}, lens2[] = {5, 2}, lens_none[] = {0, 3};
-static const int targets4[] = {0, 2, 6, 2}, targets_ignore[] = {0, AG_IGNORE, 6, 2}, targets6[] = {1, 4, AG_IGNORE, 0, 0, 2};
+static const int ids5[] = {2, 0, 2, 3, 1}, ids6[] = {3, 3, 0, 1, 3, 2}, starts2[] = {3, 0}, lens2[] = {5, 2},
+    lens_none[] = {0, 3};
+static const int targets4[] = {0, 2, 6, 2}, targets_ignore[] = {0, AG_IGNORE, 6, 2},
+    targets6[] = {1, 4, AG_IGNORE, 0, 0, 2};
 static const ag_real weights4[] = {(ag_real)0.5, 2, 1, (ag_real)0.25};
 
 // Zeros and ones that are no parameter: the condition of ag_where.
@@ -55,7 +57,8 @@ static ag_tensor *mlp(ag_tensor *x, ag_tensor *w, ag_tensor *b, ag_tensor *v) {
 
 // A block with two residual paths: x feeds four places.
 static ag_tensor *block(ag_tensor *x, ag_tensor *norm, ag_tensor *w_qkv, ag_tensor *w_out) {
-    ag_tensor *h = ag_add(x, ag_linear(ag_attention(ag_linear(ag_rmsnorm(x, norm, 1e-5), w_qkv, NULL), 2, 1, NULL, NULL, NULL), w_out, NULL));
+    ag_tensor *h = ag_attention(ag_linear(ag_rmsnorm(x, norm, 1e-5), w_qkv, NULL), 2, 1, NULL, NULL, NULL);
+    h = ag_add(x, ag_linear(h, w_out, NULL));
     return ag_add(h, ag_linear(ag_silu(ag_layernorm(h, norm, NULL, 1e-5)), w_out, NULL));
 }
 
@@ -187,7 +190,8 @@ static ag_tensor *block(ag_tensor *x, ag_tensor *norm, ag_tensor *w_qkv, ag_tens
     X(gather_twice, "5,4n", ag_mul(ag_gather(A, ids5), ag_gather(A, ids5))) \
     X(reshape, "3,4n 2,6n", ag_mul(ag_reshape(A, 2, 6), B)) \
     X(reshape_open, "3,4n 6,2n", ag_mul(ag_reshape(ag_exp(A), -1, 2), B)) \
-    X(reshape_twice, "3,4n", ag_mul(ag_reshape(A, 12), ag_reshape(ag_add(ag_reshape(A, 4, 3), ag_reshape(A, 4, 3)), -1))) \
+    X(reshape_twice, "3,4n", ag_mul(ag_reshape(A, 12), \
+        ag_reshape(ag_add(ag_reshape(A, 4, 3), ag_reshape(A, 4, 3)), -1))) \
     X(permute_2, "3,5n 5,3n", ag_mul(ag_permute(A, 1, 0, -1, -1), B)) \
     X(permute_3, "2,3,5n", ag_permute(A, 2, 0, 1, -1)) \
     X(permute_3_reverse, "2,3,5n", ag_permute(A, 2, 1, 0, -1)) \
@@ -214,7 +218,8 @@ static ag_tensor *block(ag_tensor *x, ag_tensor *norm, ag_tensor *w_qkv, ag_tens
     X(attention_ragged, "2,5,12n", ag_attention(A, 2, 1, NULL, NULL, lens2)) \
     X(attention_empty_row, "2,5,9n", ag_attention(A, 1, 1, NULL, NULL, lens_none)) \
     X(attention_equal, "1,5,9e", ag_attention(A, 1, 1, NULL, NULL, NULL)) \
-    X(attention_reused, "1,4,6n", ag_mul(ag_attention(ag_tanh(A), 1, 1, NULL, NULL, NULL), ag_slice(ag_tanh(A), 2, 2, 2))) \
+    X(attention_reused, "1,4,6n", ag_mul(ag_attention(ag_tanh(A), 1, 1, NULL, NULL, NULL), \
+        ag_slice(ag_tanh(A), 2, 2, 2))) \
     X(rope, "2,5,12n", ag_rope(A, 4, 3, NULL, 10000)) \
     X(rope_some, "2,5,12n", ag_rope(A, 4, 2, NULL, 100)) \
     X(rope_none, "1,3,4n", ag_mul(ag_rope(A, 2, 0, NULL, 100), A)) \

@@ -1,6 +1,6 @@
 // test_bpe.c - bpe.h against tiktoken (golden/bpe_tiktoken.txt, by make_bpe_golden.py), a regular expression engine
 // (golden/bpe_pieces.txt), brute force, published numbers, hostile files and an allocator that fails.
-// Compile: cc -O2 -std=gnu99 tests/test_bpe.c -o build/test_bpe -lm -pthread. Run from the root of the repository.
+// Compile: cc -O2 -std=gnu99 tests/test_bpe.c -o build/test_bpe -lm -pthread. Run from the root, where build/ is.
 #define _GNU_SOURCE             // clock_gettime, setrlimit and access under -std=c99
 #include "test.h"
 #include <pthread.h>
@@ -1087,7 +1087,7 @@ static void big_ones_too(void) {
 
 static void saving_replaces_whole_files(void) {
     char path[256], left[300];
-    snprintf(path, sizeof path, "%s/test_bpe_%d.bpe", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (int)getpid());
+    snprintf(path, sizeof path, "build/test_bpe_%d.bpe", (int)getpid());
     snprintf(left, sizeof left, "%s.tmp.%d", path, (int)getpid());
     bpe *t = small_one(3), *u = bpe_new();
     CHECK_INT(bpe_save(t, path), 0);
@@ -1558,7 +1558,7 @@ static long path_through(int which, bpe *t) {
     status = bpe_colour(t, ids, (size_t)status, out, sizeof out);
     if (status >= 0 && which == 0) {
         char path[256];
-        snprintf(path, sizeof path, "%s/test_bpe_%d.oom", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", (int)getpid());
+        snprintf(path, sizeof path, "build/test_bpe_%d.oom", (int)getpid());
         status = bpe_save(t, path);
         remove(path);
     }

@@ -1,5 +1,5 @@
-// test_core.c - what stands around the ops: contexts, arenas, errors, random numbers, optimizers, threads, and the header
-// as a file that others include.
+// test_core.c - what stands around the ops: contexts, arenas, errors, random numbers, optimizers, threads, and the
+// header as a file that others include.
 //
 //     cc -O3 tests/test_core.c -o build/test_core -lm && build/test_core
 //
@@ -40,7 +40,8 @@ static model model_new(ag_ctx *g, int B, int T, int C, int V) {
     m.table = ag_param(g, V, C), m.pos = ag_param(g, T, C), m.qkv = ag_param(g, C, 2 * C), m.out = ag_param(g, C, C);
     m.up = ag_param(g, C, 4 * C), m.up_bias = ag_param(g, 4 * C), m.down = ag_param(g, 4 * C, C);
     m.w1 = ag_param(g, C), m.b1 = ag_param(g, C), m.w2 = ag_param(g, C);
-    ag_randn(m.table, 0.1f), ag_randn(m.pos, 0.1f), ag_randn(m.qkv, 0.1f), ag_randn(m.out, 0.1f), ag_randn(m.up, 0.1f), ag_randn(m.down, 0.1f);
+    ag_randn(m.table, 0.1f), ag_randn(m.pos, 0.1f), ag_randn(m.qkv, 0.1f), ag_randn(m.out, 0.1f), ag_randn(m.up, 0.1f),
+        ag_randn(m.down, 0.1f);
     ag_fill(m.w1, 1), ag_fill(m.w2, 1);
     return m;
 }
@@ -55,7 +56,10 @@ static ag_tensor *model_logits(const model *m, const int *ids) {        // 4 que
 
 static ag_tensor *model_loss(const model *m, int step) {
     int ids[512], targets[512];
-    for (int i = 0; i < m->B * m->T; i++) ids[i] = (i * 7 + step * 3) % m->V, targets[i] = i % 11 == 3 ? AG_IGNORE : (i * 7 + step * 3 + 7) % m->V;
+    for (int i = 0; i < m->B * m->T; i++) {
+        ids[i] = (i * 7 + step * 3) % m->V;
+        targets[i] = i % 11 == 3 ? AG_IGNORE : (i * 7 + step * 3 + 7) % m->V;
+    }
     return ag_cross_entropy(model_logits(m, ids), targets, NULL);
 }
 
@@ -98,8 +102,10 @@ static void philox_known_answers(void) {
     // Random123 (Salmon et al. 2011), known-answer vectors of philox4x32, 10 rounds: counter, key, result.
     static const uint32_t known[3][10] = {
         {0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
-        {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
-        {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}
+        {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff,
+            0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
+        {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0,
+            0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}
     };
     uint32_t out[4];
     ag_rng zero = {0, 0};
@@ -127,7 +133,8 @@ static void uniform_and_normal(void) {
     double sum = 0, squares = 0, fourth = 0, low = 1, high = 0, lag = 0, last = 0;
     for (int i = 0; i < N; i++) {
         double u = ag_rng_uniform(&r);
-        sum += u, squares += u * u, low = u < low ? u : low, high = u > high ? u : high, lag += (u - 0.5) * (last - 0.5), last = u;
+        sum += u, squares += u * u, low = u < low ? u : low, high = u > high ? u : high;
+        lag += (u - 0.5) * (last - 0.5), last = u;
     }
     CHECK(low >= 0 && high < 1 && low < 1e-4 && high > 1 - 1e-4);
     CHECK_NEAR(sum / N, 0.5, 4 * 0.2887 / sqrt(N));
@@ -138,7 +145,7 @@ static void uniform_and_normal(void) {
     CHECK_NEAR(sum / N, 0, 4 / sqrt(N));
     CHECK_NEAR(squares / N, 1, 4 * 1.4142 / sqrt(N));
     CHECK_NEAR(fourth / N, 3, 4 * 9.8 / sqrt(N));
-    saved = r;                                      // the state is two words: copy them, and the stream goes on from there
+    saved = r;                                      // the state is two words: a copy goes on from there
     double a = ag_rng_normal(&r), b = ag_rng_uniform(&r);
     CHECK(ag_rng_normal(&saved) == a && ag_rng_uniform(&saved) == b);
 }
@@ -148,7 +155,7 @@ static void streams_are_independent(void) {
     uint32_t first[AG_RNG_COUNT];
     for (int s = 0; s < AG_RNG_COUNT; s++) {
         CHECK(ag_stream(g, s) != NULL);
-        for (int i = 0; i < 100 * s; i++) ag_rng_u32(ag_stream(g, AG_RNG_SAMPLE));      // drawing here changes nothing there
+        for (int i = 0; i < 100 * s; i++) ag_rng_u32(ag_stream(g, AG_RNG_SAMPLE));  // changes nothing elsewhere
         ag_rng fresh = *ag_stream(h, s);
         first[s] = ag_rng_u32(&fresh);
         for (int t = 0; t < s; t++) CHECK(first[s] != first[t]);
@@ -202,7 +209,8 @@ static void no_malloc_after_the_second_step(void) {
     }
     CHECK(m.qkv->data == data);                     // and nothing that stays has moved
     ag_memory used = ag_memory_used(g);
-    CHECK(used.params >= (size_t)(29 * 32 + 24 * 32 + 32 * 64 + 32 * 32 + 2 * 32 * 128) * 4 && used.state > 0 && used.reserved >= used.params + used.state);
+    CHECK(used.params >= (size_t)(29 * 32 + 24 * 32 + 32 * 64 + 32 * 32 + 2 * 32 * 128) * 4 && used.state > 0 &&
+        used.reserved >= used.params + used.state);
     CHECK(ag_error(g) == NULL);
     ag_free(g);
     CHECK_INT(malloc_live, 0);
@@ -301,8 +309,10 @@ static void three_lives(void) {
     CHECK(ag_adamw(g, 0.1, 0.9, 0.99, 0) == 0 && p->version > version && p->steps == 1);
     ag_get_grad(p, y);
     CHECK(y[0] == 0 && y[1] == 0 && y[2] == 0);     // the step has used them up
-    CHECK(ag_param_count(g) == 1 && ag_param_get(g, 0) == p && ag_param_get(g, 1) == NULL && ag_param_get(g, -1) == NULL);
-    CHECK(ag_shape_is(p, 3, -1, -1, -1) && !ag_shape_is(p, 3, 1, -1, -1) && !ag_shape_is(p, -1, -1, -1, -1) && !ag_shape_is(NULL, 3, -1, -1, -1));
+    CHECK(ag_param_count(g) == 1 && ag_param_get(g, 0) == p && ag_param_get(g, 1) == NULL &&
+        ag_param_get(g, -1) == NULL);
+    CHECK(ag_shape_is(p, 3, -1, -1, -1) && !ag_shape_is(p, 3, 1, -1, -1) && !ag_shape_is(p, -1, -1, -1, -1) &&
+        !ag_shape_is(NULL, 3, -1, -1, -1));
     CHECK(strstr(ag_backend_name(g), "cpu/") != NULL);
     ag_free(g), ag_free(NULL);
 }
@@ -315,7 +325,8 @@ static void look_at_error(ag_ctx *g, int line, const char *call, const char *a, 
     snprintf(place, sizeof place, "%s:%d: ", __FILE__, line);
     const char *e = ag_error(g);
     if (!e) T_FAIL("no error: %s", call);
-    else if (strncmp(e, place, strlen(place)) || !strstr(e, a) || !strstr(e, b)) T_FAIL("%s\n    says: %s\n    which lacks %s \"%s\" or \"%s\"", call, e, place, a, b);
+    else if (strncmp(e, place, strlen(place)) || !strstr(e, a) || !strstr(e, b))
+        T_FAIL("%s\n    says: %s\n    which lacks %s \"%s\" or \"%s\"", call, e, place, a, b);
     ag_clear_error(g);
     CHECK(ag_error(g) == NULL);
 }
@@ -324,7 +335,8 @@ static void look_at_error(ag_ctx *g, int line, const char *call, const char *a, 
 
 static void wrong_calls_are_explained(void) {
     ag_ctx *g = ag_new(1), *h = ag_new(1);
-    ag_tensor *w = ag_param(g, 4, 6), *v = ag_param(g, 6), *x3 = ag_param(g, 2, 3, 12), *s = ag_sum(v), *alien = ag_param(h, 4, 6), *xs[2];
+    ag_tensor *w = ag_param(g, 4, 6), *v = ag_param(g, 6), *x3 = ag_param(g, 2, 3, 12), *s = ag_sum(v),
+        *alien = ag_param(h, 4, 6), *xs[2];
     int ids[] = {0, 7, -2, 3, 5, 1}, start[] = {3, 0}, len[] = {4, 2};
     float few[4] = {0}, zero_weights[4] = {0};
     ag_kv cache, alien_cache;
@@ -447,9 +459,11 @@ static void the_first_error_stays(void) {
     CHECK(first[0]);
     CHECK(ag_matmul(m.table, m.table) == NULL);
     CHECK_STR(ag_error(g), first);
-    CHECK(ag_tanh(m.table) == NULL && ag_param(g, 3) == NULL && ag_input(g, x, 3) == NULL && ag_state(g, 3) == NULL && ag_zeros(g, 3) == NULL);
+    CHECK(ag_tanh(m.table) == NULL && ag_param(g, 3) == NULL && ag_input(g, x, 3) == NULL && ag_state(g, 3) == NULL &&
+        ag_zeros(g, 3) == NULL);
     CHECK(ag_backward(ok) == -1 && ag_sgd(g, 0.1, 0.9, 0) == -1 && ag_adamw(g, 0.1, 0.9, 0.99, 0) == -1);
-    CHECK(ag_adamw_group(g, 0, 0.1, 0.9, 0.99, 1e-8, 0) == -1 && ag_muon_group(g, 0, 0.1, 0.9, 0) == -1 && ag_sgd_group(g, 0, 0.1, 0, 0) == -1);
+    CHECK(ag_adamw_group(g, 0, 0.1, 0.9, 0.99, 1e-8, 0) == -1 && ag_muon_group(g, 0, 0.1, 0.9, 0) == -1 &&
+        ag_sgd_group(g, 0, 0.1, 0, 0) == -1);
     CHECK(isnan(ag_grad_norm(g)) && isnan(ag_clip_grad(g, 1)) && isnan(ag_item(ok)));
     CHECK(ag_set(m.w1, x) == -1 && ag_get(m.w1, x) == -1 && ag_get_grad(m.w1, x) == -1);
     ag_fill(m.w1, 7), ag_randn(m.w1, 7), ag_rand(m.w1, 7, 8);
@@ -473,22 +487,35 @@ static void null_is_passed_on(void) {
     int ids[4] = {0};
     float buffer[16];
     xs[0] = x, xs[1] = NULL;
-    CHECK(!ag_add(none, x) && !ag_add(x, none) && !ag_sub(none, none) && !ag_mul(x, none) && !ag_div(none, x) && !ag_minimum(x, none) && !ag_maximum(none, x));
-    CHECK(!ag_greater(x, none) && !ag_where(none, x, x) && !ag_where(x, none, x) && !ag_where(x, x, none) && !ag_neg(none) && !ag_scale(none, 1) && !ag_shift(none, 1));
-    CHECK(!ag_pow(none, 2) && !ag_exp(none) && !ag_log(none) && !ag_sqrt(none) && !ag_tanh(none) && !ag_sigmoid(none) && !ag_log_sigmoid(none) && !ag_relu(none));
-    CHECK(!ag_gelu(none) && !ag_silu(none) && !ag_clamp(none, 0, 1) && !ag_detach(none) && !ag_sum(none) && !ag_mean(none) && !ag_sum_dim(none, 0));
-    CHECK(!ag_mean_dim(none, 0) && !ag_max_dim(none, 0) && !ag_matmul(none, x) && !ag_matmul(x, none) && !ag_matmul_t(none, x) && !ag_linear(none, x, x));
-    CHECK(!ag_linear(x, none, x) && !ag_softmax(none) && !ag_log_softmax(none) && !ag_layernorm(none, x, x, 1e-5) && !ag_layernorm(x, none, NULL, 1e-5));
-    CHECK(!ag_rmsnorm(none, x, 1e-5) && !ag_rmsnorm(x, none, 1e-5) && !ag_embedding(none, ids, 1, 0) && !ag_gather(none, ids) && !ag_reshape(none, 3));
-    CHECK(!ag_permute(none, 1, 0, -1, -1) && !ag_slice(none, 0, 0, 1) && !ag_concat(xs, 2, 0) && !ag_concat(xs + 1, 1, 0) && !ag_dropout(none, 0.1) && !ag_dropout(none, 0));
-    CHECK(!ag_attention(none, 1, 1, NULL, NULL, NULL) && !ag_rope(none, 2, 1, NULL, 100) && !ag_qk_norm_rope(none, NULL, NULL, 1, 1, NULL, 100, 1e-5));
+    CHECK(!ag_add(none, x) && !ag_add(x, none) && !ag_sub(none, none) && !ag_mul(x, none) && !ag_div(none, x) &&
+        !ag_minimum(x, none) && !ag_maximum(none, x));
+    CHECK(!ag_greater(x, none) && !ag_where(none, x, x) && !ag_where(x, none, x) && !ag_where(x, x, none) &&
+        !ag_neg(none) && !ag_scale(none, 1) && !ag_shift(none, 1));
+    CHECK(!ag_pow(none, 2) && !ag_exp(none) && !ag_log(none) && !ag_sqrt(none) && !ag_tanh(none) && !ag_sigmoid(none) &&
+        !ag_log_sigmoid(none) && !ag_relu(none));
+    CHECK(!ag_gelu(none) && !ag_silu(none) && !ag_clamp(none, 0, 1) && !ag_detach(none) && !ag_sum(none) &&
+        !ag_mean(none) && !ag_sum_dim(none, 0));
+    CHECK(!ag_mean_dim(none, 0) && !ag_max_dim(none, 0) && !ag_matmul(none, x) && !ag_matmul(x, none) &&
+        !ag_matmul_t(none, x) && !ag_linear(none, x, x));
+    CHECK(!ag_linear(x, none, x) && !ag_softmax(none) && !ag_log_softmax(none) && !ag_layernorm(none, x, x, 1e-5) &&
+        !ag_layernorm(x, none, NULL, 1e-5));
+    CHECK(!ag_rmsnorm(none, x, 1e-5) && !ag_rmsnorm(x, none, 1e-5) && !ag_embedding(none, ids, 1, 0) &&
+        !ag_gather(none, ids) && !ag_reshape(none, 3));
+    CHECK(!ag_permute(none, 1, 0, -1, -1) && !ag_slice(none, 0, 0, 1) && !ag_concat(xs, 2, 0) &&
+        !ag_concat(xs + 1, 1, 0) && !ag_dropout(none, 0.1) && !ag_dropout(none, 0));
+    CHECK(!ag_attention(none, 1, 1, NULL, NULL, NULL) && !ag_rope(none, 2, 1, NULL, 100) &&
+        !ag_qk_norm_rope(none, NULL, NULL, 1, 1, NULL, 100, 1e-5));
     CHECK(!ag_swiglu(none) && !ag_nll(none, ids) && !ag_cross_entropy(none, ids, NULL));
     CHECK(ag_error(g) == NULL);                     // passing NULL on is no error of its own
-    CHECK(isnan(ag_item(none)) && ag_backward(none) == -1 && ag_get(none, buffer) == -1 && ag_set(none, buffer) == -1 && ag_get_grad(none, buffer) == -1);
-    ag_fill(none, 1), ag_randn(none, 1), ag_rand(none, 0, 1), ag_name(none, "x"), ag_keep_grad(none), ag_trainable(none, 1);
+    CHECK(isnan(ag_item(none)) && ag_backward(none) == -1 && ag_get(none, buffer) == -1 && ag_set(none, buffer) == -1 &&
+        ag_get_grad(none, buffer) == -1);
+    ag_fill(none, 1), ag_randn(none, 1), ag_rand(none, 0, 1), ag_name(none, "x"), ag_keep_grad(none),
+        ag_trainable(none, 1);
     ag_reset(NULL), ag_clear_error(NULL), ag_zero_grad(NULL), ag_rewind(NULL, ag_mark(NULL)), ag_no_grad(NULL, 1);
-    CHECK(ag_param(NULL, 3) == NULL && ag_state(NULL, 3) == NULL && ag_input(NULL, buffer, 3) == NULL && ag_zeros(NULL, 3) == NULL);
-    CHECK(ag_error(NULL) != NULL && ag_param_count(NULL) == 0 && ag_param_get(NULL, 0) == NULL && ag_adamw(NULL, 0.1, 0.9, 0.99, 0) == -1);
+    CHECK(ag_param(NULL, 3) == NULL && ag_state(NULL, 3) == NULL && ag_input(NULL, buffer, 3) == NULL &&
+        ag_zeros(NULL, 3) == NULL);
+    CHECK(ag_error(NULL) != NULL && ag_param_count(NULL) == 0 && ag_param_get(NULL, 0) == NULL &&
+        ag_adamw(NULL, 0.1, 0.9, 0.99, 0) == -1);
     CHECK(isnan(ag_grad_norm(NULL)) && ag_memory_used(NULL).reserved == 0 && ag_fail(NULL, "x") == -1);
     ag_free(g);
 }
@@ -554,7 +581,8 @@ static void a_bad_gradient_changes_nothing(void) {
         ag_clear_error(g);
         CHECK(hash_params(g) == before);
         ag_zero_grad(g), ag_reset(g);
-        CHECK(ag_backward(ag_sum(ag_mul(w, w))) == 0 && ag_adamw(g, 0.1, 0.9, 0.99, 0.1) == 0 && hash_params(g) != before);
+        CHECK(ag_backward(ag_sum(ag_mul(w, w))) == 0 && ag_adamw(g, 0.1, 0.9, 0.99, 0.1) == 0 &&
+            hash_params(g) != before);
         ag_free(g);
     }
 }
@@ -575,13 +603,15 @@ static void ids_are_copied(void) {
     for (int spoil = 0; spoil < 2; spoil++) {
         ag_ctx *g = ag_new(3);
         ag_tensor *table = ag_param(g, 5, 12), *x;
-        int ids[] = {0, 3, 4, 3, 1, 2}, len[] = {3, 2}, start[] = {1, 4}, targets[] = {1, 2, AG_IGNORE, 3, 0, 1}, picks[] = {3, 2, 1, 0, 1, 2};
+        int ids[] = {0, 3, 4, 3, 1, 2}, len[] = {3, 2}, start[] = {1, 4}, targets[] = {1, 2, AG_IGNORE, 3, 0, 1},
+            picks[] = {3, 2, 1, 0, 1, 2};
         float weights[] = {1, 2, 3, 4, 5, 6};
         ag_randn(table, 1);
         x = ag_attention(ag_rope(ag_embedding(table, ids, 6, 3), 2, 4, start, 100), 2, 2, NULL, NULL, len);
         x = ag_add(ag_cross_entropy(x, targets, weights), ag_sum(ag_gather(x, picks)));
         if (spoil)
-            for (int i = 0; i < 6; i++) ids[i] = 1000000, targets[i] = 99999, picks[i] = -7, weights[i] = NAN, len[i % 2] = 77, start[i % 2] = -9;
+            for (int i = 0; i < 6; i++) ids[i] = 1000000, targets[i] = 99999, picks[i] = -7, weights[i] = NAN,
+                len[i % 2] = 77, start[i % 2] = -9;
         CHECK(ag_backward(x) == 0);
         ag_get_grad(table, first[spoil]);
         CHECK(ag_error(g) == NULL);
@@ -590,9 +620,11 @@ static void ids_are_copied(void) {
     CHECK(!memcmp(first[0], first[1], 60 * sizeof(float)));
 }
 
-static int broken_matmul(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M, int N, int K, int ta, int tb,
-                         const int batch[2], const size_t sc[2], const size_t sa[2], const size_t sb[2], int accumulate) {
-    (void)b, (void)C, (void)A, (void)B, (void)bias, (void)M, (void)N, (void)K, (void)ta, (void)tb, (void)batch, (void)sc, (void)sa, (void)sb, (void)accumulate;
+static int broken_matmul(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M,
+                         int N, int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
+                         const size_t sb[2], int accumulate) {
+    (void)b, (void)C, (void)A, (void)B, (void)bias, (void)M, (void)N, (void)K, (void)ta, (void)tb, (void)batch,
+        (void)sc, (void)sa, (void)sb, (void)accumulate;
     return -1;
 }
 
@@ -636,11 +668,12 @@ static int a_day(int retry) {
     status |= keep == NULL || ag_error(g) != NULL;
     if (status && ag_error(g) && !strstr(ag_error(g), "memory")) T_FAIL("the message is: %s", ag_error(g));
     if (status && !ag_error(g)) T_FAIL("it failed without a message");
-    if (retry && status) {                          // memory is there again: a new piece of work succeeds in the same context
+    if (retry && status) {                          // memory is there again: new work succeeds in the same context
         ag_clear_error(g);
         ag_zero_grad(g), ag_reset(g);
         model n = model_new(g, 2, 8, 16, 7);
-        if (ag_backward(model_loss(&n, 0)) || ag_adamw_group(g, 0, 0.01, 0.9, 0.99, 1e-8, 0.1)) T_FAIL("no second try: %s", ag_error(g));
+        if (ag_backward(model_loss(&n, 0)) || ag_adamw_group(g, 0, 0.01, 0.9, 0.99, 1e-8, 0.1))
+            T_FAIL("no second try: %s", ag_error(g));
     }
     ag_free(g);
     return status;
@@ -658,10 +691,12 @@ static void every_malloc_fails_once_and_for_good(void) {
             malloc_calls = 0, fail_from = n, fail_until = forever ? 1L << 40 : n + 1;
             survived += a_day(!forever) == 0;
             fail_from = -1;
-            if (malloc_live) T_FAIL("failing call %ld%s leaks %ld blocks", n, forever ? " and all later ones" : "", malloc_live);
+            if (malloc_live) T_FAIL("failing call %ld%s leaks %ld blocks", n, forever ? " and all later ones" : "",
+                malloc_live);
             malloc_live = 0;
         }
-    printf("  %ld calls of malloc, each failed once and from there on (%d times it went on without)\n", calls, survived);
+    printf("  %ld calls of malloc, each failed once and from there on (%d times it went on without)\n", calls,
+        survived);
     CHECK(calls > 10 && survived < calls);
 }
 
@@ -673,7 +708,8 @@ static uint64_t trained(int threads, int transformer) {
         model m = model_new(g, 6, 40, 64, 67);
         for (int step = 0; step < 5; step++) { CHECK(model_step(g, &m, step) == 0); ag_reset(g); }
     } else {
-        ag_tensor *w = ag_param(g, 70, 130), *b = ag_param(g, 130), *v = ag_param(g, 130, 33), *x = ag_state(g, 257, 70), *y = ag_state(g, 257, 33);
+        ag_tensor *w = ag_param(g, 70, 130), *b = ag_param(g, 130), *v = ag_param(g, 130, 33),
+            *x = ag_state(g, 257, 70), *y = ag_state(g, 257, 33);
         ag_randn(w, 0.1f), ag_randn(v, 0.1f), ag_randn(x, 1), ag_randn(y, 1);
         w->group = v->group = 1;
         for (int step = 0; step < 5; step++) {
@@ -768,13 +804,17 @@ static void optimizers_follow_their_formulas(void) {
         for (int t = 1; t <= 10; t++) {
             double norm = 0, scale = 1;
             CHECK(ag_backward(ag_add(loss_on_tape(w), loss_on_tape(v))) == 0);
-            for (int p = 0; p < 2; p++) { loss_of(x[p], N, d[p]); for (int i = 0; i < N; i++) norm += d[p][i] * d[p][i]; }
+            for (int p = 0; p < 2; p++) {
+                loss_of(x[p], N, d[p]);
+                for (int i = 0; i < N; i++) norm += d[p][i] * d[p][i];
+            }
             norm = sqrt(norm);
             if (which == 3) {
                 CHECK_NEAR(ag_clip_grad(g, 5), norm, 1e-4 * norm);
                 scale = norm > 5 ? 5 / norm : 1;
             } else CHECK_NEAR(ag_grad_norm(g), norm, 1e-4 * norm);
-            CHECK((which == 0 ? ag_sgd(g, 0.01, 0, 0.1) : which == 1 ? ag_sgd(g, 0.01, 0.9, 0.1) : ag_adamw(g, 0.02, 0.9, 0.95, 0.1)) == 0);
+            if (which < 2) CHECK(ag_sgd(g, 0.01, which ? 0.9 : 0, 0.1) == 0);
+            else CHECK(ag_adamw(g, 0.02, 0.9, 0.95, 0.1) == 0);
             for (int p = 0; p < 2; p++) for (int i = 0; i < N; i++) {
                 double decay = p ? 0 : 0.1, grad = d[p][i] * scale, *wi = &x[p][i];
                 if (which < 2) {
@@ -782,13 +822,15 @@ static void optimizers_follow_their_formulas(void) {
                     *wi -= 0.01 * (m[p][i] + decay * *wi);
                 } else {
                     m[p][i] = 0.9 * m[p][i] + 0.1 * grad, s[p][i] = 0.95 * s[p][i] + 0.05 * grad * grad;
-                    *wi = *wi * (1 - 0.02 * decay) - 0.02 * (m[p][i] / (1 - pow(0.9, t))) / (sqrt(s[p][i] / (1 - pow(0.95, t))) + 1e-8);
+                    *wi = *wi * (1 - 0.02 * decay) - 0.02 * (m[p][i] / (1 - pow(0.9, t)))
+                        / (sqrt(s[p][i] / (1 - pow(0.95, t))) + 1e-8);
                 }
             }
             for (int p = 0; p < 2; p++) {
                 ag_get(p ? v : w, f);
                 for (int i = 0; i < N; i++)
-                    if (!(fabs(f[i] - x[p][i]) <= 2e-5 * (1 + fabs(x[p][i])))) T_FAIL("optimizer %d, step %d: %g, wanted %g", which, t, (double)f[i], x[p][i]);
+                    if (!(fabs(f[i] - x[p][i]) <= 2e-5 * (1 + fabs(x[p][i]))))
+                        T_FAIL("optimizer %d, step %d: %g, wanted %g", which, t, (double)f[i], x[p][i]);
             }
             ag_reset(g);
         }
@@ -846,7 +888,8 @@ static void muon_follows_its_formula(void) {
             double length = 0.02 * sqrt(c > r ? (double)c / r : 1);
             for (int i = 0; i < n; i++) x[i] = x[i] * (1 - 0.02 * 0.1) - length * o[i];
             ag_get(w, f);
-            for (int i = 0; i < n; i++) if (!(fabs(f[i] - x[i]) <= 3e-5 * (1 + fabs(x[i])))) T_FAIL("%dx%d, step %d: %g, wanted %g", r, c, t, (double)f[i], x[i]);
+            for (int i = 0; i < n; i++) if (!(fabs(f[i] - x[i]) <= 3e-5 * (1 + fabs(x[i]))))
+                T_FAIL("%dx%d, step %d: %g, wanted %g", r, c, t, (double)f[i], x[i]);
             ag_zero_grad(g), ag_reset(g);
         }
         ag_free(g);
@@ -878,7 +921,8 @@ static void groups_freezing_and_missing_gradients(void) {
     ag_fill(a, 1), ag_fill(b, 1), ag_fill(c, 1), ag_fill(unused, 1);
     b->group = 2, c->decay = 0;
     CHECK(a->decay && a->trainable && a->group == 0);
-    CHECK(ag_backward(ag_sum(ag_mul(ag_add(ag_add(a, b), c), ag_zeros(g, 2, 2)))) == 0);        // gradients of zero: only decay moves
+    // Gradients of zero: only decay moves.
+    CHECK(ag_backward(ag_sum(ag_mul(ag_add(ag_add(a, b), c), ag_zeros(g, 2, 2)))) == 0);
     CHECK(ag_sgd_group(g, 2, 0.5, 0, 0.5) == 0);
     ag_get(a, x);
     CHECK(x[0] == 1);
@@ -901,7 +945,8 @@ static void clipping(void) {
     ag_ctx *g = ag_new(1);
     ag_tensor *a = ag_param(g, 2), *b = ag_param(g, 1);
     float x[2], s[2] = {3, 0}, t = 4;
-    CHECK(ag_backward(ag_add(ag_sum(ag_mul(a, ag_input(g, s, 2))), ag_mul(b, ag_input(g, &t, 1)))) == 0);      // (3, 0), (4)
+    // The gradients are (3, 0) and (4).
+    CHECK(ag_backward(ag_add(ag_sum(ag_mul(a, ag_input(g, s, 2))), ag_mul(b, ag_input(g, &t, 1)))) == 0);
     CHECK_NEAR(ag_grad_norm(g), 5, 1e-6);
     CHECK_NEAR(ag_clip_grad(g, 10), 5, 1e-6);
     ag_get_grad(a, x);
@@ -935,7 +980,9 @@ static void adam_leaves_no_denormals(void) {
 }
 
 // ---- the header as a file ------------------------------------------------------------------------------------------
-static const char *compiler(const char *variable, const char *otherwise) { return getenv(variable) ? getenv(variable) : otherwise; }
+static const char *compiler(const char *variable, const char *otherwise) {
+    return getenv(variable) ? getenv(variable) : otherwise;
+}
 
 static void write_file(const char *name, const char *text) {
     char path[200];
@@ -974,7 +1021,8 @@ static int there_is(const char *program) {
 static void half_an_allocator_and_fast_math_are_refused(void) {
     char command[400], text[3000];
     const char *cc = compiler("CC", "cc");
-    write_file("core_empty.c", "#define AUTOGRAD_IMPLEMENTATION\n#include \"../autograd.h\"\nint main(void) { return 0; }\n");
+    write_file("core_empty.c", "#define AUTOGRAD_IMPLEMENTATION\n#include \"../autograd.h\"\n"
+               "int main(void) { return 0; }\n");
     static const char *const flags[] = { "-DAG_MALLOC=my_malloc", "-DAG_FREE=my_free", "-ffast-math" };
     for (int k = 0; k < 3; k++) {
         snprintf(command, sizeof command, "%.100s -DAG_NAIVE -fsyntax-only %s build/core_empty.c", cc, flags[k]);
@@ -988,27 +1036,37 @@ static void half_an_allocator_and_fast_math_are_refused(void) {
 static void two_files_and_cplusplus(void) {
     char command[600];
     const char *cc = compiler("CC", "cc"), *cxx = compiler("CXX", "c++");
-    write_file("core_a.c", "#define AUTOGRAD_IMPLEMENTATION\n#include \"../autograd.h\"\n#include \"../autograd.h\"\ndouble other(ag_ctx *g);\n"
-               "int main(void) { ag_ctx *g = ag_new(1); double x = other(g); ag_free(g); return x != 42; }\n");
+    write_file("core_a.c", "#define AUTOGRAD_IMPLEMENTATION\n#include \"../autograd.h\"\n#include \"../autograd.h\"\n"
+               "double other(ag_ctx *g);\nint main(void) {\n    ag_ctx *g = ag_new(1);\n    double x = other(g);\n"
+               "    ag_free(g);\n    return x != 42;\n}\n");
     write_file("core_b.c", "#include \"../autograd.h\"\n#include \"../autograd.h\"\ndouble other(ag_ctx *g);\n"
-               "double other(ag_ctx *g) { ag_real x = 6; ag_tensor *t = ag_input(g, &x, 1); return ag_item(ag_mul(t, ag_shift(t, 1))); }\n");
-    snprintf(command, sizeof command, "%.100s -std=c99 -Wall -Wextra -Wpedantic -Wshadow -Wvla -DAG_NAIVE build/core_a.c build/core_b.c -o build/core_two -lm && build/core_two", cc);
+               "double other(ag_ctx *g) {\n    ag_real x = 6;\n    ag_tensor *t = ag_input(g, &x, 1);\n"
+               "    return ag_item(ag_mul(t, ag_shift(t, 1)));\n}\n");
+    snprintf(command, sizeof command, "%.100s -std=c99 -Wall -Wextra -Wpedantic -Wshadow -Wvla -DAG_NAIVE "
+             "build/core_a.c build/core_b.c -o build/core_two -lm && build/core_two", cc);
     compiles("two files", command);
-    snprintf(command, sizeof command, "cp build/core_a.c build/core_a.cc && cp build/core_b.c build/core_b.cc && %.100s -std=c++11 -Wall -Wextra -Wpedantic -DAG_NAIVE "
+    snprintf(command, sizeof command, "cp build/core_a.c build/core_a.cc && cp build/core_b.c build/core_b.cc && "
+             "%.100s -std=c++11 -Wall -Wextra -Wpedantic -DAG_NAIVE "
              "build/core_a.cc build/core_b.cc -o build/core_cxx -lm && build/core_cxx", cxx);
     compiles("C++", command);
     snprintf(command, sizeof command, "%.100s -std=c++11 -Wall -Wextra -Wpedantic -fsyntax-only build/core_a.cc", cxx);
     compiles("C++ with the fast kernels", command);
     // C implementation, C++ user: the names must agree.
-    snprintf(command, sizeof command, "sed 's/^double other/extern \"C\" double other/' build/core_b.c > build/core_c.cc && "
-             "%.100s -DAG_NAIVE -c build/core_a.c -o build/core_a.o && %.100s -std=c++11 -c build/core_c.cc -o build/core_c.o && "
+    snprintf(command, sizeof command, 
+             "sed 's/^double other/extern \"C\" double other/' build/core_b.c > build/core_c.cc && "
+             "%.100s -DAG_NAIVE -c build/core_a.c -o build/core_a.o && "
+             "%.100s -std=c++11 -c build/core_c.cc -o build/core_c.o && "
              "%.100s build/core_a.o build/core_c.o -o build/core_mixed -lm && build/core_mixed", cc, cxx, cxx);
     compiles("C++ calls C", command);
     static const char *const others[] = { "gcc -std=c99", "clang -std=c99", "clang++ -x c++ -std=c++11", "tcc" };
     for (int k = 0; k < 4; k++) {
-        if (!there_is(k < 1 ? "gcc" : k < 2 ? "clang" : k < 3 ? "clang++" : "tcc")) { printf("skipped: %s is not installed\n", others[k]); continue; }
+        if (!there_is(k < 1 ? "gcc" : k < 2 ? "clang" : k < 3 ? "clang++" : "tcc")) {
+            printf("skipped: %s is not installed\n", others[k]);
+            continue;
+        }
         if (k == 3) snprintf(command, sizeof command, "tcc -c build/core_a.c -o build/core_tcc.o");
-        else snprintf(command, sizeof command, "%s -Wall -Wextra -Wpedantic -Wshadow -Wvla -fsyntax-only build/core_a.c", others[k]);
+        else snprintf(command, sizeof command, "%s -Wall -Wextra -Wpedantic -Wshadow -Wvla -fsyntax-only "
+                      "build/core_a.c", others[k]);
         compiles(others[k], command);
     }
 }
@@ -1016,9 +1074,11 @@ static void two_files_and_cplusplus(void) {
 // With AG_DIE_ON_ERROR the first error ends the program: message on stderr, status 1.
 static void die_on_error(void) {
     char command[400], text[2000];
-    write_file("core_die.c", "#define AG_DIE_ON_ERROR\n#define AG_NAIVE\n#define AUTOGRAD_IMPLEMENTATION\n#include \"../autograd.h\"\n"
-               "int main(void) {\n    ag_ctx *g = ag_new(1);\n    ag_tensor *a = ag_param(g, 2, 3);\n    ag_matmul(a, a);\n    puts(\"alive\");\n    return 0;\n}\n");
-    snprintf(command, sizeof command, "%.100s -w build/core_die.c -o build/core_die -lm && ASAN_OPTIONS=detect_leaks=0 build/core_die", compiler("CC", "cc"));
+    write_file("core_die.c", "#define AG_DIE_ON_ERROR\n#define AG_NAIVE\n#define AUTOGRAD_IMPLEMENTATION\n"
+               "#include \"../autograd.h\"\nint main(void) {\n    ag_ctx *g = ag_new(1);\n"
+               "    ag_tensor *a = ag_param(g, 2, 3);\n    ag_matmul(a, a);\n    puts(\"alive\");\n    return 0;\n}\n");
+    snprintf(command, sizeof command, "%.100s -w build/core_die.c -o build/core_die -lm && build/core_die",
+             compiler("CC", "cc"));
     int status = shell(command, text, sizeof text);
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 1);
     CHECK_HAS(text, "core_die.c:8: ag_matmul: a is (2,3), b is (2,3)");
@@ -1027,12 +1087,14 @@ static void die_on_error(void) {
 
 // No mutable global state, and no way to print or to end the program: nm lists what the object file has and needs.
 static void no_globals_no_printing_no_exit(void) {
-    static const char *const banned[] = { "printf", "fprintf", "puts", "putchar", "fputs", "fwrite", "exit", "abort", "_exit", "__printf_chk", "__fprintf_chk", "system", "popen" };
+    static const char *const banned[] = { "printf", "fprintf", "puts", "putchar", "fputs", "fwrite", "exit", "abort",
+        "_exit", "__printf_chk", "__fprintf_chk", "system", "popen" };
     char command[400];
     static char text[200000];
     if (!there_is("nm")) { printf("skipped: nm is not installed\n"); return; }
     write_file("core_nm.c", "#define AUTOGRAD_IMPLEMENTATION\n#include \"../autograd.h\"\n");
-    snprintf(command, sizeof command, "%.100s -w -O1 -fno-pic -fno-pie -fno-stack-protector -c build/core_nm.c -o build/core_nm.o && nm build/core_nm.o", compiler("CC", "cc"));
+    snprintf(command, sizeof command, "%.100s -w -O1 -fno-pic -fno-pie -fno-stack-protector -c build/core_nm.c "
+             "-o build/core_nm.o && nm build/core_nm.o", compiler("CC", "cc"));
     if (shell(command, text, sizeof text)) { T_FAIL("%s: %.300s", command, text); return; }
     int functions = 0;
     for (char *line = text, *next; *line; line = next) {
@@ -1043,7 +1105,8 @@ static void no_globals_no_printing_no_exit(void) {
         if (sscanf(line, "%*x %c %199s", &kind, name) != 2 && sscanf(line, " %c %199s", &kind, name) != 2) continue;
         functions += kind == 'T';
         if (strchr("bBdDCS", kind)) T_FAIL("mutable global: %s", name);
-        for (size_t k = 0; kind == 'U' && k < sizeof banned / sizeof *banned; k++) if (!strcmp(name, banned[k])) T_FAIL("the library calls %s", name);
+        for (size_t k = 0; kind == 'U' && k < sizeof banned / sizeof *banned; k++)
+            if (!strcmp(name, banned[k])) T_FAIL("the library calls %s", name);
         if (kind == 'T' && strncmp(name, "ag_", 3)) T_FAIL("a name without prefix: %s", name);
     }
     CHECK(functions > 80);

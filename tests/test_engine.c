@@ -73,8 +73,8 @@ static int *ids_below(run *r, size_t n, size_t limit) {
 
 // What breaks kernels: zeros, the ends of the range, numbers that are none. finite: without those that are not.
 static void spoil(run *r, float *x, size_t n, int finite) {
-    static const float odd[] = { 0, -0.0f, 1, -1, 100, -100, 1e30f, -1e30f, 1e-40f, -1e-40f, 88.8f, -88.8f, 20, -20,
-                                 1e-5f, FLT_MAX, INFINITY, -INFINITY, NAN };
+    const float odd[] = { 0, -0.0f, 1, -1, 100, -100, 1e30f, -1e30f, 1e-40f, -1e-40f, 88.8f, -88.8f, 20, -20,
+                          1e-5f, FLT_MAX, INFINITY, -INFINITY, NAN };
     int kinds = (int)(sizeof odd / sizeof *odd) - (finite ? 4 : 0);
     for (size_t i = 0; i < n; i++) if (i % 3 || n < 3) x[i] = odd[(int)((uniform(r) + 1) / 2 * kinds)];
 }
@@ -377,8 +377,9 @@ static void norm_case(run *r) {
             hand_in(r, "norm", y, rows * n, 1e-5, 1e-4);        // 1e-4: the constant row, whose deviation is 0.003
             hand_in(r, "norm stats", stats, 2 * rows, 1e-5, 1e-5);
             agi_naive_norm(r->b, y, stats, x, w, rms ? NULL : bias, rows, n, 1e-5, rms);
-            r->b->norm_back(r->b, form & 8 ? NULL : dx, w ? dw : NULL, rms || form & 8 ? NULL : db, x, w, stats, dy, rows,
-                            n, rms, accumulate);
+            int rest = form & 8;
+            r->b->norm_back(r->b, rest ? NULL : dx, w ? dw : NULL, rms || rest ? NULL : db, x, w, stats, dy, rows, n,
+                            rms, accumulate);
             hand_in(r, "norm_back dx", dx, rows * n, 2e-5, 2e-3);
             hand_in(r, "norm_back dw", dw, n, 1e-5, 2e-4);
             hand_in(r, "norm_back dbias", db, n, 1e-5, 2e-5);
@@ -642,8 +643,8 @@ static void pool_comes_and_goes(void) {
 }
 
 static void pool_and_fork(void) {
-#if !defined(_WIN32)
-    ag_backend *b = ag_cpu_backend(NULL, 3);
+#if AGI_POOL && !defined(_WIN32)
+    ag_backend *b = ag_cpu_backend("portable", 3);
     if (!b) { CHECK(b != NULL); return; }
     every_item_once(b, 50);
     for (int again = 0; again < 20; again++) {
@@ -654,6 +655,8 @@ static void pool_and_fork(void) {
         if (!child) {
             alarm(20);                                         // to wait for threads it does not have takes forever
             every_item_once(b, 50);
+            const agi_cpu *cpu = (const agi_cpu *)b->self;     // it has threads of its own
+            CHECK(cpu->pid == (long)getpid() && cpu->started == 2);
             b->destroy(b);
             _exit(t_bad != 0);
         }

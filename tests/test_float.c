@@ -3,8 +3,8 @@
 //
 //     cc -O3 tests/test_float.c -o build/test_float -lm && build/test_float
 //
-// The double twin is this very file with AG_REAL double. It is built and run when the test starts (by the compiler named in
-// CC, or cc) and hands its results over in a file: values and gradients of every case of op_cases.h.
+// The double twin is this very file with AG_REAL double. It is built and run when the test starts (by the compiler
+// named in CC, or cc) and hands its results over in a file: values and gradients of every case of op_cases.h.
 #define _POSIX_C_SOURCE 200809L
 #ifdef FLOAT_TWIN
 #define AG_REAL double
@@ -18,8 +18,8 @@
 #define N_CASES (N_OP_CASES + N_BIG_CASES)
 static const op_case *nth_case(int i) { return i < N_OP_CASES ? &op_cases[i] : &big_cases[i - N_OP_CASES]; }
 
-// The result of a case, its weighed sum, and the gradients of its parameters, one after the other in *out (malloced). The
-// lengths go to sizes[]. Returns how many tensors there are, 0 after an error.
+// The result of a case, its weighed sum, and the gradients of its parameters, one after the other in *out (malloced).
+// The lengths go to sizes[]. Returns how many tensors there are, 0 after an error.
 static int results_of(ag_ctx *g, int i, ag_real **out, size_t sizes[8]) {
     size_t total = 1, n = 0;
     int tensors = 0;
@@ -76,22 +76,25 @@ static int read_twin(void) {
     } else {
         snprintf(base, sizeof base, "build/float_twin_%ld", (long)getpid());
         snprintf(file, sizeof file, "%s.bin", base);
-        snprintf(command, sizeof command, "mkdir -p build && %.100s -O2 -w -DFLOAT_TWIN tests/test_float.c -o %s -lm -lpthread && %s %s", cc, base, base, file);
+        snprintf(command, sizeof command, "mkdir -p build && %.100s -O2 -w -DFLOAT_TWIN tests/test_float.c "
+                 "-o %s -lm -lpthread && %s %s", cc, base, base, file);
         f = system(command) ? NULL : fopen(file, "rb");
         remove(base), remove(file);                 // an open file can still be read
     }
     if (!f) { T_FAIL("cannot build or run the double twin: %s", command); return 0; }
     for (int i = 0; i < N_CASES; i++) {
-        if (fread(&twin_size[i], sizeof twin_size[i], 1, f) != 1) { T_FAIL("%s ends early", file); fclose(f); return 0; }
+        int whole = fread(&twin_size[i], sizeof twin_size[i], 1, f) == 1;
         twin[i] = (double *)malloc((twin_size[i] + 1) * sizeof(double));
-        if (fread(twin[i], sizeof(double), twin_size[i], f) != twin_size[i]) { T_FAIL("%s ends early", file); fclose(f); return 0; }
+        if (whole) whole = fread(twin[i], sizeof(double), twin_size[i], f) == twin_size[i];
+        if (!whole) { T_FAIL("%s ends early", file); fclose(f); return 0; }
     }
     fclose(f);
     state = 1;
     return 1;
 }
 
-// |x - y| / |y|; what nearly vanishes is held to an absolute bound of 1e-7: the log of a sum that rounds to 1 has no more.
+// |x - y| / |y|; what nearly vanishes is held to an absolute bound of 1e-7: the log of a sum that rounds to 1 has no
+// more.
 static double relative_l2(const float *x, const double *y, size_t n) {
     double diff = 0, norm = 0;
     for (size_t i = 0; i < n; i++) diff += (x[i] - y[i]) * (x[i] - y[i]), norm += y[i] * y[i];
@@ -116,13 +119,15 @@ static void float_agrees_with_double(void) {
             int tensors = results_of(g, i, &x, sizes);
             for (int k = 0; k < tensors; k++) total += sizes[k];
             if (!tensors || total != twin_size[i])
-                T_FAIL("%s on %s: %zu numbers, the twin has %zu: %s", nth_case(i)->name, backend_names[b], total, twin_size[i], ag_error(g) ? ag_error(g) : "");
+                T_FAIL("%s on %s: %zu numbers, the twin has %zu: %s", nth_case(i)->name, backend_names[b], total,
+                    twin_size[i], ag_error(g) ? ag_error(g) : "");
             else for (int k = 0; k < tensors; at += sizes[k++]) {
                 double error = relative_l2(x + at, twin[i] + at, sizes[k]);
                 // The weighed sum is one number in which terms cancel; compared with the size of its terms.
                 if (k == 1) error *= 1e-2;
                 if (error > worst) worst = error, worst_name = nth_case(i)->name;
-                if (!(error <= 1e-5)) T_FAIL("%s on %s: tensor %d is off by %.2g", nth_case(i)->name, backend_names[b], k, error);
+                if (!(error <= 1e-5)) T_FAIL("%s on %s: tensor %d is off by %.2g", nth_case(i)->name, backend_names[b],
+                    k, error);
             }
             free(x);
             ag_free(g);
@@ -153,7 +158,8 @@ static void threads_do_not_change_a_bit(void) {
         for (int k = 0; k < 4; k++) {
             if (i < N_OP_CASES && k > 1) continue;
             float *many = bits_of(i, NULL, counts[k], &m);
-            if (!n || n != m || memcmp(one, many, n * sizeof *one)) T_FAIL("%s: %d threads give other bits", nth_case(i)->name, counts[k]);
+            if (!n || n != m || memcmp(one, many, n * sizeof *one))
+                T_FAIL("%s: %d threads give other bits", nth_case(i)->name, counts[k]);
             free(many);
         }
         free(one);
@@ -179,7 +185,8 @@ static void instruction_sets_do_not_change_a_bit(void) {
         for (int i = 0; i < N_CASES && !same; i++) {
             size_t n, m;
             float *x = bits_of(i, NULL, 1, &n), *y = bits_of(i, other[k], 1, &m);
-            if (!n || n != m || memcmp(x, y, n * sizeof *x)) T_FAIL("%s: %s gives other bits", nth_case(i)->name, other[k]);
+            if (!n || n != m || memcmp(x, y, n * sizeof *x))
+                T_FAIL("%s: %s gives other bits", nth_case(i)->name, other[k]);
             free(x), free(y), compared++;
         }
     }
@@ -193,7 +200,8 @@ static void a_row_does_not_depend_on_its_neighbours(void) {
     for (int op = 0; op < 10; op++) {
         ag_ctx *g = ag_new(1);
         make_params(g, "65,77n 77,83n 83n 83,77n 77n", 5);
-        ag_tensor *w = ag_param_get(g, 1), *bias = ag_param_get(g, 2), *wt = ag_param_get(g, 3), *v = ag_param_get(g, 4);
+        ag_tensor *w = ag_param_get(g, 1), *bias = ag_param_get(g, 2), *wt = ag_param_get(g, 3),
+            *v = ag_param_get(g, 4);
         ag_get(ag_param_get(g, 0), x);
         for (int r = -1; r < M; r += r < 0 ? 1 : 13) {
             ag_tensor *a = r < 0 ? ag_param_get(g, 0) : ag_input(g, x + r * K, 1, K), *y = NULL;
@@ -213,7 +221,8 @@ static void a_row_does_not_depend_on_its_neighbours(void) {
             size_t n = y->count / (r < 0 ? M : 1);
             ag_get(y, r < 0 ? many : one);
             if (op == 9 && r > 0) continue;         // another target
-            if (r >= 0 && memcmp(one, many + (size_t)r * n, n * sizeof *one)) T_FAIL("op %d: row %d alone has other bits", op, r);
+            if (r >= 0 && memcmp(one, many + (size_t)r * n, n * sizeof *one))
+                T_FAIL("op %d: row %d alone has other bits", op, r);
         }
         ag_free(g);
     }
@@ -223,7 +232,8 @@ static void a_row_does_not_depend_on_its_neighbours(void) {
 static void cached_attention_has_the_bits_of_the_full_pass(void) {
     static const int shapes[][4] = {{9, 4, 2, 3}, {70, 2, 2, 16}, {150, 2, 1, 33}, {67, 4, 4, 64}};
     for (int k = 0; k < 4; k++) {
-        int T = shapes[k][0], NH = shapes[k][1], NKV = shapes[k][2], hs = shapes[k][3], W = (NH + 2 * NKV) * hs, O = NH * hs;
+        int T = shapes[k][0], NH = shapes[k][1], NKV = shapes[k][2], hs = shapes[k][3];
+        int W = (NH + 2 * NKV) * hs, O = NH * hs;
         char spec[40];
         ag_ctx *g = ag_new(1);
         snprintf(spec, sizeof spec, "1,%d,%dn", T, W);
@@ -240,7 +250,8 @@ static void cached_attention_has_the_bits_of_the_full_pass(void) {
             start[0] = from;
             if (ag_get(ag_attention(ag_input(g, x + (size_t)from * W, 1, step, W), NH, NKV, &cache, start, NULL), y))
                 T_FAIL("position %d: %s", from, ag_error(g));
-            if (memcmp(y, full + (size_t)from * O, (size_t)step * O * sizeof *y)) T_FAIL("T=%d hs=%d: %d positions from %d on have other bits", T, hs, step, from);
+            if (memcmp(y, full + (size_t)from * O, (size_t)step * O * sizeof *y))
+                T_FAIL("T=%d hs=%d: %d positions from %d on have other bits", T, hs, step, from);
             ag_reset(g);
         }
         free(x), free(full), free(y);
@@ -264,10 +275,12 @@ static double sigmoid_of(double x) { return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) 
 static void elementary_functions(void) {
     enum { N = 400000 };
     static float x[N], y[N];
-    static const float special[] = {0, -0.0f, 1, -1, 88.72283f, 88.72284f, -87.33655f, -103.97f, -104.5f, 1e-45f, -1e-45f, 1e-38f, 3e38f, -3e38f, 1e-7f, 0.5f,
-                                    20, -20, 100, -100, 9.01f, 1e-4f, 0.625f};
+    static const float special[] = {0, -0.0f, 1, -1, 88.72283f, 88.72284f, -87.33655f, -103.97f, -104.5f, 1e-45f,
+                                    -1e-45f, 1e-38f, 3e38f, -3e38f, 1e-7f, 0.5f, 20, -20, 100, -100,
+                                    9.01f, 1e-4f, 0.625f};
     static const struct { const char *name; double low, high, bound; } f[] = {
-        {"exp", -105, 89, 2}, {"log", 0, 0, 2}, {"tanh", -12, 12, 2}, {"sigmoid", -100, 30, 3}, {"log_sigmoid", -100, 30, 4}, {"sqrt", 0, 0, 0.5001}
+        {"exp", -105, 89, 2}, {"log", 0, 0, 2}, {"tanh", -12, 12, 2}, {"sigmoid", -100, 30, 3},
+            {"log_sigmoid", -100, 30, 4}, {"sqrt", 0, 0, 0.5001}
     };
     for (int b = 0; b < 4; b++)
         for (int k = 0; k < 6; k++) {
@@ -279,22 +292,27 @@ static void elementary_functions(void) {
             ag_ctx *g = ag_new_with(1, backend);
             for (int i = 0; i < N; i++) {
                 double u = ag_rng_uniform(&r);
-                x[i] = f[k].low < f[k].high ? (float)(f[k].low + u * (f[k].high - f[k].low)) : (float)ldexp(1 + u, (int)(ag_rng_u32(&r) % 270) - 145);
-                if (i % 8 == 0 && k >= 2 && k < 5) x[i] = (float)ldexp(i % 16 ? 1 + u : -1 - u, -(int)(ag_rng_u32(&r) % 120));
+                x[i] = f[k].low < f[k].high ? (float)(f[k].low + u * (f[k].high - f[k].low))
+                    : (float)ldexp(1 + u, (int)(ag_rng_u32(&r) % 270) - 145);
+                if (i % 8 == 0 && k >= 2 && k < 5) x[i] = (float)ldexp(i % 16 ? 1 + u : -1 - u,
+                    -(int)(ag_rng_u32(&r) % 120));
                 if (i % 4 == 1 && k == 1) x[i] = (float)(1 + (u - 0.5) * 0.1);
             }
             memcpy(x, special, sizeof special);
             x[100] = INFINITY, x[101] = -INFINITY, x[102] = NAN;
             if (k == 1 || k == 5) for (int i = 0; i < 101; i++) x[i] = fabsf(x[i]);
             ag_tensor *t = ag_input(g, x, N);
-            t = k == 0 ? ag_exp(t) : k == 1 ? ag_log(t) : k == 2 ? ag_tanh(t) : k == 3 ? ag_sigmoid(t) : k == 4 ? ag_log_sigmoid(t) : ag_sqrt(t);
+            t = k == 0 ? ag_exp(t) : k == 1 ? ag_log(t) : k == 2 ? ag_tanh(t) : k == 3 ? ag_sigmoid(t)
+                : k == 4 ? ag_log_sigmoid(t) : ag_sqrt(t);
             ag_get(t, y);
             for (int i = 0; i < N; i++) {
-                double v = x[i], want = k == 0 ? exp(v) : k == 1 ? log(v) : k == 2 ? tanh(v) : k == 3 ? sigmoid_of(v) : k == 4 ? log_sigmoid_of(v) : sqrt(v);
+                double v = x[i], want = k == 0 ? exp(v) : k == 1 ? log(v) : k == 2 ? tanh(v) : k == 3 ? sigmoid_of(v)
+                    : k == 4 ? log_sigmoid_of(v) : sqrt(v);
                 double u = ulps(y[i], want);
                 if (u > worst) worst = u, at = x[i];
             }
-            if (!(worst <= f[k].bound)) T_FAIL("%s on %s: %.2f ulp at %.9g, wanted at most %g", f[k].name, backend_names[b], worst, (double)at, f[k].bound);
+            if (!(worst <= f[k].bound)) T_FAIL("%s on %s: %.2f ulp at %.9g, wanted at most %g", f[k].name,
+                backend_names[b], worst, (double)at, f[k].bound);
             else if (b == 0 || b == 2) printf("  %s on %s: %.2f ulp\n", f[k].name, backend_names[b], worst);
             ag_free(g);
         }
@@ -350,9 +368,10 @@ static void compare_golden(const char *name, const char *key, ag_tensor *t, int 
 
 static void pytorch_agrees(void) {
     static const char *const names[] = {
-        "softmax", "softmax_large", "log_softmax", "log_softmax_large", "layernorm", "layernorm_wide", "rmsnorm", "rmsnorm_wide", "gelu", "gelu_large",
-        "silu", "silu_large", "sigmoid_large", "tanh_large", "linear", "attention", "attention_grouped", "attention_one_key", "attention_long",
-        "attention_large", "rope", "rope_start", "cross_entropy", "cross_entropy_large", "cross_entropy_weighted"
+        "softmax", "softmax_large", "log_softmax", "log_softmax_large", "layernorm", "layernorm_wide", "rmsnorm",
+        "rmsnorm_wide", "gelu", "gelu_large", "silu", "silu_large", "sigmoid_large", "tanh_large", "linear",
+        "attention", "attention_grouped", "attention_one_key", "attention_long", "attention_large",
+        "rope", "rope_start", "cross_entropy", "cross_entropy_large", "cross_entropy_weighted"
     };
     static const int heads[][2] = {{3, 3}, {6, 2}, {4, 1}, {1, 1}, {2, 2}}, start5[] = {5, 5};
     FILE *f = fopen("tests/golden/ops.bin", "rb");
@@ -365,7 +384,8 @@ static void pytorch_agrees(void) {
         int nd, s[4];
         size_t n;
         ag_ctx *g = ag_new(1);
-        ag_tensor *x = golden_param(g, name, "x"), *w = golden_param(g, name, "weight"), *bias = golden_param(g, name, "bias"), *y = NULL;
+        ag_tensor *x = golden_param(g, name, "x"), *w = golden_param(g, name, "weight"),
+            *bias = golden_param(g, name, "bias"), *y = NULL;
         if (!strncmp(name, "cross_entropy", 13)) {
             int targets[16];
             float weights[16], *wp = (float *)golden_tensor(name, "weights", &n, &nd, s), sum = 0;
@@ -389,9 +409,11 @@ static void pytorch_agrees(void) {
             else if (!strncmp(name, "sigmoid", 7)) y = ag_sigmoid(x);
             else if (!strncmp(name, "tanh", 4)) y = ag_tanh(x);
             else if (!strncmp(name, "linear", 6)) y = ag_linear(x, w, bias);
-            else if (!strncmp(name, "attention", 9)) y = ag_attention(x, heads[k - 15][0], heads[k - 15][1], NULL, NULL, NULL);
+            else if (!strncmp(name, "attention", 9))
+                y = ag_attention(x, heads[k - 15][0], heads[k - 15][1], NULL, NULL, NULL);
             else if (!strncmp(name, "rope", 4))
-                y = ag_reshape(ag_rope(ag_reshape(x, 2, 7, 30), 10, 3, strcmp(name, "rope") ? start5 : NULL, 10000), 2, 7, 3, 10);
+                y = ag_reshape(ag_rope(ag_reshape(x, 2, 7, 30), 10, 3, strcmp(name, "rope") ? start5 : NULL, 10000),
+                               2, 7, 3, 10);
             compare_golden(name, "y", y, 0);
             ag_tensor *dy = golden_param(g, name, "dy");
             CHECK(ag_backward(ag_sum(ag_mul(y, ag_detach(dy)))) == 0);

@@ -37,7 +37,7 @@ grep -q 'pairs: 12[0-9][0-9] of 1[0-9]* answers right' "$dir/07.txt" && ok || ba
 lesson 09 tokens=60; has 09/next.png 09/rules.png           # without a checkpoint: it trains a model of its own
 
 # 08, the real thing: both recipes to their ends
-lesson 08; at_most "recipe=nanogpt, validation loss after 2,000 steps" "$(last_val)" 1.89
+lesson 08; at_most "recipe=nanogpt, validation loss after 2,000 steps" "$(last_val)" 1.895     # rounds to 1.89
 says 08 "809,856 parameters" "memory: parameters" "after 0 steps" "after 20 steps" "after 400 steps" "after 2000 steps"
 has 08/loss.png 08/log.csv 08/model.safetensors
 cp "$dir/out/08/log.csv" "$dir/nanogpt.csv"

@@ -42,7 +42,8 @@ static void every_case_agrees_with_differences(void) {
         if (!(error <= TOLERANCE)) T_FAIL("%s: off by %.3g: %s", c->text, error, ag_error(g) ? ag_error(g) : "");
         if (error > worst) worst = error, worst_name = c->name;
         CHECK_INT(ag_backward(case_loss(g, (void *)c)), 0);
-        if (!strchr(c->spec, 'o') && !(largest_gradient(g) > 1e-3)) T_FAIL("%s: all gradients vanish, this case tests nothing", c->text);
+        if (!strchr(c->spec, 'o') && !(largest_gradient(g) > 1e-3))
+            T_FAIL("%s: all gradients vanish, this case tests nothing", c->text);
         ag_free(g);
     }
     printf("  %d cases, worst error %.2g (%s)\n", N_OP_CASES, worst, worst_name);
@@ -121,7 +122,8 @@ static void shape_of_pattern(char *spec, int subset, char kind, int cut) {
     int first = 0;
     *spec = 0;
     while (cut && first < 4 && !(subset >> first & 1)) first++;
-    for (int i = first; i < 4; i++) sprintf(spec + strlen(spec), i > first ? ",%d" : "%d", subset >> i & 1 ? full[i] : 1);
+    for (int i = first; i < 4; i++)
+        sprintf(spec + strlen(spec), i > first ? ",%d" : "%d", subset >> i & 1 ? full[i] : 1);
     sprintf(spec + strlen(spec), "%c", kind);
 }
 
@@ -136,7 +138,8 @@ static void all_broadcasts(void) {
             shape_of_pattern(spec + strlen(spec), p.b, op < 4 ? 'u' : 'D', p.cut);
             make_params(g, spec, (uint64_t)k);
             double error = ag_check_grad(g, pattern_loss, &p, EPS);
-            if (!(error <= TOLERANCE)) T_FAIL("op %d on %s: off by %.3g %s", op, spec, error, ag_error(g) ? ag_error(g) : "");
+            if (!(error <= TOLERANCE)) T_FAIL("op %d on %s: off by %.3g %s", op, spec, error,
+                ag_error(g) ? ag_error(g) : "");
             ag_free(g);
         }
 }
@@ -183,10 +186,14 @@ static void is_row(const char *what, ag_tensor *t, double a, double b, double c)
     ag_real x[3] = {0, 0, 0};
     double want[3];
     want[0] = a, want[1] = b, want[2] = c;
-    if (!t || t->count != 3) { T_FAIL("%s: no row of three: %s", what, ag_error(values) ? ag_error(values) : ""); return; }
+    if (!t || t->count != 3) {
+        T_FAIL("%s: no row of three: %s", what, ag_error(values) ? ag_error(values) : "");
+        return;
+    }
     ag_get(t, x);
     for (int i = 0; i < 3; i++)
-        if (!(fabs(x[i] - want[i]) <= 1e-12 * (1 + fabs(want[i])))) T_FAIL("%s: %.15g, wanted %.15g", what, (double)x[i], want[i]);
+        if (!(fabs(x[i] - want[i]) <= 1e-12 * (1 + fabs(want[i]))))
+            T_FAIL("%s: %.15g, wanted %.15g", what, (double)x[i], want[i]);
 }
 #define IS_ROW(expression, a, b, c) is_row(#expression, expression, a, b, c)
 
@@ -241,7 +248,8 @@ static void shape_values(void) {
     u = ag_permute(t, 2, 0, 1, -1);                                     // u[k][i][j] = t[i][j][k]
     CHECK(ag_shape_is(u, 4, 2, 3, -1));
     ag_get(u, y);
-    for (int k = 0; k < 4; k++) for (int i = 0; i < 2; i++) for (int j = 0; j < 3; j++) CHECK(y[(k * 2 + i) * 3 + j] == x[(i * 3 + j) * 4 + k]);
+    for (int k = 0; k < 4; k++) for (int i = 0; i < 2; i++) for (int j = 0; j < 3; j++)
+        CHECK(y[(k * 2 + i) * 3 + j] == x[(i * 3 + j) * 4 + k]);
     u = ag_slice(t, 1, 1, 2);
     CHECK(ag_shape_is(u, 2, 2, 4, -1));
     ag_get(u, y);
@@ -339,20 +347,24 @@ static ag_tensor *rope_by_hand(ag_tensor *x, int hs, int n_rotate, const int *st
     int Bn = x->shape[0], T = x->shape[1], H = x->shape[2] / hs;
     ag_real *c = (ag_real *)calloc(x->count, sizeof *c), *s = (ag_real *)calloc(x->count, sizeof *s), swap[64] = {0};
     size_t n = 0;
-    for (int b = 0; b < Bn; b++) for (int t = 0; t < T; t++) for (int h = 0; h < H; h++) for (int i = 0; i < hs; i++, n++) {
+    for (int b = 0; b < Bn; b++) for (int t = 0; t < T; t++) for (int h = 0; h < H; h++) 
+    for (int i = 0; i < hs; i++, n++) {
         double angle = h < n_rotate ? ((start ? start[b] : 0) + t) * pow(theta, -2.0 * (i / 2) / hs) : 0;
         c[n] = (ag_real)cos(angle), s[n] = (ag_real)sin(angle);
     }
     for (int i = 0; i < hs; i += 2) swap[(i + 1) * hs + i] = -1, swap[i * hs + i + 1] = 1;
     ag_tensor *swapped = ag_reshape(ag_matmul(ag_reshape(x, -1, hs), ag_input(x->ctx, swap, hs, hs)), Bn, T, H * hs);
-    ag_tensor *y = ag_add(ag_mul(x, ag_input(x->ctx, c, Bn, T, H * hs)), ag_mul(swapped, ag_input(x->ctx, s, Bn, T, H * hs)));
+    ag_tensor *y = ag_add(ag_mul(x, ag_input(x->ctx, c, Bn, T, H * hs)),
+        ag_mul(swapped, ag_input(x->ctx, s, Bn, T, H * hs)));
     free(c), free(s);
     return y;
 }
 
-static ag_tensor *qk_norm_rope_by_hand(ag_tensor *x, ag_tensor *wq, ag_tensor *wk, int NH, int NKV, const int *start, double theta, double eps) {
+static ag_tensor *qk_norm_rope_by_hand(ag_tensor *x, ag_tensor *wq, ag_tensor *wk, int NH, int NKV, const int *start,
+    double theta, double eps) {
     int Bn = x->shape[0], T = x->shape[1], hs = x->shape[2] / (NH + 2 * NKV);
-    ag_tensor *q = ag_slice(x, 2, 0, NH * hs), *k = ag_slice(x, 2, NH * hs, NKV * hs), *v = ag_slice(x, 2, (NH + NKV) * hs, NKV * hs);
+    ag_tensor *q = ag_slice(x, 2, 0, NH * hs), *k = ag_slice(x, 2, NH * hs, NKV * hs),
+        *v = ag_slice(x, 2, (NH + NKV) * hs, NKV * hs);
     if (wq) q = ag_reshape(rmsnorm_by_hand(ag_reshape(q, Bn, T, NH, hs), wq, eps), Bn, T, NH * hs);
     if (wk) k = ag_reshape(rmsnorm_by_hand(ag_reshape(k, Bn, T, NKV, hs), wk, eps), Bn, T, NKV * hs);
     if (theta > 0) q = rope_by_hand(q, hs, NH, start, theta), k = rope_by_hand(k, hs, NKV, start, theta);
@@ -367,8 +379,10 @@ static ag_tensor *swiglu_by_hand(ag_tensor *x) {
 static ag_tensor *nll_by_hand(ag_tensor *x, const int *targets) {
     int rows = (int)(x->count) / x->shape[x->ndim - 1], ids[16];
     ag_real counts[16];
-    for (int r = 0; r < rows; r++) ids[r] = targets[r] == AG_IGNORE ? 0 : targets[r], counts[r] = targets[r] != AG_IGNORE;
-    ag_tensor *nll = ag_mul(ag_neg(ag_gather(ag_reshape(ag_log_softmax(x), rows, -1), ids)), ag_input(x->ctx, counts, rows));
+    for (int r = 0; r < rows; r++)
+        ids[r] = targets[r] == AG_IGNORE ? 0 : targets[r], counts[r] = targets[r] != AG_IGNORE;
+    ag_tensor *nll = ag_mul(ag_neg(ag_gather(ag_reshape(ag_log_softmax(x), rows, -1), ids)),
+        ag_input(x->ctx, counts, rows));
     return x->ndim == 3 ? ag_reshape(nll, x->shape[0], x->shape[1]) : nll;
 }
 
@@ -376,7 +390,8 @@ static ag_tensor *cross_entropy_by_hand(ag_tensor *x, const int *targets, const 
     int rows = (int)x->count / x->shape[x->ndim - 1];
     ag_real w[16], sum = 0;
     for (int r = 0; r < rows; r++) w[r] = targets[r] == AG_IGNORE ? 0 : weights ? weights[r] : 1, sum += w[r];
-    return ag_scale(ag_sum(ag_mul(ag_reshape(nll_by_hand(x, targets), -1), ag_input(x->ctx, w, rows))), 1 / (double)sum);
+    return ag_scale(ag_sum(ag_mul(ag_reshape(nll_by_hand(x, targets), -1), ag_input(x->ctx, w, rows))),
+        1 / (double)sum);
 }
 
 static ag_tensor *tanh_gelu(ag_tensor *x) {
@@ -388,16 +403,22 @@ static ag_tensor *tanh_gelu(ag_tensor *x) {
     X(softmax, "3,7n", ag_softmax(P(g, 0)), softmax_by_hand(P(g, 0))) \
     X(softmax_large, "3,7b", ag_softmax(P(g, 0)), softmax_by_hand(P(g, 0))) \
     X(log_softmax, "3,7n", ag_log_softmax(P(g, 0)), ag_log(softmax_by_hand(P(g, 0)))) \
-    X(layernorm, "3,7n 7n 7n", ag_layernorm(P(g, 0), P(g, 1), P(g, 2), 1e-5), layernorm_by_hand(P(g, 0), P(g, 1), P(g, 2), 1e-5)) \
-    X(layernorm_eps, "3,7n 7n", ag_layernorm(P(g, 0), P(g, 1), NULL, 0.3), layernorm_by_hand(P(g, 0), P(g, 1), NULL, 0.3)) \
+    X(layernorm, "3,7n 7n 7n", ag_layernorm(P(g, 0), P(g, 1), P(g, 2), 1e-5), \
+        layernorm_by_hand(P(g, 0), P(g, 1), P(g, 2), 1e-5)) \
+    X(layernorm_eps, "3,7n 7n", ag_layernorm(P(g, 0), P(g, 1), NULL, 0.3), \
+        layernorm_by_hand(P(g, 0), P(g, 1), NULL, 0.3)) \
     X(rmsnorm, "2,3,7n 7n", ag_rmsnorm(P(g, 0), P(g, 1), 0.2), rmsnorm_by_hand(P(g, 0), P(g, 1), 0.2)) \
     X(linear, "2,3,5n 5,7n 7n", ag_linear(P(g, 0), P(g, 1), P(g, 2)), ag_add(ag_matmul(P(g, 0), P(g, 1)), P(g, 2))) \
     X(matmul_t, "2,3,5n 2,7,5n", ag_matmul_t(P(g, 0), P(g, 1)), ag_matmul(P(g, 0), ag_permute(P(g, 1), 0, 2, 1, -1))) \
     X(attention, "2,5,18n", ag_attention(P(g, 0), 2, 2, NULL, NULL, NULL), attention_by_hand(P(g, 0), 2, 2, NULL)) \
-    X(attention_grouped, "2,5,24n", ag_attention(P(g, 0), 4, 2, NULL, NULL, NULL), attention_by_hand(P(g, 0), 4, 2, NULL)) \
-    X(attention_one_key, "1,7,15n", ag_attention(P(g, 0), 3, 1, NULL, NULL, NULL), attention_by_hand(P(g, 0), 3, 1, NULL)) \
-    X(attention_ragged, "2,5,24n", ag_attention(P(g, 0), 4, 2, NULL, NULL, lens2), attention_by_hand(P(g, 0), 4, 2, lens2)) \
-    X(attention_large, "1,5,9b", ag_attention(P(g, 0), 1, 1, NULL, NULL, NULL), attention_by_hand(P(g, 0), 1, 1, NULL)) \
+    X(attention_grouped, "2,5,24n", ag_attention(P(g, 0), 4, 2, NULL, NULL, NULL), \
+        attention_by_hand(P(g, 0), 4, 2, NULL)) \
+    X(attention_one_key, "1,7,15n", ag_attention(P(g, 0), 3, 1, NULL, NULL, NULL), \
+        attention_by_hand(P(g, 0), 3, 1, NULL)) \
+    X(attention_ragged, "2,5,24n", ag_attention(P(g, 0), 4, 2, NULL, NULL, lens2), \
+        attention_by_hand(P(g, 0), 4, 2, lens2)) \
+    X(attention_large, "1,5,9b", ag_attention(P(g, 0), 1, 1, NULL, NULL, NULL), \
+        attention_by_hand(P(g, 0), 1, 1, NULL)) \
     X(rope, "2,5,12n", ag_rope(P(g, 0), 4, 3, NULL, 10000), rope_by_hand(P(g, 0), 4, 3, NULL, 10000)) \
     X(rope_some, "2,5,24n", ag_rope(P(g, 0), 6, 2, starts2, 100), rope_by_hand(P(g, 0), 6, 2, starts2, 100)) \
     X(qk_norm_rope, "2,3,20n 4n 4n", ag_qk_norm_rope(P(g, 0), P(g, 1), P(g, 2), 3, 1, starts2, 100, 0.1), \
@@ -409,8 +430,10 @@ static ag_tensor *tanh_gelu(ag_tensor *x) {
     X(swiglu, "3,10n", ag_swiglu(P(g, 0)), swiglu_by_hand(P(g, 0))) \
     X(nll, "4,7n", ag_nll(P(g, 0), targets_ignore), nll_by_hand(P(g, 0), targets_ignore)) \
     X(nll_large, "4,7b", ag_nll(P(g, 0), targets4), nll_by_hand(P(g, 0), targets4)) \
-    X(cross_entropy, "2,3,5n", ag_cross_entropy(P(g, 0), targets6, NULL), cross_entropy_by_hand(P(g, 0), targets6, NULL)) \
-    X(cross_entropy_weights, "4,7n", ag_cross_entropy(P(g, 0), targets_ignore, weights4), cross_entropy_by_hand(P(g, 0), targets_ignore, weights4)) \
+    X(cross_entropy, "2,3,5n", ag_cross_entropy(P(g, 0), targets6, NULL), \
+        cross_entropy_by_hand(P(g, 0), targets6, NULL)) \
+    X(cross_entropy_weights, "4,7n", ag_cross_entropy(P(g, 0), targets_ignore, weights4), \
+        cross_entropy_by_hand(P(g, 0), targets_ignore, weights4)) \
     X(log_sigmoid, "3,7n", ag_log_sigmoid(P(g, 0)), ag_log(ag_sigmoid(P(g, 0)))) \
     X(gelu, "3,7n", ag_gelu(P(g, 0)), tanh_gelu(P(g, 0))) \
     X(silu, "3,7n", ag_silu(P(g, 0)), ag_mul(P(g, 0), ag_sigmoid(P(g, 0)))) \
@@ -418,7 +441,8 @@ static ag_tensor *tanh_gelu(ag_tensor *x) {
     X(mean, "3,7n", ag_mean(P(g, 0)), ag_scale(ag_sum(P(g, 0)), 1.0 / 21)) \
     X(mean_dim, "3,7n", ag_mean_dim(P(g, 0), 0), ag_scale(ag_sum_dim(P(g, 0), 0), 1.0 / 3)) \
     X(sqrt, "3,7u", ag_sqrt(P(g, 0)), ag_exp(ag_scale(ag_log(P(g, 0)), 0.5))) \
-    X(clamp, "3,7k", ag_clamp(P(g, 0), -0.4, 0.6), ag_minimum(ag_maximum(P(g, 0), ag_full(g, (ag_real)-0.4, 1)), ag_full(g, (ag_real)0.6, 1)))
+    X(clamp, "3,7k", ag_clamp(P(g, 0), -0.4, 0.6), \
+        ag_minimum(ag_maximum(P(g, 0), ag_full(g, (ag_real)-0.4, 1)), ag_full(g, (ag_real)0.6, 1)))
 
 typedef struct twin { const char *name, *spec; ag_tensor *(*fused)(ag_ctx *g), *(*composed)(ag_ctx *g); } twin;
 #define TWIN_FUNCTIONS(name, spec, fused, composed) \
@@ -445,11 +469,13 @@ static void fused_ops_equal_their_compositions(void) {
         ag_ctx *g = ag_new(1);
         make_params(g, twins[k].spec, seed_of(twins[k].name));
         size_t n = value_and_gradients(g, twins[k].fused, a), m = value_and_gradients(g, twins[k].composed, b);
-        if (!n || n != m) T_FAIL("%s: %zu and %zu numbers: %s", twins[k].name, n, m, ag_error(g) ? ag_error(g) : "shapes differ");
+        if (!n || n != m) T_FAIL("%s: %zu and %zu numbers: %s", twins[k].name, n, m,
+            ag_error(g) ? ag_error(g) : "shapes differ");
         for (size_t i = 0; i < n && i < m; i++) {
             double error = fabs(a[i] - b[i]) / (1 + fabs(b[i]));
             if (error > worst) worst = error;
-            if (!(error <= 1e-11)) T_FAIL("%s: number %zu of %zu is %.12g, by hand %.12g", twins[k].name, i, n, (double)a[i], (double)b[i]);
+            if (!(error <= 1e-11)) T_FAIL("%s: number %zu of %zu is %.12g, by hand %.12g", twins[k].name, i, n,
+                (double)a[i], (double)b[i]);
         }
         ag_free(g);
     }
@@ -640,7 +666,8 @@ static void losses_with_a_common_trunk(void) {
         for (int i = 3; i < N; i++) {
             ag_tensor *a = t[ag_rng_u32(&r) % (unsigned)i], *b = t[ag_rng_u32(&r) % (unsigned)i];
             int op = (int)(ag_rng_u32(&r) % 4);
-            t[i] = op == 0 ? ag_tanh(a) : op == 1 ? ag_mul(a, b) : op == 2 ? ag_add(a, b) : ag_mean_dim(ag_sub(a, b), 0);
+            t[i] = op == 0 ? ag_tanh(a) : op == 1 ? ag_mul(a, b) : op == 2 ? ag_add(a, b)
+                : ag_mean_dim(ag_sub(a, b), 0);
             if (ag_rng_u32(&r) % 8 == 0) ag_keep_grad(t[i]);
         }
         for (int k = 0; k < L; k++) loss[k] = ag_sum(t[3 + ag_rng_u32(&r) % (N - 3)]);
@@ -654,7 +681,8 @@ static void losses_with_a_common_trunk(void) {
         for (int k = L - 1; k >= 0; k--) CHECK(ag_backward(loss[k]) == 0);
         ag_get_grad(P(g, 0), got), ag_get_grad(P(g, 1), got + 4), ag_get_grad(P(g, 2), got + 8);
         snprintf(note, sizeof note, "round %d", round);
-        for (int i = 0; i < 9; i++) if (!(fabs(got[i] - sum[i]) <= 1e-12 * (1 + fabs(sum[i])))) T_FAIL("%s: %g is not %g", note, (double)got[i], (double)sum[i]);
+        for (int i = 0; i < 9; i++) if (!(fabs(got[i] - sum[i]) <= 1e-12 * (1 + fabs(sum[i]))))
+            T_FAIL("%s: %g is not %g", note, (double)got[i], (double)sum[i]);
         ag_free(g);
     }
 }
@@ -722,9 +750,10 @@ static void dropout_scales_and_repeats(void) {
 // Sizes of 0 are shapes like others: an empty batch gives an empty result, a sum of nothing is 0, its gradient 0.
 static void empty_tensors(void) {
     static const struct { const char *spec; int op; } cases[] = {
-        {"0,3n 0,3n", 0}, {"0,3n 3n", 0}, {"0,3n 3,4n", 1}, {"2,0n 0,3n", 1}, {"2,3n 0,3,4n", 1}, {"0,2,3n 3,4n", 1}, {"2,3n 3,0n", 1},
-        {"0,2,3n 1,3,4n", 1}, {"0,3n 4,3n", 2}, {"0,3n 3,4n 4n", 3}, {"0,5n", 4}, {"0,5n", 5}, {"0,5n 5n 5n", 6}, {"0,5n 5n", 7}, {"0,6n", 8}, {"0,3,6n", 9},
-        {"0,3,6n", 10}, {"2,0,6n", 9}, {"0,3n 2,3n", 11}, {"4,3n", 12}, {"4,3n", 13}, {"0,3n", 14}, {"3,0n", 15}, {"0,5n", 16}
+        {"0,3n 0,3n", 0}, {"0,3n 3n", 0}, {"0,3n 3,4n", 1}, {"2,0n 0,3n", 1}, {"2,3n 0,3,4n", 1}, {"0,2,3n 3,4n", 1},
+        {"2,3n 3,0n", 1}, {"0,2,3n 1,3,4n", 1}, {"0,3n 4,3n", 2}, {"0,3n 3,4n 4n", 3}, {"0,5n", 4}, {"0,5n", 5},
+        {"0,5n 5n 5n", 6}, {"0,5n 5n", 7}, {"0,6n", 8}, {"0,3,6n", 9}, {"0,3,6n", 10}, {"2,0,6n", 9},
+        {"0,3n 2,3n", 11}, {"4,3n", 12}, {"4,3n", 13}, {"0,3n", 14}, {"3,0n", 15}, {"0,5n", 16}
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         ag_ctx *g = ag_new(1);
@@ -762,21 +791,25 @@ static void empty_tensors(void) {
         for (int i = 0; i < ag_param_count(g); i++) {
             if (cases[k].op == 11) break;
             ag_get_grad(P(g, i), d);
-            for (size_t j = 0; j < P(g, i)->count; j++) if (d[j] != 0) T_FAIL("%s, op %d: gradient %d is %g, not 0", cases[k].spec, cases[k].op, i, (double)d[j]);
+            for (size_t j = 0; j < P(g, i)->count; j++) if (d[j] != 0)
+                T_FAIL("%s, op %d: gradient %d is %g, not 0", cases[k].spec, cases[k].op, i, (double)d[j]);
         }
         ag_free(g);
     }
 }
 
 // ---- random graphs -------------------------------------------------------------------------------------------------
-// A random program over a few parameters: each instruction takes earlier results, often the same one twice. Programs are
-// drawn while looking at the values, so that no operand stands near a kink, and results stay of order 1; what was drawn is
-// then a fixed list that the check runs again and again.
+// A random program over a few parameters: each instruction takes earlier results, often the same one twice. Programs
+// are drawn while looking at the values, so that no operand stands near a kink, and results stay of order 1; what was
+// drawn is then a fixed list that the check runs again and again.
 typedef struct instruction { int op, a, b, i0, i1; double c; } instruction;
 typedef struct program { instruction line[48]; int n, inputs; } program;
-enum { R_ADD, R_SUB, R_MUL, R_DIV, R_MIN, R_MAX, R_WHERE, R_TANH, R_SIGMOID, R_EXP, R_LOG, R_SQRT, R_GELU, R_SILU, R_LOGSIG, R_RELU, R_CLAMP,
-       R_POW, R_SOFTMAX, R_LOG_SOFTMAX, R_LAYERNORM, R_RMSNORM, R_SUM, R_MEAN, R_MAX_DIM, R_MATMUL, R_MATMUL_T, R_LINEAR, R_PERMUTE, R_SLICE,
-       R_CONCAT, R_RESHAPE, R_SWIGLU, R_NEG, R_SHIFT, R_SCALE, R_ATTENTION, R_NLL, R_OPS };
+enum {
+    R_ADD, R_SUB, R_MUL, R_DIV, R_MIN, R_MAX, R_WHERE, R_TANH, R_SIGMOID, R_EXP, R_LOG, R_SQRT, R_GELU, R_SILU,
+    R_LOGSIG, R_RELU, R_CLAMP, R_POW, R_SOFTMAX, R_LOG_SOFTMAX, R_LAYERNORM, R_RMSNORM, R_SUM, R_MEAN, R_MAX_DIM,
+    R_MATMUL, R_MATMUL_T, R_LINEAR, R_PERMUTE, R_SLICE, R_CONCAT, R_RESHAPE, R_SWIGLU, R_NEG, R_SHIFT, R_SCALE,
+    R_ATTENTION, R_NLL, R_OPS
+};
 
 static ag_tensor *ones_or(ag_tensor *x, int n, double value) { return ag_full(x->ctx, (ag_real)value, n); }
 
@@ -813,7 +846,8 @@ static ag_tensor *run_line(const instruction *l, ag_tensor *const *t) {
     case R_MATMUL: return ag_matmul(a, b);
     case R_MATMUL_T: return ag_matmul_t(a, b);
     case R_LINEAR: return ag_linear(a, b, l->i0 ? ag_reshape(ag_slice(b, 0, 0, 1), b->shape[1]) : NULL);
-    case R_PERMUTE: return a->ndim == 2 ? ag_permute(a, 1, 0, -1, -1) : a->ndim == 3 ? ag_permute(a, l->i0 ? 2 : 1, 0, l->i0 ? 1 : 2, -1) : a;
+    case R_PERMUTE: return a->ndim == 2 ? ag_permute(a, 1, 0, -1, -1)
+        : a->ndim == 3 ? ag_permute(a, l->i0 ? 2 : 1, 0, l->i0 ? 1 : 2, -1) : a;
     case R_SLICE: return ag_slice(a, l->i0, l->i1, a->shape[l->i0] - l->i1);
     case R_CONCAT: return concat2(a, b, l->i0);
     case R_RESHAPE: return a->count % 2 ? ag_reshape(a, -1) : ag_reshape(a, 2, -1);
@@ -847,7 +881,8 @@ static int pick(ag_rng *r, int n) { return (int)(ag_rng_u32(r) % (unsigned)n); }
 static int acceptable(const instruction *l, ag_tensor *const *t, const ag_tensor *y) {
     ag_real a[128], b[128], v[128];
     const ag_tensor *x = t[l->a];
-    if (!y || y->count > 64 || y->count < 1 || x->count > 64 || t[l->b]->count > 64 || ag_get(y, v) || ag_get(x, a)) return 0;
+    if (!y || y->count > 64 || y->count < 1 || x->count > 64 || t[l->b]->count > 64 || ag_get(y, v) || ag_get(x, a))
+        return 0;
     for (size_t i = 0; i < y->count; i++) if (!(fabs(v[i]) < 3)) return 0;
     for (size_t i = 0; i < x->count; i++)
         if ((l->op == R_RELU && fabs(a[i]) < 1e-3) || (l->op == R_CLAMP && fabs(fabs(a[i]) - l->c) < 1e-3)) return 0;
@@ -861,7 +896,8 @@ static int acceptable(const instruction *l, ag_tensor *const *t, const ag_tensor
 }
 
 static void random_graphs(void) {
-    static const char *const specs[] = {"3,4n 4,3n", "2,3n 3n 1n", "2,3,2n 2,2n", "5n 5n", "4,4n 4,1n", "1,5,6n 6n", "2,2,3n 1,3,2n 2n", "6n 1,6n n"};
+    static const char *const specs[] = {"3,4n 4,3n", "2,3n 3n 1n", "2,3,2n 2,2n", "5n 5n", "4,4n 4,1n", "1,5,6n 6n",
+        "2,2,3n 1,3,2n 2n", "6n 1,6n n"};
     enum { GRAPHS = 2400 };
     int seen[R_OPS] = {0}, lines = 0, shared = 0;
     double worst = 0;
@@ -881,7 +917,8 @@ static void random_graphs(void) {
             l->op = pick(&r, R_OPS), l->a = pick(&r, m), l->b = pick(&r, 3) ? pick(&r, m) : l->a;
             l->i0 = t[l->a]->ndim ? pick(&r, t[l->a]->ndim) : 0, l->c = 0.5 + ag_rng_uniform(&r);
             l->i1 = t[l->a]->ndim && t[l->a]->shape[l->i0] > 1 ? pick(&r, t[l->a]->shape[l->i0]) : 0;
-            if (l->op < R_DIV || l->op == R_CONCAT || l->op == R_MATMUL || l->op == R_LINEAR || l->op == R_MATMUL_T || l->op == R_WHERE) {}
+            if (l->op < R_DIV || l->op == R_CONCAT || l->op == R_MATMUL || l->op == R_LINEAR || l->op == R_MATMUL_T ||
+                l->op == R_WHERE) {}
             else if (l->op > R_WHERE || l->op == R_DIV) { if (l->op != R_DIV) l->b = l->a; }
             if (l->op == R_LINEAR && t[l->b]->ndim != 2) continue;      // its bias is cut from a matrix
             ag_tensor *y = run_line(l, t);
@@ -894,14 +931,16 @@ static void random_graphs(void) {
         double error = ag_check_grad(g, run_program, &p, EPS);
         if (!(error <= TOLERANCE)) {
             T_FAIL("graph %d is off by %.3g: %s", graph, error, ag_error(g) ? ag_error(g) : "");
-            for (int i = 0; i < p.n; i++) printf("    t%d = op %d of t%d, t%d (%d, %d, %g)\n", p.inputs + i, p.line[i].op, p.line[i].a, p.line[i].b,
+            for (int i = 0; i < p.n; i++) printf("    t%d = op %d of t%d, t%d (%d, %d, %g)\n", p.inputs + i,
+                p.line[i].op, p.line[i].a, p.line[i].b,
                                                  p.line[i].i0, p.line[i].i1, p.line[i].c);
         }
         if (error > worst) worst = error;
         ag_free(g);
         if (t_bad > 10) break;
     }
-    for (int op = 0; op < R_OPS; op++) if (seen[op] < 20) T_FAIL("op %d of the random graphs was drawn %d times only", op, seen[op]);
+    for (int op = 0; op < R_OPS; op++) if (seen[op] < 20)
+        T_FAIL("op %d of the random graphs was drawn %d times only", op, seen[op]);
     printf("  %d random graphs of %.1f ops on average, worst error %.2g\n", GRAPHS, (double)lines / GRAPHS, worst);
 }
 

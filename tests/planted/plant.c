@@ -4,9 +4,10 @@
 //     plant show LIST N                "FILE PROGRAM FILTER" of bug N (from 1 on), then its description
 //     plant apply LIST N FROM TO       writes the file FROM with bug N in it to TO
 //
-// A list has one bug in four lines: what is wrong; FILE PROGRAM [FILTER], the test program (and the part of it) that has to
-// notice; "- " and a piece of a line as it stands in FILE; "+ " and what stands there instead. Empty lines and lines that
-// begin with # separate. The old piece must be found exactly once: a bug that cannot be planted is an error, never a pass.
+// A list has one bug in four lines: what is wrong; FILE PROGRAM [FILTER], the test program (and the part of it) that
+// has to notice; "- " and a piece of a line as it stands in FILE; "+ " and what stands there instead. Empty lines and
+// lines that begin with # separate. The old piece must be found exactly once: a bug that cannot be planted is an error,
+// never a pass.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,8 @@ static int read_bug(const char *list, int n) {
         snprintf(title, sizeof title, "%.399s", line);
         if (!fgets(where, sizeof where, f) || !fgets(before, sizeof before, f) || !fgets(after, sizeof after, f) ||
             strncmp(before, "- ", 2) || strncmp(after, "+ ", 2)) {
-            fprintf(stderr, "plant: %s: bug %d, \"%s\", is not four lines: title, place, \"- old\", \"+ new\"\n", list, i + 1, title);
+            fprintf(stderr, "plant: %s: bug %d, \"%s\", is not four lines: title, place, \"- old\", \"+ new\"\n", list,
+                    i + 1, title);
             exit(2);
         }
         chop(where), chop(before), chop(after);
@@ -59,10 +61,12 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[1], "show")) return printf("%s\n%s\n", where, title) < 0;
     if (argc == 6 && !strcmp(argv[1], "apply")) {
         size_t size;
-        char *text = read_all(argv[4], &size), *at = strstr(text, before + 2), *second = at ? strstr(at + 1, before + 2) : NULL;
+        char *text = read_all(argv[4], &size), *at = strstr(text, before + 2);
+        char *second = at ? strstr(at + 1, before + 2) : NULL;
         FILE *to;
         if (!at || second || !strcmp(before + 2, after + 2)) {
-            fprintf(stderr, "plant: %s: \"%s\" is %s in %s: %s\n", argv[2], title, second ? "found more than once" : "not found", argv[4], before + 2);
+            fprintf(stderr, "plant: %s: \"%s\" is %s in %s: %s\n", argv[2], title,
+                    second ? "found more than once" : "not found", argv[4], before + 2);
             return 2;
         }
         if (!(to = fopen(argv[5], "wb"))) { fprintf(stderr, "plant: cannot write %s\n", argv[5]); return 2; }

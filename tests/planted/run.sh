@@ -1,6 +1,7 @@
 # Plants each bug of tests/planted/*.txt in a copy of the headers and demands that the named test program goes red.
-# "passed" counts bugs that were found. A bug that cannot be planted, does not compile, or stays unseen counts as failed,
-# and so does a program that is red without any bug. sh tests/planted/run.sh [LIST ...]; ends with the usual line.
+# "passed" counts bugs that were found. A bug that cannot be planted, does not compile, or stays unseen counts as
+# failed, and so does a program that is red without any bug. Ends with the usual line.
+#     sh tests/planted/run.sh [LIST ...]
 cd "$(dirname "$0")/../.." || exit 1
 CC=${CC:-cc} at=build/planted jobs=${JOBS:-2}
 rm -rf $at && mkdir -p $at/green && $CC -O1 -o $at/plant tests/planted/plant.c || exit 1
@@ -9,7 +10,8 @@ rm -rf $at && mkdir -p $at/green && $CC -O1 -o $at/plant tests/planted/plant.c |
 # Copies what the tests include. Tests run in the repository's root, where they find data and golden files.
 copy() {                                        # copy DIRECTORY PROGRAM ...
     to=$1; shift
-    mkdir -p "$to/examples" "$to/tests" && cp autograd.h bpe.h gpt.h "$to" && cp examples/*.h "$to/examples" && cp tests/*.h "$to/tests"
+    mkdir -p "$to/examples" "$to/tests"
+    cp autograd.h bpe.h gpt.h "$to" && cp examples/*.h "$to/examples" && cp tests/*.h "$to/tests"
     for p; do cp "tests/$p.c" "$to/tests"; done
 }
 
@@ -31,7 +33,8 @@ one() {                                         # one LIST N: writes its verdict
     read -r file program filter < $dir.what
     title=$(sed -n 2p $dir.what) verdict=
     copy $dir $program
-    if ! $at/plant apply "$list" "$n" "$file" "$dir/$file" 2> $dir.log; then verdict="cannot be planted: $(cat $dir.log)"
+    if ! $at/plant apply "$list" "$n" "$file" "$dir/$file" 2> $dir.log; then
+        verdict="cannot be planted: $(cat $dir.log)"
     elif ! build $dir "$program"; then verdict="does not compile: $(grep error $dir/$program.log | head -n 2)"
     else
         timeout 60 $dir/$program $filter > $dir.log 2>&1
@@ -46,7 +49,10 @@ one() {                                         # one LIST N: writes its verdict
 # The double twin of test_float is the same for all: built once, from the headers as they are. One set of kernels is
 # enough, since all are made from one text.
 export AG_CPU=portable
-if $CC -O2 -w -DFLOAT_TWIN tests/test_float.c -o $at/twin -lm && $at/twin $at/twin.bin; then FLOAT_TWIN_FILE=$at/twin.bin; export FLOAT_TWIN_FILE; fi
+if $CC -O2 -w -DFLOAT_TWIN tests/test_float.c -o $at/twin -lm && $at/twin $at/twin.bin; then
+    FLOAT_TWIN_FILE=$at/twin.bin
+    export FLOAT_TWIN_FILE
+fi
 
 # First without a bug: every program and filter that is named has to be green.
 for list in $lists; do
@@ -56,12 +62,14 @@ done | cut -d' ' -f2- | sort -u > $at/programs
 cut -d' ' -f1 $at/programs | sort -u > $at/names
 while read -r program; do
     copy $at/green "$program"
-    build $at/green "$program" || echo "FAILED $program does not compile: $(grep error $at/green/$program.log | head -n 2)" > $at/green_$program.verdict
+    build $at/green "$program" ||
+        echo "FAILED $program does not compile: $(grep error $at/green/$program.log)" > $at/green_$program.verdict
 done < $at/names
 while read -r program filter; do
     [ -f $at/green_$program.verdict ] && continue
     timeout 120 $at/green/$program $filter > $at/green.log 2>&1 ||
-        { echo "FAILED $program $filter is red without a bug"; sed 's/^/    /' $at/green.log; } > "$at/green_${program}_$filter.verdict"
+        { echo "FAILED $program $filter is red without a bug"; sed 's/^/    /' $at/green.log; } \
+            > "$at/green_${program}_$filter.verdict"
 done < $at/programs
 
 for list in $lists; do
