@@ -1,13 +1,13 @@
 # make demo      a GPT learns Shakespeare: under three minutes on two cores, then a sample and a picture of its loss
 # make test      everything that can be checked on this machine; the last line is "N passed, N failed"
-# make lessons   compiles every lesson into build/ by the line in its first comment
+# make lessons   compiles every lesson into build/
 # make bench     speed as ratios to other programs, one table (make bench-peers installs them; PEERS=path adds checkouts)
 # make clean     removes build/ and out/
 CC = cc
 CXX = c++
 LESSONS = $(patsubst examples/%.c,build/%,$(sort $(wildcard examples/[0-9][0-9]_*.c)))
-HEADERS = autograd.h bpe.h gpt.h examples/lesson.h examples/plot.h examples/corpus.h tests/test.h
-# test programs: as a reader builds (-O3), again in double, again with sanitizers
+HEADERS = autograd.h bpe.h gpt.h examples/lesson.h examples/plot.h examples/corpus.h tests/test.h tests/op_cases.h
+# test programs: as a reader builds (-O3), and again with sanitizers; the ops in double
 PROGRAMS = $(patsubst tests/%.c,%,$(sort $(wildcard tests/test_*.c)))
 CHECKED = $(addprefix build/tests/,$(PROGRAMS)) $(addprefix build/asan/,$(PROGRAMS))
 WARNINGS = -std=c99 -Wall -Wextra -Wpedantic -Wshadow -Wvla -Werror
@@ -27,7 +27,7 @@ demo: setup build/08_pretrain
 
 lessons: setup $(LESSONS)
 
-build/%: examples/%.c $(HEADERS) | build
+build/%: examples/%.c $(HEADERS) | setup
 	$(CC) -O3 -Ibuild $< -o $@ -lm
 
 test: setup lessons $(CHECKED)
@@ -37,10 +37,10 @@ test: setup lessons $(CHECKED)
 quick: $(addprefix build/tests/,$(PROGRAMS))
 	@QUICK=1 sh tests/run.sh
 
-build/tests/%: tests/%.c $(HEADERS) | build
+build/tests/%: tests/%.c $(HEADERS) | setup
 	$(CC) -O3 $(WARNINGS) $(real) -Ibuild $< -o $@ -lm
 
-build/asan/%: tests/%.c $(HEADERS) | build
+build/asan/%: tests/%.c $(HEADERS) | setup
 	$(CC) $(SANITIZE) $(WARNINGS) $(real) -Ibuild $< -o $@ -lm
 
 bench: lessons

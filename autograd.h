@@ -38,8 +38,9 @@ PRINTS:
      80 0.0001
     100 0.0000
 
-It does not: run on a GPU by itself (cuda/ has a backend), differentiate twice, store anything but floats, have more than
-four dimensions, take views of parts of a tensor, or do anything behind your back: no graph compiler, no lazy evaluation.
+It does not: run on a GPU by itself (another backend table would), compute in bfloat16, differentiate twice, store anything
+but floats, have more than four dimensions, take views of parts of a tensor, or do anything behind your back: no graph
+compiler, no lazy evaluation.
 
 CONCEPTS
 An op computes at once and writes down what it did, on the tape: which op, which operands. ag_backward walks the tape

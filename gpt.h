@@ -4,7 +4,7 @@ gpt.h - a GPT to train, to talk to, and to read: GPT-2 itself, or the shape of L
 Use: copy gpt.h and autograd.h; in ONE C or C++ file of your program say
     #define AUTOGRAD_IMPLEMENTATION
     #define GPT_IMPLEMENTATION
-before #include "gpt.h", in the others only include it. Compile: cc -O3 program.c -lm   (-lpthread on older systems)
+before #include "gpt.h", in the others only include it. Compile: cc -O3 program.c -lm   (-pthread on older systems)
 
 EXAMPLE:
     #define AG_DIE_ON_ERROR
@@ -111,7 +111,7 @@ typedef struct gpt_config {
 gpt_config  gpt_preset(const char *name);
 const char *gpt_presets(void);                              // "nano|baby|gpt2|...", for options and messages
 
-// Every parameter is written down once, in the list GPT_PARAMS below; this reads the list.
+// Every parameter is written down once, in the lists GPT_PARAMS_TOP, _LAYER and _END below; this reads the list.
 typedef struct gpt_param {
     char name[48];                  // as in files: "h.0.attn.c_attn.weight"
     int rows, cols;                 // (rows, cols), or (rows) when cols is 0; matrices are stored (in, out): y = x W

@@ -71,8 +71,7 @@ static void counts(void) {
     // (Dubey et al. 2024, table 3).
     long long L = 126, C = 16384, kv = 8 * 128, H = 53248, V = 128256;
     long long layer = 2 * C * C + 2 * C * kv + 3 * C * H + 2 * C, all = L * layer + 2 * V * C + C;
-    printf("%-14s %18s %12s  = %lld layers of %s, two tables of %s, one norm\n", "Llama 405B", lesson_commas(all), lesson_bytes(4.0 * (double)all),
-           L, lesson_commas(layer), lesson_commas(V * C));
+    printf("%-14s %18s %9.2f TB  = %lld layers of %s, two tables of %s, one norm\n", "Llama 405B", lesson_commas(all), 4e-12 * (double)all, L, lesson_commas(layer), lesson_commas(V * C));
 }
 
 int main(int argc, char **argv) {

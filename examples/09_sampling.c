@@ -42,6 +42,7 @@ static gpt_model *load_or_train(ag_ctx *ag, bpe *tokens, const char *path) {
         fclose(f);
         gpt_model *m = gpt_load(ag, path, &state);
         bpe_load_mem(tokens, state.tokenizer, state.tokenizer_size);
+        if (bpe_vocab_size(tokens) != m->config.n_vocab) lesson_fail("%s is not a checkpoint of lesson 08", path);
         printf("%s: %s, %s parameters, validation loss %.3f\n", path, m->config.name, lesson_commas((long long)gpt_count(&m->config)), state.val_loss);
         gpt_state_free(&state);
         return m;
@@ -97,8 +98,7 @@ static void say(const bpe *tokens, const int *ids, int n) {
     size_t cap = (size_t)n * 64 + 1;
     char *text = (char *)malloc(cap);
     long bytes = text ? bpe_decode(tokens, ids, (size_t)n, text, cap) : 0;
-    lesson_print_text(text, (size_t)bytes < cap ? (size_t)bytes : cap);
-    free(text);
+    lesson_print_text(text, (size_t)bytes < cap ? (size_t)bytes : cap), free(text);
 }
 
 int main(int argc, char **argv) {
@@ -115,7 +115,8 @@ int main(int argc, char **argv) {
     ag_ctx *ag = ag_new((unsigned long long)seed);
     bpe *tokens = bpe_new();
     gpt_model *m = load_or_train(ag, tokens, path);
-    int V = m->config.n_vocab, start[256], n_start = (int)bpe_encode(tokens, prompt, strlen(prompt), start, 256);
+    int V = m->config.n_vocab, start[256], n_start = (int)(bpe_encode)(tokens, prompt, strlen(prompt), start, 256);
+    if (n_start < 0) lesson_fail("the model of %s lacks a character of the prompt \"%s\"; try another prompt=", path, prompt);
     if (n_start < 1 || n_start > 256 || n_start >= m->config.n_ctx) lesson_fail("the prompt has %d tokens; wanted 1 to %d", n_start, m->config.n_ctx - 1);
     float *logits = (float *)malloc((size_t)V * sizeof *logits), *probs = (float *)malloc((size_t)V * sizeof *probs);
     int *out = (int *)malloc((size_t)n * (size_t)beams * sizeof *out), *n_out = (int *)malloc((size_t)beams * sizeof *n_out);
@@ -124,8 +125,7 @@ int main(int argc, char **argv) {
 
     // The distribution after the prompt: fed once, then filtered by each rule.
     gpt_cache *cache = gpt_cache_new(m, 1);
-    gpt_feed(cache, start, n_start, NULL, logits);
-    gpt_cache_free(cache);
+    gpt_feed(cache, start, n_start, NULL, logits), gpt_cache_free(cache);
     const char *names[] = {"greedy", "multinomial", "cool", "hot", "top-k", "top-p", "min-p"};
     gpt_sampling rules[] = {{0, 0, 0, 0, NULL, 0}, {1, 0, 0, 0, NULL, 0}, {0.5, 0, 0, 0, NULL, 0}, {temperature, 0, 0, 0, NULL, 0},
                             {1, top_k, 0, 0, NULL, 0}, {1, 0, top_p, 0, NULL, 0}, {1, 0, 0, min_p, NULL, 0}};

@@ -23,6 +23,7 @@ if ! find_stb; then
     find_stb || echo "setup: it could not be had. Lessons write csv files only; 'apt-get install libstb-dev' brings it."
 fi
 
+command -v curl > /dev/null || command -v wget > /dev/null || [ -s ../shared/data/tinyshakespeare.txt ] || install curl ca-certificates
 [ -s examples/data/tinyshakespeare.txt ] || sh examples/data/get.sh tinyshakespeare.txt ||
     echo "setup: lessons run on the small built-in text"
 exit 0

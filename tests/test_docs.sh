@@ -2,7 +2,7 @@
 # "EXAMPLE:" and "PRINTS:", its output after that; in README.md a ```c block is a program, and the ```text block after it
 # is its output. Of README's sh blocks every line is a make target of the Makefile, or compiles a lesson and runs it.
 passed=0 failed=0 dir=build/docs
-mkdir -p "$dir"
+rm -rf "$dir" && mkdir -p "$dir"
 ok() { passed=$((passed + 1)); }
 bad() { failed=$((failed + 1)); echo "FAILED docs: $*"; }
 

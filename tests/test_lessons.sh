@@ -23,15 +23,17 @@ has() { for f in "$@"; do [ -s "$dir/out/$f" ] && ok || bad "out/$f was not writ
 last_val() { awk -F, '$3 != "" { v = $3 } END { print v }' "$dir/out/08/log.csv"; }
 at_most() { awk -v a="$2" -v b="$3" 'BEGIN { exit !(a != "" && a <= b) }' && { ok; echo "note: $1: $2 (at most $3)"; } || bad "$1 is $2, wanted at most $3"; }
 
-[ -s "$DATA_MIRROR/tinyshakespeare.txt" ] || { echo "skipped: Tiny Shakespeare is missing (sh examples/data/get.sh)"; }
+[ -s "$DATA_MIRROR/tinyshakespeare.txt" ] || { echo "skipped: all lessons, Tiny Shakespeare is missing (sh examples/data/get.sh)"; echo "lessons: 0 passed, 0 failed"; exit 0; }
 
 lesson 01; says 01 24.7041 138.8338 645.5773; has 01/graph.dot 01/graph.png
 lesson 02; has 02/log.csv
 lesson 03; says 03 "ln 65 = 4.174" "unigram             3.347" "counted     2.482" "learned     2.482"; has 03/loss.png 03/table.png
 lesson 04; says 04 "11 21 12 22 13 23" "2 2 2" "200 of 200 points"; has 04/moons.png 04/loss.png
-lesson 05; says 05 "8,923,152" "1,115,394" "338,025" "301,829" "297,606" "258 100 258 97 99" "15339 1917" "9906 4435" \
-    "15339 220 1917" "91 860 287 11579 3962" "19438" "392 5118 50855" "4095 49711" "24 13 806" "24 13 24"; has 05/log.csv
-lesson 07; says 07 "809,856" "10,770,816" "124,439,808" "354,823,168" "774,030,080" "1,557,611,200" "405,853,388,800" "1.6 TB"
+lesson 05; says 05 "8,923,152" "258 100 258 97 99"; has 05/log.csv
+[ -s "$DATA_MIRROR/r50k_base.tiktoken" ] && [ -s "$DATA_MIRROR/cl100k_base.tiktoken" ] && [ -s "$DATA_MIRROR/o200k_base.tiktoken" ] &&
+says 05 "8,923,152" "1,115,394" "338,025" "301,829" "297,606" "258 100 258 97 99" "15339 1917" "9906 4435" \
+    "15339 220 1917" "91 860 287 11579 3962" "19438" "392 5118 50855" "4095 49711" "24 13 806" "24 13 24" || echo "skipped: the numbers of GPT-2's and GPT-4's vocabularies (sh examples/data/get.sh all)"
+lesson 07; says 07 "809,856" "10,770,816" "124,439,808" "354,823,168" "774,030,080" "1,557,611,200" "405,853,388,800" "1.62 TB"
 has 07/attention.png 07/causal.png 07/loss.png
 grep -q 'pairs: 12[0-9][0-9] of 1[0-9]* answers right' "$dir/07.txt" && ok || bad "lesson 07: $(grep 'answers right' "$dir/07.txt")"
 lesson 09 tokens=60; has 09/next.png 09/rules.png           # without a checkpoint: it trains a model of its own
@@ -45,23 +47,23 @@ lesson 08 recipe=fast; at_most "make demo (recipe=fast), validation loss" "$(las
 lesson 09 tokens=60; says 09 "nano-llama"
 
 # stopped and resumed is the same as never stopped, in every column but the clock's
-columns() { cut -d, -f 1-5 "$1"; }
-run="steps=60 every=20 sample=5 recipe=fast"
-lesson 08 $run; cp "$dir/out/08/log.csv" "$dir/whole.csv"; cp "$dir/out/08/model.safetensors" "$dir/whole.model"
+run="steps=120 every=40 sample=5 recipe=fast"
+lesson 08 $run; cp "$dir/out/08/log.csv" "$dir/whole.csv"
 rm -rf "$dir/out/08"
 (cd "$dir" && exec "$root/build/08_pretrain" $run) > "$dir/stop.txt" 2>&1 & pid=$!
 while kill -0 $pid 2> /dev/null && ! grep -q '^30,' "$dir/out/08/log.csv" 2> /dev/null; do sleep 0.05; done
 kill -INT $pid; wait $pid; code=$?
 [ "$code" = 130 ] && ok || bad "Ctrl-C in lesson 08: status $code, wanted 130"
-lesson 08 resume=1 sample=5 every=20
-columns "$dir/whole.csv" > "$dir/a"; columns "$dir/out/08/log.csv" > "$dir/b"
-# the interrupted run has one more evaluation: compare the rows' losses without the validation column
-cut -d, -f 1,2,4,5 "$dir/a" > "$dir/a1"; cut -d, -f 1,2,4,5 "$dir/b" > "$dir/b1"
+lesson 08 resume=1 sample=5 every=40
+# an interrupted run measures once more, so the validation column may differ
+cut -d, -f 1,2,4,5 "$dir/whole.csv" > "$dir/a1"; cut -d, -f 1,2,4,5 "$dir/out/08/log.csv" > "$dir/b1"
 cmp -s "$dir/a1" "$dir/b1" && ok || { bad "a resumed run differs from one that was not stopped"; diff "$dir/a1" "$dir/b1" | head -5; }
 
 # the reader's own file, the other tokenizer, another preset
 head -c 60000 "$root/examples/corpus.h" > "$dir/mine.txt"
 lesson 08 data=mine.txt tokenizer=bpe vocab=300 preset=small steps=2 batch=2 sample=10; says 08 "vocabulary 300"
+lesson 08 resume=1 steps=3 sample=10; says 08 "going on from step 2" "vocabulary 300"      # the checkpoint knows its text
+tr -d '\n' < "$dir/mine.txt" > "$dir/line.txt"; lesson 08 data=line.txt steps=1 batch=1 sample=5
 lesson 08 steps=4 batch=4 accumulate=4 sample=5
 lesson 03 data=mine.txt steps=20
 
@@ -76,6 +78,6 @@ lesson 03 data=mine.txt steps=20
 # no data anywhere: one line, and the built-in text
 mkdir -p "$dir/bare"
 (cd "$dir/bare" && DATA_MIRROR= "$root/build/03_bigram" steps=20) > "$dir/x.txt" 2>&1; code=$?
-[ "$code" = 0 ] && ok || { bad "lesson 03 without data: status $code"; cat "$dir/x.txt"; }
+[ "$code" = 0 ] && grep -q "embedded corpus" "$dir/x.txt" && ok || { bad "lesson 03 without data: status $code"; cat "$dir/x.txt"; }
 echo "lessons: $passed passed, $failed failed"
 [ "$failed" = 0 ]
