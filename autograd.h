@@ -569,7 +569,7 @@ ag_tensor *const *ag_at_all(ag_tensor *const *xs, int n, const char *file, int l
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
 #pragma GCC push_options
-#pragma GCC optimize("fp-contract=off")
+#pragma GCC optimize("O1", "fp-contract=off")
 #endif
 
 // Inside this file an op that calls an op leaves the reader's place as it is.
@@ -3463,7 +3463,7 @@ static const float *agi_turns_for(ag_backend *b, double theta, int size, int B, 
 // In kernels written in vectors -O3 finds nothing more than -O2 does, except ways to spend the reader's time.
 #if AGI_GNU && !defined(__clang__)
 #pragma GCC push_options
-#pragma GCC optimize("O2")
+#pragma GCC optimize("O1", "tree-vectorize")
 #endif
 
 #if AGI_X86

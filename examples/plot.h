@@ -1587,10 +1587,10 @@ static void ploti_reference_text(ploti_canvas *c, plot *p, const ploti_series *s
         int i, least = 1 << 30;
         if (!(px >= p->left && px <= p->right && py >= p->top && py <= p->bottom)) return;
         for (i = 0; i < 8; i++) {
-            double far = i < 4 ? 1 : 2.6;
+            double reach = i < 4 ? 1 : 2.6;
             int busy;
-            x = i & 1 ? px - w - 14 * k * far : px + 14 * k * far;
-            y = i & 2 ? py + size * (0.5 + 0.75 * far) : py - size * (0.6 * far - 0.1);
+            x = i & 1 ? px - w - 14 * k * reach : px + 14 * k * reach;
+            y = i & 2 ? py + size * (0.5 + 0.75 * reach) : py - size * (0.6 * reach - 0.1);
             busy = ploti_busy(p, x, y - size * 0.8, x + w, y + size * 0.25, 0);
             if (x < p->left || x + w > p->right || y - size < p->top || y > p->bottom) busy += 10000;
             if (busy < least) least = busy, best_x = x, best_y = y;

@@ -54,6 +54,7 @@ int main(void) {
             gpt_step(m, &o, 1, NULL);
             ag_reset(ag);
         }
+        if (getenv("PATH_WANTED") && !strstr(ag_backend_name(ag), getenv("PATH_WANTED"))) return puts("this machine lacks it"), 3;
         printf("%s %.9g\n", presets[k], last);
         gpt_free(m), ag_free(ag);
     }
@@ -63,8 +64,8 @@ END
 digest() { "$@" > "$dir/digest.txt" 2>&1 && cat "$dir/digest.txt"; }
 cc -O3 -I. "$dir/digest.c" -o "$dir/digest" -lm && want=$(digest "$dir/digest") || bad "the digest program does not run"
 for path in avx512 avx2 neon; do
-    got=$(AG_CPU=$path digest "$dir/digest")
-    case $got in *"not"*) continue ;; esac      # this machine lacks it
+    got=$(AG_CPU=$path PATH_WANTED=$path "$dir/digest")
+    [ $? = 3 ] && { echo "skipped: this machine has no $path"; continue; }
     [ "$got" = "$want" ] && ok || bad "AG_CPU=$path: $got instead of $want"
 done
 if have clang; then
@@ -79,7 +80,7 @@ case $(uname -m) in x86_64)
     fi ;;
 esac
 
-# What the library promises not to do: no mutable globals, no printing, no exit (RELIABILITY: seen by nm).
+# What the library promises not to do: no mutable globals, no printing, no exit.
 for header in autograd bpe gpt; do
     gcc -O2 -fno-pic -fno-pie -I. -c "$dir/$header.c" -o "$dir/$header.o"      # so that constant pointers are constant
     nm "$dir/$header.o" | grep -E ' [bBdDcC] ' > "$dir/log" && { bad "$header.h has mutable globals"; head -5 "$dir/log"; } || ok

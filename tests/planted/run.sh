@@ -37,7 +37,7 @@ one() {                                         # one LIST N: writes its verdict
         verdict="cannot be planted: $(cat $dir.log)"
     elif ! build $dir "$program"; then verdict="does not compile: $(grep error $dir/$program.log | head -n 2)"
     else
-        timeout 60 $dir/$program $filter > $dir.log 2>&1
+        timeout 120 $dir/$program $filter > $dir.log 2>&1    # without a bug it ends within that, so a hang is found too
         code=$?
         if [ $code = 0 ]; then verdict="was not noticed by $program $filter"; fi
     fi
@@ -84,5 +84,11 @@ done
 cat $at/*.verdict > $at/all 2> /dev/null
 grep -v '^found: ' $at/all
 found=$(grep -c '^found: ' $at/all) missed=$(grep -c '^FAILED ' $at/all)
+planted=0
+for list in $lists; do planted=$((planted + $($at/plant count "$list" || echo 1000000))); done
+if [ $((found + missed)) -lt "$planted" ]; then     # a list that cannot be read, or a bug without a verdict
+    echo "FAILED: $planted bugs are listed, $((found + missed)) have a verdict"
+    missed=$((missed + 1))
+fi
 echo "planted: $found passed, $missed failed"
 [ "$missed" = 0 ] && [ "$found" != 0 ]
