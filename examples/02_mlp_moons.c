@@ -13,7 +13,7 @@
 // It writes    out/02/boundary.png    what the network thinks of the whole plane, at four moments of its training
 //              out/02/loss.png, out/02/log.csv    the loss for each step (val_loss: on the points it never sees)
 // It takes     1 second, most of it for the pictures; a step computes 66,000 values and their gradients in 0.6 ms.
-// Next         03_bigram.c predicts letters instead of moons. 04_tensors.c writes this network again in ten lines.
+// Next         03_bigram.c predicts letters instead of moons. 04_tensors.c separates moons in ten lines.
 //
 // Exercises
 //   1. steps=500 with hidden=1, 2, 3, 4, ...: what is the narrowest network that gets all points right that it learns
