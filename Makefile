@@ -50,11 +50,9 @@ bench-peers:
 	@sh tests/peers/make_peers.sh
 
 # Pictures need stb_image_write.h, and the tests a few of Debian's packages; both are installed where that is possible.
-setup: | build
-	@sh tests/setup.sh
-
-build:
+setup:
 	@mkdir -p build/tests build/asan
+	@sh tests/setup.sh
 
 clean:
 	rm -rf build out
