@@ -38,9 +38,9 @@ PRINTS:
      80 0.0001
     100 0.0000
 
-It does not: run on a GPU by itself (another backend table would), compute in bfloat16, differentiate twice, store anything
-but floats, have more than four dimensions, take views of parts of a tensor, or do anything behind your back: no graph
-compiler, no lazy evaluation.
+It does not: run on a GPU by itself (another backend table would), compute in bfloat16, differentiate twice, store
+anything but floats, have more than four dimensions, take views of parts of a tensor, or do anything behind your back:
+no graph compiler, no lazy evaluation.
 
 CONCEPTS
 An op computes at once and writes down what it did, on the tape: which op, which operands. ag_backward walks the tape
@@ -52,18 +52,18 @@ already handed its part down.
 Parameters are the leaves that you want to change. Their gradients add up over calls of ag_backward until an optimizer
 (ag_adamw, ag_sgd, ag_muon_group) has used them, so a large batch can be computed in parts.
 Shapes broadcast as in NumPy: (4,8) + (8) adds the same row to each row, and the row's gradient is the sum of all rows'.
-Same seed, same bits: for any number of threads, any batch size, and on every instruction set whose multiply-adds are fused.
-Every sum is made in an order that is written down beside it.
+Same seed, same bits: for any number of threads, any batch size, and on every instruction set whose multiply-adds are
+fused. Every sum is made in an order that is written down beside it.
 
 SHAPES   B batch   T time   C channels   V vocabulary   NH heads   NKV key heads   hs head size   M, N, K of a product
 Row-major, the last index runs fastest: element (i,j) of (M,N) lies at i*N + j. x_bt is what belongs to row b, time t.
 
-MEMORY   A context owns every tensor; nobody frees one. What an op returns dies at ag_reset, parameters and ag_state live
-until ag_free. From the second training step on nothing calls malloc.
+MEMORY   A context owns every tensor; nobody frees one. What an op returns dies at ag_reset, parameters and ag_state
+live until ag_free. From the second training step on nothing calls malloc.
 
-ERRORS   A call that fails returns NULL (ops), a negative number or NaN, and the context keeps the first message, with your
-file and line: ag_error(ctx). Ops pass NULL on, so checking once a step is enough; backward and optimizers do nothing
-while there is an error. With AG_DIE_ON_ERROR the message is printed and the program ends, which suits a lesson.
+ERRORS   A call that fails returns NULL (ops), a negative number or NaN, and the context keeps the first message, with
+your file and line: ag_error(ctx). Ops pass NULL on, so checking once a step is enough; backward and optimizers do
+nothing while there is an error. With AG_DIE_ON_ERROR the message is printed and the program ends: what lessons want.
 
 OPTIONS, before the include
     AG_REAL             float       double for tests: naive kernels, libm
@@ -75,8 +75,8 @@ Environment: AG_THREADS=2 (default: all cores that the process may use), AG_CPU=
 
 SECURITY   Reads no files. Shapes and ids are checked; what you pass as data is trusted to have the length of the shape.
 
-READING ORDER   1 scalars: the whole idea in 150 lines   2 tensors and the tape   3 the ops, each on a screen   4 learning.
-Then the engine room, where the same kernels are made fast; each has its naive twin in chapter 3 or 4.
+READING ORDER   1 scalars: the whole idea in 150 lines   2 tensors and the tape   3 the ops, each on a screen
+4 learning. Then the engine room, where the same kernels are made fast; each has its naive twin in chapter 3 or 4.
 Licence: MIT, at the end.
 */
 #ifndef AUTOGRAD_H
@@ -264,7 +264,7 @@ struct ag_tensor {
 #define AG_DIMS_(a, b, c, d, e, ...) (int)(a), (int)(b), (int)(c), (int)(d), (int)(e)
 #define AG_END (-2147483647)
 #define ag_param(ctx, ...) ag_param_at(AG_CTX_AT(ctx), AG_DIMS(__VA_ARGS__))            // trainable, zero at first
-#define ag_state(ctx, ...) ag_state_at(AG_CTX_AT(ctx), AG_DIMS(__VA_ARGS__))            // survives ag_reset, no gradient
+#define ag_state(ctx, ...) ag_state_at(AG_CTX_AT(ctx), AG_DIMS(__VA_ARGS__))            // survives ag_reset
 #define ag_input(ctx, data, ...) ag_input_at(AG_CTX_AT(ctx), data, AG_DIMS(__VA_ARGS__))  // copied to the tape
 #define ag_zeros(ctx, ...) ag_full_at(AG_CTX_AT(ctx), 0, AG_DIMS(__VA_ARGS__))          // on the tape
 #define ag_full(ctx, value, ...) ag_full_at(AG_CTX_AT(ctx), value, AG_DIMS(__VA_ARGS__))
@@ -325,11 +325,13 @@ ag_tensor *ag_linear(ag_tensor *x, ag_tensor *w, ag_tensor *bias);      // x (..
 
 ag_tensor *ag_softmax(ag_tensor *x);                        // over the last dimension
 ag_tensor *ag_log_softmax(ag_tensor *x);
-ag_tensor *ag_layernorm(ag_tensor *x, ag_tensor *w, ag_tensor *bias, double eps);   // x (...,C), w (C), bias (C) or NULL
+ag_tensor *ag_layernorm(ag_tensor *x, ag_tensor *w, ag_tensor *bias, double eps);       // x (...,C),
+                                                            // w (C), bias (C) or NULL
 ag_tensor *ag_rmsnorm(ag_tensor *x, ag_tensor *w, double eps);                      // x (...,C), w (C)
 
 ag_tensor *ag_embedding(ag_tensor *table, const int *ids, int n, int per_row);
-                                    // table (V,C), n ids copied to the tape -> (n/per_row, per_row, C); (n, C) if per_row is 0
+                                    // table (V,C), n ids copied to the tape -> (n/per_row, per_row, C); (n, C) if
+                                    // per_row is 0
 ag_tensor *ag_gather(ag_tensor *x, const int *ids);         // x (...,V), one id for each row -> (...): x[row, id]
 #define ag_reshape(x, ...) ag_reshape_to(AG_AT(x), AG_DIMS(__VA_ARGS__))    // one dimension may be -1
 ag_tensor *ag_reshape_to(ag_tensor *x, int d0, int d1, int d2, int d3, int end);
@@ -344,18 +346,18 @@ typedef struct ag_kv { ag_tensor *k, *v; } ag_kv;           // (B, T_max, NKV*hs
 // Causal attention, fused: no (T,T) matrix in memory (Dao et al. 2022, "FlashAttention"; Milakov & Gimelshein 2018).
 // qkv (B,T,(NH+2*NKV)*hs) -> (B,T,NH*hs). Query i of row b sees positions 0..start[b]+i. Grouped queries: head h reads
 // key head h / (NH/NKV). With a cache, keys and values are first written to it at start[b]+i, and positions before
-// start[b] are read from it; no backward then. start NULL is zeros; len NULL is all T (rows are right-padded: queries at
-// i >= len[b] give zeros and get no gradient).
+// start[b] are read from it; no backward then. start NULL is zeros; len NULL is all T (rows are right-padded: queries
+// at i >= len[b] give zeros and get no gradient).
 ag_tensor *ag_attention(ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache, const int *start, const int *len);
 // Rotary positions (Su et al. 2021): x (B,T,H*hs); pairs (2i,2i+1) of the first n_rotate heads turn by
 // (start[b]+t) * theta^(-2i/hs); the other heads are copied.
 ag_tensor *ag_rope(ag_tensor *x, int head_size, int n_rotate, const int *start, double theta);
-// The fusion of ag_rmsnorm over each q head (weight q_norm (hs)) and each k head (k_norm (hs)) with ag_rope. Weights may be
-// NULL, theta 0 turns nothing. x (B,T,(NH+2*NKV)*hs) -> the same shape; v is copied.
+// The fusion of ag_rmsnorm over each q head (weight q_norm (hs)) and each k head (k_norm (hs)) with ag_rope. Weights
+// may be NULL, theta 0 turns nothing. x (B,T,(NH+2*NKV)*hs) -> the same shape; v is copied.
 ag_tensor *ag_qk_norm_rope(ag_tensor *x, ag_tensor *q_norm, ag_tensor *k_norm, int n_head, int n_kv_head,
                            const int *start, double theta, double eps);
 ag_tensor *ag_swiglu(ag_tensor *x);                         // x (...,2H) -> silu(x[:H]) * x[H:] (...,H) (Shazeer 2020)
-ag_tensor *ag_nll(ag_tensor *logits, const int *targets);   // (...,V) -> (...): -log softmax(logits)[target], 0 if ignored
+ag_tensor *ag_nll(ag_tensor *logits, const int *targets);   // (...,V) -> (...): -log softmax[target], or 0
 ag_tensor *ag_cross_entropy(ag_tensor *logits, const int *targets, const ag_real *weights);
                                     // () = sum w_i nll_i / sum w_i; weights (rows) or NULL; AG_IGNORE has weight 0
 
@@ -383,8 +385,8 @@ double ag_check_grad(ag_ctx *ctx, ag_tensor *(*f)(ag_ctx *ctx, void *user), void
 
 // ---- the backend table ---------------------------------------------------------------------------------------------
 // What an op needs done to memory, one entry for each kernel. An entry returns 0, or -1 when the device failed.
-// "accumulate" 1 adds to what is there, 0 overwrites it. Row-major and contiguous unless strides are given (in elements;
-// stride 0 repeats). n, rows, c ... are counts of elements.
+// "accumulate" 1 adds to what is there, 0 overwrites it. Row-major and contiguous unless strides are given (in
+// elements; stride 0 repeats). n, rows, c ... are counts of elements.
 enum ag_map_op {                    // y = f(x0, x1, x2; p, q)
     AG_MAP_ADD, AG_MAP_SUB, AG_MAP_MUL, AG_MAP_DIV, AG_MAP_MIN, AG_MAP_MAX, AG_MAP_GREATER, AG_MAP_WHERE, AG_MAP_SCALE,
     AG_MAP_SHIFT, AG_MAP_POW, AG_MAP_EXP, AG_MAP_LOG, AG_MAP_SQRT, AG_MAP_TANH, AG_MAP_SIGMOID, AG_MAP_LOG_SIGMOID,
@@ -419,26 +421,27 @@ struct ag_backend {
                const size_t stride[3][4], double p, double q);
     // g (contiguous, the full shape) (+)= dy * d f / d x[which]
     int (*map_back)(ag_backend *b, int op, int which, ag_real *g, const ag_real *y, const ag_real *const x[3],
-                    const ag_real *dy, const int shape[4], const size_t stride[3][4], double p, double q, int accumulate);
+                    const ag_real *dy, const int shape[4], const size_t stride[3][4], double p, double q,
+                        int accumulate);
     // y[i*ystride] (+)= x[i*xstride]: permute, slice, concat and their gradients
     int (*copy)(ag_backend *b, ag_real *y, const size_t ystride[4], const ag_real *x, const size_t xstride[4],
                 const int shape[4], int accumulate);
     // (outer, r, inner) -> (outer, inner), times scale
-    int (*reduce)(ag_backend *b, int op, ag_real *y, const ag_real *x, size_t outer, size_t r, size_t inner, double scale,
-                  int accumulate);
+    int (*reduce)(ag_backend *b, int op, ag_real *y, const ag_real *x, size_t outer, size_t r, size_t inner,
+                  double scale, int accumulate);
     int (*reduce_back)(ag_backend *b, int op, ag_real *dx, const ag_real *x, const ag_real *y, const ag_real *dy,
                        size_t outer, size_t r, size_t inner, double scale, int accumulate);
     // C (+)= A B (+ bias): M x K times K x N. ta: A is stored (K,M); tb: B is stored (N,K). Two batch dimensions with
     // strides in elements for each operand; where the stride of C is 0 the products of that dimension add up in order.
-    // Every element of C is one chain of fused multiply-adds in increasing k, starting from C if accumulate, else from 0;
-    // the bias (N) or NULL is added at the end.
-    int (*matmul)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M, int N, int K,
-                  int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2], const size_t sb[2],
+    // Every element of C is one chain of fused multiply-adds in increasing k, starting from C if accumulate, else from
+    // 0; the bias (N) or NULL is added at the end.
+    int (*matmul)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M, int N,
+                  int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2], const size_t sb[2],
                   int accumulate);
     // rows x n; is_log: log_softmax
     int (*softmax)(ag_backend *b, ag_real *y, const ag_real *x, size_t rows, size_t n, int is_log);
-    int (*softmax_back)(ag_backend *b, ag_real *dx, const ag_real *y, const ag_real *dy, size_t rows, size_t n, int is_log,
-                        int accumulate);
+    int (*softmax_back)(ag_backend *b, ag_real *dx, const ag_real *y, const ag_real *dy, size_t rows, size_t n,
+                        int is_log, int accumulate);
     // LayerNorm, or RMSNorm if rms. stats (rows, 2): mean (0 for RMS) and 1/deviation. w, bias (n) or NULL.
     int (*norm)(ag_backend *b, ag_real *y, ag_real *stats, const ag_real *x, const ag_real *w, const ag_real *bias,
                 size_t rows, size_t n, double eps, int rms);
@@ -449,23 +452,29 @@ struct ag_backend {
     int (*embedding_back)(ag_backend *b, ag_real *dtable, const int *ids, const ag_real *dy, size_t n, size_t vocab,
                           size_t c, int accumulate);
     int (*gather)(ag_backend *b, ag_real *y, const ag_real *x, const int *ids, size_t rows, size_t n);
-    int (*gather_back)(ag_backend *b, ag_real *dx, const int *ids, const ag_real *dy, size_t rows, size_t n, int accumulate);
-    // y (+)= x * mask / (1 - p): element i is kept if 32-bit word i of the stream (from rng.counter on) is at least p*2^32
+    int (*gather_back)(ag_backend *b, ag_real *dx, const int *ids, const ag_real *dy, size_t rows, size_t n,
+                       int accumulate);
+    // y (+)= x * mask / (1 - p): element i is kept if 32-bit word i of the stream (from rng.counter on) is at least
+    // p*2^32
     int (*dropout)(ag_backend *b, ag_real *y, const ag_real *x, size_t n, double p, ag_rng rng, int accumulate);
     int (*attention)(ag_backend *b, const ag_attention_args *a);
     int (*attention_back)(ag_backend *b, const ag_attention_args *a);
     // x (B,T,H*hs) -> y. RMSNorm with weights q_norm (hs) on heads 0..nq-1 and k_norm on the next nk (NULL: none; rrms
-    // (B*T, nq+nk) keeps 1/rms), then rotation of the first nq+nk heads by (start[b]+t) * theta^(-2i/hs) (theta 0: none).
-    int (*qk_rope)(ag_backend *b, ag_real *y, ag_real *rrms, const ag_real *x, const ag_real *q_norm, const ag_real *k_norm,
-                   int B, int T, int H, int hs, int nq, int nk, const int *start, double theta, double eps);
+    // (B*T, nq+nk) keeps 1/rms), then rotation of the first nq+nk heads by (start[b]+t) * theta^(-2i/hs) (theta 0:
+    // none).
+    int (*qk_rope)(ag_backend *b, ag_real *y, ag_real *rrms, const ag_real *x, const ag_real *q_norm,
+                   const ag_real *k_norm, int B, int T, int H, int hs, int nq, int nk, const int *start, double theta,
+                   double eps);
     int (*qk_rope_back)(ag_backend *b, ag_real *dx, ag_real *dq_norm, ag_real *dk_norm, const ag_real *x,
                         const ag_real *q_norm, const ag_real *k_norm, const ag_real *rrms, const ag_real *dy,
                         int B, int T, int H, int hs, int nq, int nk, const int *start, double theta, int accumulate);
                                                                         // accumulate: bits 0 dx, 1 dq_norm, 2 dk_norm
     int (*swiglu)(ag_backend *b, ag_real *y, const ag_real *x, size_t rows, size_t h);
-    int (*swiglu_back)(ag_backend *b, ag_real *dx, const ag_real *x, const ag_real *dy, size_t rows, size_t h, int accumulate);
+    int (*swiglu_back)(ag_backend *b, ag_real *dx, const ag_real *x, const ag_real *dy, size_t rows, size_t h,
+                       int accumulate);
     // nll (rows), lse (rows): log of the sum of exponentials; a target of AG_IGNORE gives 0
-    int (*nll)(ag_backend *b, ag_real *nll, ag_real *lse, const ag_real *logits, const int *targets, size_t rows, size_t n);
+    int (*nll)(ag_backend *b, ag_real *nll, ag_real *lse, const ag_real *logits, const int *targets, size_t rows,
+               size_t n);
     int (*nll_back)(ag_backend *b, ag_real *dlogits, const ag_real *logits, const ag_real *lse, const int *targets,
                     const ag_real *dnll, size_t rows, size_t n, int accumulate);
     int (*sum_squares)(ag_backend *b, double *out, const ag_real *x, size_t n);     // out is host memory
@@ -525,7 +534,8 @@ ag_tensor *const *ag_at_all(ag_tensor *const *xs, int n, const char *file, int l
 #define ag_slice(x, dim, first, n) ag_slice(AG_AT(x), dim, first, n)
 #define ag_concat(xs, n, dim) ag_concat(AG_AT_ALL(xs, n), n, dim)
 #define ag_dropout(x, p) ag_dropout(AG_AT(x), p)
-#define ag_attention(qkv, n_head, n_kv_head, cache, start, len) ag_attention(AG_AT(qkv), n_head, n_kv_head, cache, start, len)
+#define ag_attention(qkv, n_head, n_kv_head, cache, start, len) \
+    ag_attention(AG_AT(qkv), n_head, n_kv_head, cache, start, len)
 #define ag_rope(x, head_size, n_rotate, start, theta) ag_rope(AG_AT(x), head_size, n_rotate, start, theta)
 #define ag_qk_norm_rope(x, q_norm, k_norm, n_head, n_kv_head, start, theta, eps) \
     ag_qk_norm_rope(AG_AT(x), q_norm, k_norm, n_head, n_kv_head, start, theta, eps)
@@ -542,10 +552,12 @@ ag_tensor *const *ag_at_all(ag_tensor *const *xs, int n, const char *file, int l
 #define ag_clip_grad(ctx, max_norm) ag_clip_grad(AG_CTX_AT(ctx), max_norm)
 #define ag_sgd(ctx, lr, momentum, weight_decay) ag_sgd(AG_CTX_AT(ctx), lr, momentum, weight_decay)
 #define ag_adamw(ctx, lr, beta1, beta2, weight_decay) ag_adamw(AG_CTX_AT(ctx), lr, beta1, beta2, weight_decay)
-#define ag_sgd_group(ctx, group, lr, momentum, weight_decay) ag_sgd_group(AG_CTX_AT(ctx), group, lr, momentum, weight_decay)
+#define ag_sgd_group(ctx, group, lr, momentum, weight_decay) \
+    ag_sgd_group(AG_CTX_AT(ctx), group, lr, momentum, weight_decay)
 #define ag_adamw_group(ctx, group, lr, beta1, beta2, eps, weight_decay) \
     ag_adamw_group(AG_CTX_AT(ctx), group, lr, beta1, beta2, eps, weight_decay)
-#define ag_muon_group(ctx, group, lr, momentum, weight_decay) ag_muon_group(AG_CTX_AT(ctx), group, lr, momentum, weight_decay)
+#define ag_muon_group(ctx, group, lr, momentum, weight_decay) \
+    ag_muon_group(AG_CTX_AT(ctx), group, lr, momentum, weight_decay)
 
 #ifdef __cplusplus
 }
@@ -1009,7 +1021,8 @@ static agi_text agi_shape(const ag_tensor *t) {
     agi_text text;
     size_t n = 1;
     strcpy(text.s, "(");
-    for (int i = 0; i < t->ndim; i++) n += (size_t)snprintf(text.s + n, sizeof text.s - n, i ? ",%d" : "%d", t->shape[i]);
+    for (int i = 0; i < t->ndim; i++) n += (size_t)snprintf(text.s + n, sizeof text.s - n, i ? ",%d" : "%d",
+                                                            t->shape[i]);
     snprintf(text.s + n, sizeof text.s - n, ")");
     return text;
 }
@@ -1023,7 +1036,10 @@ static int agi_status(ag_ctx *ctx, const char *kernel, int status) {
 
 // ---- arenas --------------------------------------------------------------------------------------------------------
 static void *agi_alloc(ag_ctx *ctx, agi_arena *a, size_t bytes) {
-    if (bytes > SIZE_MAX / 4) { agi_fail(ctx, NULL, "%zu bytes are more than this machine can address", bytes); return NULL; }
+    if (bytes > SIZE_MAX / 4) {
+        agi_fail(ctx, NULL, "%zu bytes are more than this machine can address", bytes);
+        return NULL;
+    }
     bytes = (bytes + 63) / 64 * 64 + (bytes == 0) * 64;
     while (!a->current || a->used + bytes > a->current->size) {
         agi_chunk *next = a->current ? a->current->next : a->first;
@@ -1038,7 +1054,10 @@ static void *agi_alloc(ag_ctx *ctx, agi_arena *a, size_t bytes) {
                 c->block = a->on_device ? ctx->backend->alloc(ctx->backend, size) : AG_MALLOC(size + 64);
                 if (!c->block) { AG_FREE(c); c = NULL; }
             }
-            if (!c) { agi_fail(ctx, NULL, "out of memory: %zu bytes wanted, %zu held", size, ctx->reserved); return NULL; }
+            if (!c) {
+                agi_fail(ctx, NULL, "out of memory: %zu bytes wanted, %zu held", size, ctx->reserved);
+                return NULL;
+            }
             c->base = a->on_device ? (char *)c->block : (char *)c->block + 64 - (uintptr_t)c->block % 64;
             c->size = size, c->next = next, ctx->reserved += size;
             if (a->current) a->current->next = c; else a->first = c;
@@ -1078,7 +1097,19 @@ ag_ctx *ag_new_with(unsigned long long seed, ag_backend *backend) {
     return ctx;
 }
 
-ag_ctx *ag_new(unsigned long long seed) { return ag_new_with(seed, ag_cpu_backend(NULL, 0)); }
+// A word in the environment that nobody understands is an error: a reader who asked for one path would measure another.
+ag_ctx *ag_new(unsigned long long seed) {
+    static const char known[] = " avx512 avx2 neon portable naive ";
+    ag_ctx *ctx = ag_new_with(seed, ag_cpu_backend(NULL, 0));
+    const char *cpu = getenv("AG_CPU"), *threads = getenv("AG_THREADS");
+    char word[16];
+    snprintf(word, sizeof word, " %.12s ", cpu ? cpu : "");
+    if (ctx && cpu && *cpu && (strchr(cpu, ' ') || !strstr(known, word)))
+        agi_fail(ctx, "ag_new", "AG_CPU=%.40s in the environment: wanted one of%s", cpu, known);
+    if (ctx && threads && *threads && (strspn(threads, "0123456789") != strlen(threads) || atoi(threads) < 1))
+        agi_fail(ctx, "ag_new", "AG_THREADS=%.40s in the environment: wanted a number of threads, 1 or more", threads);
+    return ctx;
+}
 
 void ag_free(ag_ctx *ctx) {
     if (!ctx) return;
@@ -1124,7 +1155,9 @@ int ag_no_grad(ag_ctx *ctx, int on) {
     return old;
 }
 
-ag_rng *ag_stream(ag_ctx *ctx, int which) { return ctx && which >= 0 && which < AG_RNG_COUNT ? &ctx->rng[which] : NULL; }
+ag_rng *ag_stream(ag_ctx *ctx, int which) {
+    return ctx && which >= 0 && which < AG_RNG_COUNT ? &ctx->rng[which] : NULL;
+}
 int ag_threads(const ag_ctx *ctx) { return ctx ? ctx->backend->threads : 0; }
 const char *ag_backend_name(const ag_ctx *ctx) { return ctx ? ctx->backend->name : "none"; }
 
@@ -1144,7 +1177,10 @@ static ag_tensor *agi_tensor(ag_ctx *ctx, int life, const char *op, int ndim, co
     ag_tensor *t;
     if (!ctx || ctx->error[0]) return NULL;
     for (int i = 0; i < ndim; i++) {
-        if (shape[i] < 0) { agi_fail(ctx, op, "dimension %d is %d, a size cannot be negative", i, shape[i]); return NULL; }
+        if (shape[i] < 0) {
+            agi_fail(ctx, op, "dimension %d is %d, a size cannot be negative", i, shape[i]);
+            return NULL;
+        }
         if (shape[i] && count > (size_t)INT_MAX / (size_t)shape[i]) {
             agi_fail(ctx, op, "the shape has more than %d elements: make the batch smaller", INT_MAX);
             return NULL;
@@ -1246,7 +1282,10 @@ int ag_get_grad(const ag_tensor *t, ag_real *to) {
 double ag_item(const ag_tensor *t) {
     ag_real value = 0;
     if (!t || t->ctx->error[0]) return NAN;
-    if (t->count != 1) { agi_fail(t->ctx, "ag_item", "the tensor is %s, it has %zu values", agi_shape(t).s, t->count); return NAN; }
+    if (t->count != 1) {
+        agi_fail(t->ctx, "ag_item", "the tensor is %s, it has %zu values", agi_shape(t).s, t->count);
+        return NAN;
+    }
     return ag_get_part(t, 0, 1, &value) ? NAN : (double)value;
 }
 
@@ -1296,7 +1335,8 @@ static ag_ctx *agi_ready(const agi_op *op, int n, ag_tensor *const *in) {
     for (int i = 1; i < n; i++) {
         if (!in[i]) return NULL;
         if (in[i]->ctx != in[0]->ctx) {
-            agi_fail(in[0]->ctx, op->name, "operand %d belongs to another context; copy it over with ag_get and ag_input", i);
+            agi_fail(in[0]->ctx, op->name,
+                     "operand %d belongs to another context; copy it over with ag_get and ag_input", i);
             return NULL;
         }
     }
@@ -1306,7 +1346,8 @@ static ag_ctx *agi_ready(const agi_op *op, int n, ag_tensor *const *in) {
 // A result of an op: with memory of its own, or on the memory of in[0] (reshape, detach).
 static ag_tensor *agi_node(const agi_op *op, int n_in, ag_tensor *const *in, int ndim, const int *shape, int view) {
     ag_ctx *ctx = in[0]->ctx;
-    ag_tensor *y = view ? agi_tensor(ctx, AGI_TAPE, op->name, ndim, shape) : agi_new(ctx, AGI_TAPE, op->name, ndim, shape);
+    ag_tensor *y = view ? agi_tensor(ctx, AGI_TAPE, op->name, ndim, shape) : agi_new(ctx, AGI_TAPE, op->name, ndim,
+                                                                                     shape);
     int needs = 0;
     if (!y) return NULL;
     if (view) y->data = in[0]->data;
@@ -1335,7 +1376,8 @@ static ag_real *agi_grad(ag_tensor *x, int *accumulate) {
     *accumulate = x->has_grad;
     if (!x->grad && x->op) {
         for (int i = ctx->n_spare - 1; i >= 0 && !x->grad; i--)         // the last one used is the warmest
-            if (ctx->spare[i].count == x->count) x->grad = ctx->spare[i].grad, ctx->spare[i] = ctx->spare[--ctx->n_spare];
+            if (ctx->spare[i].count == x->count) x->grad = ctx->spare[i].grad,
+                ctx->spare[i] = ctx->spare[--ctx->n_spare];
     }
     if (!x->grad) {
         int life = x->op ? AGI_TAPE : AGI_PARAMS;
@@ -1354,7 +1396,8 @@ static void agi_drop_grad(ag_tensor *y) {
     y->grad = NULL, y->has_grad = 0;
 }
 
-// dx = dy, as the first contribution: x takes the buffer over, since y is done with it. 0: it cannot, somebody has to copy.
+// dx = dy, as the first contribution: x takes the buffer over, since y is done with it. 0: it cannot, somebody has to
+// copy.
 static int agi_move_grad(ag_tensor *x, ag_tensor *y) {
     if (!x->needs_grad || !x->op || x->has_grad || x->grad || y->keep_grad || x->count != y->count) return 0;
     x->grad = y->grad, x->has_grad = 1, y->grad = NULL, y->has_grad = 0;
@@ -1372,8 +1415,8 @@ static int agi_last(const ag_tensor *x) { return x->ndim ? x->shape[x->ndim - 1]
 // Chapter 3: the ops
 // ====================================================================================================================
 // Each op: its shapes, its formula, what it records, and its backward, which says what the forward line was. Beside it
-// stand the naive kernels that the op calls through the backend table: short, obviously right, and what the fast ones in
-// the engine room are held to. They compute in double and round once.
+// stand the naive kernels that the op calls through the backend table: short, obviously right, and what the fast ones
+// in the engine room are held to. They compute in double and round once.
 
 // ---- elementwise: y = f(a, b, c) -----------------------------------------------------------------------------------
 static double agi_sigmoid(double x) { return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x)); }
@@ -1458,9 +1501,9 @@ static int agi_naive_map(ag_backend *be, int op, ag_real *y, const ag_real *cons
     return 0;
 }
 
-static int agi_naive_map_back(ag_backend *be, int op, int which, ag_real *g, const ag_real *y, const ag_real *const x[3],
-                              const ag_real *dy, const int shape[4], const size_t stride[3][4], double p, double q,
-                              int accumulate) {
+static int agi_naive_map_back(ag_backend *be, int op, int which, ag_real *g, const ag_real *y,
+                              const ag_real *const x[3], const ag_real *dy, const int shape[4],
+                              const size_t stride[3][4], double p, double q, int accumulate) {
     size_t i[4], n = 0;
     double v[3] = {0, 0, 0};
     (void)be;
@@ -1488,8 +1531,8 @@ static void agi_shape4(const ag_tensor *t, int shape[4]) {
     for (int i = 0; i < 4; i++) shape[i] = i < 4 - t->ndim ? 1 : t->shape[i - (4 - t->ndim)];
 }
 
-// g (the shape of y) is summed over the dimensions along which x was repeated, into the gradient of x: what was copied in
-// the forward pass collects the gradients of all copies.
+// g (the shape of y) is summed over the dimensions along which x was repeated, into the gradient of x: what was copied
+// in the forward pass collects the gradients of all copies.
 static int agi_sum_to(ag_tensor *x, ag_real *dx, const ag_real *g, const int shape[4], int accumulate) {
     ag_ctx *ctx = x->ctx;
     int xs[4], left = 0;
@@ -1504,7 +1547,7 @@ static int agi_sum_to(ag_tensor *x, ag_real *dx, const ag_real *g, const int sha
     for (int i = 0; i < 4 && left; i++) {
         size_t outer = 1, r = 1, inner = 1, j = (size_t)i;
         if (xs[i] == shape[i]) continue;
-        for (; j < 4 && (xs[j] != shape[j] || size[j] == 1); j++) r *= size[j], left -= xs[j] != shape[j];  // a run at once
+        for (; j < 4 && (xs[j] != shape[j] || size[j] == 1); j++) r *= size[j], left -= xs[j] != shape[j];  // a run
         for (int k = 0; k < i; k++) outer *= size[k];
         for (size_t k = j; k < 4; k++) inner *= size[k];
         for (size_t k = (size_t)i; k < j; k++) size[k] = 1;
@@ -1544,7 +1587,8 @@ static void agi_map_backward(ag_tensor *y) {
 static const agi_op agi_map_ops[AG_MAP_COUNT] = {       // in the order of ag_map_op
     AGI_MAP_OP(AG_MAP_ADD, "ag_add"), AGI_MAP_OP(AG_MAP_SUB, "ag_sub"), AGI_MAP_OP(AG_MAP_MUL, "ag_mul"),
     AGI_MAP_OP(AG_MAP_DIV, "ag_div"), AGI_MAP_OP(AG_MAP_MIN, "ag_minimum"), AGI_MAP_OP(AG_MAP_MAX, "ag_maximum"),
-    AGI_MAP_OP(AG_MAP_GREATER, "ag_greater"), AGI_MAP_OP(AG_MAP_WHERE, "ag_where"), AGI_MAP_OP(AG_MAP_SCALE, "ag_scale"),
+    AGI_MAP_OP(AG_MAP_GREATER, "ag_greater"), AGI_MAP_OP(AG_MAP_WHERE, "ag_where"), AGI_MAP_OP(AG_MAP_SCALE,
+            "ag_scale"),
     AGI_MAP_OP(AG_MAP_SHIFT, "ag_shift"), AGI_MAP_OP(AG_MAP_POW, "ag_pow"), AGI_MAP_OP(AG_MAP_EXP, "ag_exp"),
     AGI_MAP_OP(AG_MAP_LOG, "ag_log"), AGI_MAP_OP(AG_MAP_SQRT, "ag_sqrt"), AGI_MAP_OP(AG_MAP_TANH, "ag_tanh"),
     AGI_MAP_OP(AG_MAP_SIGMOID, "ag_sigmoid"), AGI_MAP_OP(AG_MAP_LOG_SIGMOID, "ag_log_sigmoid"),
@@ -1566,8 +1610,10 @@ static ag_tensor *agi_map(int op, int n, ag_tensor *a, ag_tensor *b, ag_tensor *
         for (int d = 0; d < in[i]->ndim; d++) {
             int *s = &shape[ndim - in[i]->ndim + d], xs = in[i]->shape[d];
             if (*s != xs && *s != 1 && xs != 1) {
-                agi_fail(ctx, info->name, "shapes %s and %s do not broadcast: sizes %d and %d are neither equal nor 1. Shapes "
-                         "are aligned at the right; ag_reshape adds a dimension of 1", agi_shape(in[0]).s, agi_shape(in[i]).s, *s, xs);
+                agi_fail(ctx, info->name,
+                         "shapes %s and %s do not broadcast: sizes %d and %d are neither equal nor 1. Shapes "
+                         "are aligned at the right; ag_reshape adds a dimension of 1", agi_shape(in[0]).s,
+                         agi_shape(in[i]).s, *s, xs);
                 return NULL;
             }
             if (*s == 1) *s = xs;
@@ -1587,7 +1633,9 @@ ag_tensor *ag_div(ag_tensor *a, ag_tensor *b) { return agi_map(AG_MAP_DIV, 2, a,
 ag_tensor *ag_minimum(ag_tensor *a, ag_tensor *b) { return agi_map(AG_MAP_MIN, 2, a, b, NULL, 0, 0); }
 ag_tensor *ag_maximum(ag_tensor *a, ag_tensor *b) { return agi_map(AG_MAP_MAX, 2, a, b, NULL, 0, 0); }
 ag_tensor *ag_greater(ag_tensor *a, ag_tensor *b) { return agi_map(AG_MAP_GREATER, 2, a, b, NULL, 0, 0); }
-ag_tensor *ag_where(ag_tensor *condition, ag_tensor *a, ag_tensor *b) { return agi_map(AG_MAP_WHERE, 3, condition, a, b, 0, 0); }
+ag_tensor *ag_where(ag_tensor *condition, ag_tensor *a, ag_tensor *b) {
+    return agi_map(AG_MAP_WHERE, 3, condition, a, b, 0, 0);
+}
 ag_tensor *ag_neg(ag_tensor *x) { return agi_map(AG_MAP_SCALE, 1, x, NULL, NULL, -1, 0); }
 ag_tensor *ag_scale(ag_tensor *x, double factor) { return agi_map(AG_MAP_SCALE, 1, x, NULL, NULL, factor, 0); }
 ag_tensor *ag_shift(ag_tensor *x, double offset) { return agi_map(AG_MAP_SHIFT, 1, x, NULL, NULL, offset, 0); }
@@ -1601,7 +1649,9 @@ ag_tensor *ag_log_sigmoid(ag_tensor *x) { return agi_map(AG_MAP_LOG_SIGMOID, 1, 
 ag_tensor *ag_relu(ag_tensor *x) { return agi_map(AG_MAP_RELU, 1, x, NULL, NULL, 0, 0); }
 ag_tensor *ag_gelu(ag_tensor *x) { return agi_map(AG_MAP_GELU, 1, x, NULL, NULL, 0, 0); }
 ag_tensor *ag_silu(ag_tensor *x) { return agi_map(AG_MAP_SILU, 1, x, NULL, NULL, 0, 0); }
-ag_tensor *ag_clamp(ag_tensor *x, double low, double high) { return agi_map(AG_MAP_CLAMP, 1, x, NULL, NULL, low, high); }
+ag_tensor *ag_clamp(ag_tensor *x, double low, double high) {
+    return agi_map(AG_MAP_CLAMP, 1, x, NULL, NULL, low, high);
+}
 
 // ---- shapes: the same numbers in another order ---------------------------------------------------------------------
 static int agi_naive_fill(ag_backend *be, ag_real *y, ag_real value, size_t n) {
@@ -1610,8 +1660,8 @@ static int agi_naive_fill(ag_backend *be, ag_real *y, ag_real value, size_t n) {
     return 0;
 }
 
-static int agi_naive_copy(ag_backend *be, ag_real *y, const size_t ystride[4], const ag_real *x, const size_t xstride[4],
-                          const int shape[4], int accumulate) {
+static int agi_naive_copy(ag_backend *be, ag_real *y, const size_t ystride[4], const ag_real *x,
+                          const size_t xstride[4], const int shape[4], int accumulate) {
     size_t i[4];
     (void)be;
     AGI_FOR4(i, shape) {
@@ -1629,7 +1679,8 @@ static void agi_contiguous(const int shape[4], size_t stride[4]) {
 static int agi_dim_ok(const agi_op *op, const ag_tensor *x, int *dim) {
     if (*dim < 0) *dim += x->ndim;
     if (*dim >= 0 && *dim < x->ndim) return 1;
-    agi_fail(x->ctx, op->name, "dimension %d of %s: it has %d", *dim < 0 ? *dim - x->ndim : *dim, agi_shape(x).s, x->ndim);
+    agi_fail(x->ctx, op->name, "dimension %d of %s: it has %d", *dim < 0 ? *dim - x->ndim : *dim, agi_shape(x).s,
+             x->ndim);
     return 0;
 }
 
@@ -1652,7 +1703,8 @@ ag_tensor *ag_reshape_to(ag_tensor *x, int d0, int d1, int d2, int d3, int end) 
         if (shape[i] == -1 && open < 0) open = i; else count *= (size_t)AGI_MAX(shape[i], 0);
     if (open >= 0) shape[open] = count ? (int)(x->count / count) : 0, count *= (size_t)shape[open];
     if (count != x->count) {
-        agi_fail(ctx, "ag_reshape", "x is %s with %zu elements, the new shape has %zu", agi_shape(x).s, x->count, count);
+        agi_fail(ctx, "ag_reshape", "x is %s with %zu elements, the new shape has %zu", agi_shape(x).s, x->count,
+                 count);
         return NULL;
     }
     return agi_node(&agi_op_reshape, 1, &x, n, shape, 1);
@@ -1706,10 +1758,12 @@ ag_tensor *ag_permute(ag_tensor *x, int p0, int p1, int p2, int p3) {
     return AGI_RUN(ctx, copy, y->data, ys, x->data, xs, shape4, 0) ? NULL : y;
 }
 
-// A run of `n` entries of dimension `dim` from `first` on, seen as (outer, n, inner) of a tensor with (outer, all, inner).
+// A run of `n` entries of dimension `dim` from `first` on, seen as (outer, n, inner) of a tensor with (outer, all,
+// inner).
 static int agi_copy_run(ag_tensor *part, ag_real *to, const ag_real *from, const ag_tensor *whole, int dim, int first,
                         int into_whole, int accumulate) {
-    size_t inner = 1, outer = 1, n = (size_t)part->shape[dim], all = (size_t)whole->shape[dim], sp[4] = {0, 0, 0, 1}, sw[4] = {0, 0, 0, 1};
+    size_t inner = 1, outer = 1, n = (size_t)part->shape[dim], all = (size_t)whole->shape[dim], sp[4] = {0, 0, 0, 1},
+        sw[4] = {0, 0, 0, 1};
     int shape[4] = {1, 1, 1, 1};
     for (int i = 0; i < dim; i++) outer *= (size_t)part->shape[i];
     for (int i = dim + 1; i < part->ndim; i++) inner *= (size_t)part->shape[i];
@@ -1797,8 +1851,9 @@ static int agi_naive_reduce(ag_backend *be, int op, ag_real *y, const ag_real *x
 }
 
 // Sum: every x in a column gets the column's dy. Max: the first x that equals y gets it.
-static int agi_naive_reduce_back(ag_backend *be, int op, ag_real *dx, const ag_real *x, const ag_real *y, const ag_real *dy,
-                                 size_t outer, size_t r, size_t inner, double scale, int accumulate) {
+static int agi_naive_reduce_back(ag_backend *be, int op, ag_real *dx, const ag_real *x, const ag_real *y,
+                                 const ag_real *dy, size_t outer, size_t r, size_t inner, double scale,
+                                 int accumulate) {
     (void)be;
     for (size_t o = 0; o < outer; o++)
         for (size_t i = 0; i < inner; i++) {
@@ -1828,7 +1883,8 @@ static void agi_reduce_backward(ag_tensor *y) {
     ag_tensor *x = y->in[0];
     ag_real *dx = agi_grad(x, &accumulate);
     agi_reduce_sizes(x, y->iarg[1], &outer, &r, &inner);
-    if (dx) AGI_RUN(y->ctx, reduce_back, y->iarg[0], dx, x->data, y->data, y->grad, outer, r, inner, y->arg[0], accumulate);
+    if (dx) AGI_RUN(y->ctx, reduce_back, y->iarg[0], dx, x->data, y->data, y->grad, outer, r, inner, y->arg[0],
+                    accumulate);
 }
 static const agi_op agi_op_sum = { "ag_sum", agi_reduce_backward }, agi_op_mean = { "ag_mean", agi_reduce_backward },
                     agi_op_max = { "ag_max_dim", agi_reduce_backward };
@@ -1840,7 +1896,10 @@ static ag_tensor *agi_reduce(const agi_op *op, ag_tensor *x, int all, int dim) {
     if (!ctx || (!all && !agi_dim_ok(op, x, &dim))) return NULL;
     for (int i = 0; i < x->ndim && !all; i++) shape[i] = i == dim ? 1 : x->shape[i];
     agi_reduce_sizes(x, all ? -1 : dim, &outer, &r, &inner);
-    if (!r && op != &agi_op_sum) { agi_fail(ctx, op->name, "x is %s: there is nothing to take it of", agi_shape(x).s); return NULL; }
+    if (!r && op != &agi_op_sum) {
+        agi_fail(ctx, op->name, "x is %s: there is nothing to take it of", agi_shape(x).s);
+        return NULL;
+    }
     ag_tensor *y = agi_node(op, 1, &x, all ? 0 : x->ndim, shape, 0);
     if (!y) return NULL;
     y->iarg[0] = op == &agi_op_max ? AG_REDUCE_MAX : AG_REDUCE_SUM, y->iarg[1] = all ? -1 : dim;
@@ -1857,18 +1916,20 @@ ag_tensor *ag_max_dim(ag_tensor *x, int dim) { return agi_reduce(&agi_op_max, x,
 // ---- matrix products -----------------------------------------------------------------------------------------------
 // C = A B: three loops. Nearly all time of a language model is spent here, and nearly all of the engine room is about
 // doing these same multiplications in an order that the caches like.
-static int agi_naive_matmul(ag_backend *be, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M, int N,
-                            int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
+static int agi_naive_matmul(ag_backend *be, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M,
+                            int N, int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
                             const size_t sb[2], int accumulate) {
     (void)be;
     for (int b0 = 0; b0 < batch[0]; b0++) for (int b1 = 0; b1 < batch[1]; b1++) {
-        const ag_real *a = A + (size_t)b0 * sa[0] + (size_t)b1 * sa[1], *b = B + (size_t)b0 * sb[0] + (size_t)b1 * sb[1];
+        const ag_real *a = A + (size_t)b0 * sa[0] + (size_t)b1 * sa[1],
+            *b = B + (size_t)b0 * sb[0] + (size_t)b1 * sb[1];
         ag_real *c = C + (size_t)b0 * sc[0] + (size_t)b1 * sc[1];
         int add = accumulate || (b0 && !sc[0]) || (b1 && !sc[1]);
         for (int m = 0; m < M; m++) for (int n = 0; n < N; n++) {
             double s = add ? c[(size_t)m * N + n] : 0;
             for (int k = 0; k < K; k++)
-                s += (double)(ta ? a[(size_t)k * M + m] : a[(size_t)m * K + k]) * (tb ? b[(size_t)n * K + k] : b[(size_t)k * N + n]);
+                s += (double)(ta ? a[(size_t)k * M + m] : a[(size_t)m * K + k]) *
+                     (tb ? b[(size_t)n * K + k] : b[(size_t)k * N + n]);
             c[(size_t)m * N + n] = (ag_real)(bias ? s + bias[n] : s);
         }
     }
@@ -1882,8 +1943,9 @@ static void agi_batch_strides(const ag_tensor *t, int flat, size_t s[2]) {
     s[0] = flat ? 0 : stride[0], s[1] = flat ? 0 : stride[1];
 }
 
-static int agi_product(ag_ctx *ctx, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M, int N, int K,
-                       int ta, int tb, const int *batch, const size_t *sc, const size_t *sa, const size_t *sb, int accumulate) {
+static int agi_product(ag_ctx *ctx, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M, int N,
+                       int K, int ta, int tb, const int *batch, const size_t *sc, const size_t *sa, const size_t *sb,
+                       int accumulate) {
     static const int one[2] = {1, 1};
     static const size_t zero[2] = {0, 0};
     return AGI_RUN(ctx, matmul, C, A, B, bias, M, N, K, ta, tb, batch ? batch : one, sc ? sc : zero, sa ? sa : zero,
@@ -1901,7 +1963,7 @@ static void agi_matmul_backward(ag_tensor *y) {
     ag_real *da, *db;
     agi_batch_strides(y, flat, sy), agi_batch_strides(a, flat, sa), agi_batch_strides(b, flat, sb);
     if ((da = agi_grad(a, &accumulate)) != NULL) {
-        if (!accumulate && !y->count && AGI_RUN(ctx, fill, da, 0, a->count)) return;     // an empty batch writes nothing
+        if (!accumulate && !y->count && AGI_RUN(ctx, fill, da, 0, a->count)) return;  // an empty batch
         if (agi_product(ctx, da, y->grad, b->data, NULL, M, K, N, 0, !tb, batch, sa, sy, sb, accumulate)) return;
     }
     if ((db = agi_grad(b, &accumulate)) == NULL) return;
@@ -1909,7 +1971,8 @@ static void agi_matmul_backward(ag_tensor *y) {
     if (tb) agi_product(ctx, db, y->grad, a->data, NULL, N, K, M, 1, 0, batch, sb, sy, sa, accumulate);
     else agi_product(ctx, db, a->data, y->grad, NULL, K, N, M, 1, 0, batch, sb, sa, sy, accumulate);
 }
-static const agi_op agi_op_matmul = { "ag_matmul", agi_matmul_backward }, agi_op_matmul_t = { "ag_matmul_t", agi_matmul_backward };
+static const agi_op agi_op_matmul = { "ag_matmul", agi_matmul_backward };
+static const agi_op agi_op_matmul_t = { "ag_matmul_t", agi_matmul_backward };
 
 static ag_tensor *agi_matmul(const agi_op *op, ag_tensor *a, ag_tensor *b, int tb) {
     ag_tensor *in[2];
@@ -1919,15 +1982,16 @@ static ag_tensor *agi_matmul(const agi_op *op, ag_tensor *a, ag_tensor *b, int t
     ag_ctx *ctx = agi_ready(op, 2, in);
     if (!ctx) return NULL;
     if (a->ndim < 2 || b->ndim < 2) {
-        agi_fail(ctx, op->name, "a is %s, b is %s: both need at least two dimensions (ag_reshape makes a row or a column)",
+        agi_fail(ctx, op->name,
+                 "a is %s, b is %s: both need at least two dimensions (ag_reshape makes a row or a column)",
                  agi_shape(a).s, agi_shape(b).s);
         return NULL;
     }
     M = a->shape[a->ndim - 2], K = a->shape[a->ndim - 1];
     N = b->shape[b->ndim - (tb ? 2 : 1)], bK = b->shape[b->ndim - (tb ? 1 : 2)];
     if (K != bK) {
-        agi_fail(ctx, op->name, "a is %s, b is %s: inner sizes %d and %d differ%s", agi_shape(a).s, agi_shape(b).s, K, bK,
-                 K != N ? "" : tb ? ". Did you mean ag_matmul?" : ". Did you mean to transpose b? (ag_matmul_t)");
+        agi_fail(ctx, op->name, "a is %s, b is %s: inner sizes %d and %d differ%s", agi_shape(a).s, agi_shape(b).s, K,
+                 bK, K != N ? "" : tb ? ". Did you mean ag_matmul?" : ". Did you mean to transpose b? (ag_matmul_t)");
         return NULL;
     }
     ndim = AGI_MAX(a->ndim, b->ndim);
@@ -1935,7 +1999,8 @@ static ag_tensor *agi_matmul(const agi_op *op, ag_tensor *a, ag_tensor *b, int t
         int ia = i - (ndim - a->ndim), ib = i - (ndim - b->ndim);
         int da = ia < 0 ? 1 : a->shape[ia], db = ib < 0 ? 1 : b->shape[ib];
         if (da != db && da != 1 && db != 1) {
-            agi_fail(ctx, op->name, "a is %s, b is %s: batch sizes %d and %d do not broadcast", agi_shape(a).s, agi_shape(b).s, da, db);
+            agi_fail(ctx, op->name, "a is %s, b is %s: batch sizes %d and %d do not broadcast", agi_shape(a).s,
+                     agi_shape(b).s, da, db);
             return NULL;
         }
         shape[i] = da == 1 ? db : da;
@@ -1946,7 +2011,8 @@ static ag_tensor *agi_matmul(const agi_op *op, ag_tensor *a, ag_tensor *b, int t
     flat = b->ndim == 2;                            // one b for all: the batch of a is just more rows
     if (flat) M = K ? (int)(a->count / (size_t)K) : (int)(N ? y->count / (size_t)N : 0);
     else { batch[1] = shape[ndim - 3]; if (ndim == 4) batch[0] = shape[0]; }
-    y->iarg[0] = M, y->iarg[1] = N, y->iarg[2] = K, y->iarg[3] = batch[0], y->iarg[4] = batch[1], y->iarg[5] = flat, y->iarg[6] = tb;
+    y->iarg[0] = M, y->iarg[1] = N, y->iarg[2] = K, y->iarg[3] = batch[0], y->iarg[4] = batch[1], y->iarg[5] = flat,
+        y->iarg[6] = tb;
     agi_batch_strides(y, flat, sy), agi_batch_strides(a, flat, sa), agi_batch_strides(b, flat, sb);
     return agi_product(ctx, y->data, a->data, b->data, NULL, M, N, K, 0, tb, batch, sy, sa, sb, 0) ? NULL : y;
 }
@@ -1975,7 +2041,8 @@ ag_tensor *ag_linear(ag_tensor *x, ag_tensor *w, ag_tensor *bias) {
     in[0] = x, in[1] = w, in[2] = bias;
     ag_ctx *ctx = agi_ready(&agi_op_linear, bias ? 3 : 2, in);
     if (!ctx) return NULL;
-    if (x->ndim < 1 || w->ndim != 2 || agi_last(x) != w->shape[0] || (bias && (bias->ndim != 1 || bias->shape[0] != w->shape[1]))) {
+    if (x->ndim < 1 || w->ndim != 2 || agi_last(x) != w->shape[0] ||
+        (bias && (bias->ndim != 1 || bias->shape[0] != w->shape[1]))) {
         agi_fail(ctx, "ag_linear", "x is %s, w is %s, bias is %s: wanted x (...,I), w (I,O), bias (O)", agi_shape(x).s,
                  agi_shape(w).s, bias ? agi_shape(bias).s : "NULL");
         return NULL;
@@ -1985,8 +2052,8 @@ ag_tensor *ag_linear(ag_tensor *x, ag_tensor *w, ag_tensor *bias) {
     ag_tensor *y = agi_node(&agi_op_linear, bias ? 3 : 2, in, x->ndim, shape, 0);
     if (!y) return NULL;
     y->iarg[0] = (int)agi_rows(y);
-    return agi_product(ctx, y->data, x->data, w->data, bias ? bias->data : NULL, y->iarg[0], w->shape[1], w->shape[0], 0, 0,
-                       NULL, NULL, NULL, NULL, 0) ? NULL : y;
+    return agi_product(ctx, y->data, x->data, w->data, bias ? bias->data : NULL, y->iarg[0], w->shape[1], w->shape[0],
+                       0, 0, NULL, NULL, NULL, NULL, 0) ? NULL : y;
 }
 
 // ---- softmax -------------------------------------------------------------------------------------------------------
@@ -2003,8 +2070,8 @@ static int agi_naive_softmax(ag_backend *be, ag_real *y, const ag_real *x, size_
 }
 
 // softmax: dx_i = y_i (dy_i - sum_j dy_j y_j).   log_softmax: dx_i = dy_i - e^(y_i) sum_j dy_j
-static int agi_naive_softmax_back(ag_backend *be, ag_real *dx, const ag_real *y, const ag_real *dy, size_t rows, size_t n,
-                                  int is_log, int accumulate) {
+static int agi_naive_softmax_back(ag_backend *be, ag_real *dx, const ag_real *y, const ag_real *dy, size_t rows,
+                                  size_t n, int is_log, int accumulate) {
     (void)be;
     for (size_t r = 0; r < rows; r++, y += n, dy += n, dx += n) {
         double dot = 0;
@@ -2020,9 +2087,11 @@ static int agi_naive_softmax_back(ag_backend *be, ag_real *dx, const ag_real *y,
 static void agi_softmax_backward(ag_tensor *y) {
     int accumulate;
     ag_real *dx = agi_grad(y->in[0], &accumulate);
-    if (dx) AGI_RUN(y->ctx, softmax_back, dx, y->data, y->grad, agi_rows(y), (size_t)agi_last(y), y->iarg[0], accumulate);
+    if (dx) AGI_RUN(y->ctx, softmax_back, dx, y->data, y->grad, agi_rows(y), (size_t)agi_last(y), y->iarg[0],
+                    accumulate);
 }
-static const agi_op agi_op_softmax = { "ag_softmax", agi_softmax_backward }, agi_op_log_softmax = { "ag_log_softmax", agi_softmax_backward };
+static const agi_op agi_op_softmax = { "ag_softmax", agi_softmax_backward };
+static const agi_op agi_op_log_softmax = { "ag_log_softmax", agi_softmax_backward };
 
 static ag_tensor *agi_softmax(const agi_op *op, ag_tensor *x, int is_log) {
     ag_ctx *ctx = agi_ready(op, 1, &x);
@@ -2038,8 +2107,8 @@ ag_tensor *ag_log_softmax(ag_tensor *x) { return agi_softmax(&agi_op_log_softmax
 // ---- normalisation -------------------------------------------------------------------------------------------------
 // LayerNorm (Ba et al. 2016): h = (x - mean) / sqrt(variance + eps), y = h w + bias, over the last dimension.
 // RMSNorm (Zhang & Sennrich 2019): h = x / sqrt(mean of squares + eps), y = h w.
-static int agi_naive_norm(ag_backend *be, ag_real *y, ag_real *stats, const ag_real *x, const ag_real *w, const ag_real *bias,
-                          size_t rows, size_t n, double eps, int rms) {
+static int agi_naive_norm(ag_backend *be, ag_real *y, ag_real *stats, const ag_real *x, const ag_real *w,
+                          const ag_real *bias, size_t rows, size_t n, double eps, int rms) {
     (void)be;
     for (size_t r = 0; r < rows; r++, x += n, y += n) {
         double mean = 0, var = 0, rstd;
@@ -2053,9 +2122,11 @@ static int agi_naive_norm(ag_backend *be, ag_real *y, ag_real *stats, const ag_r
     return 0;
 }
 
-// With g = dy w:  dx = rstd (g - mean(g) - h mean(g h)), without the term mean(g) for RMSNorm;  dw += dy h;  dbias += dy.
-static int agi_naive_norm_back(ag_backend *be, ag_real *dx, ag_real *dw, ag_real *dbias, const ag_real *x, const ag_real *w,
-                               const ag_real *stats, const ag_real *dy, size_t rows, size_t n, int rms, int accumulate) {
+// With g = dy w:  dx = rstd (g - mean(g) - h mean(g h)), without the term mean(g) for RMSNorm;  dw += dy h;  dbias +=
+// dy.
+static int agi_naive_norm_back(ag_backend *be, ag_real *dx, ag_real *dw, ag_real *dbias, const ag_real *x,
+                               const ag_real *w, const ag_real *stats, const ag_real *dy, size_t rows, size_t n,
+                               int rms, int accumulate) {
     (void)be;
     if (dw && !(accumulate & 2)) for (size_t i = 0; i < n; i++) dw[i] = 0;
     if (dbias && !(accumulate & 4)) for (size_t i = 0; i < n; i++) dbias[i] = 0;
@@ -2082,16 +2153,18 @@ static void agi_norm_backward(ag_tensor *y) {
     AGI_RUN(y->ctx, norm_back, dx, dw, db, x->data, w->data, (const ag_real *)y->saved[0], y->grad, agi_rows(x),
             (size_t)agi_last(x), y->iarg[0], ax | aw << 1 | ab << 2);
 }
-static const agi_op agi_op_layernorm = { "ag_layernorm", agi_norm_backward }, agi_op_rmsnorm = { "ag_rmsnorm", agi_norm_backward };
+static const agi_op agi_op_layernorm = { "ag_layernorm", agi_norm_backward };
+static const agi_op agi_op_rmsnorm = { "ag_rmsnorm", agi_norm_backward };
 
 static ag_tensor *agi_norm(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tensor *bias, double eps, int rms) {
     ag_tensor *in[3];
     in[0] = x, in[1] = w, in[2] = bias;
     ag_ctx *ctx = agi_ready(op, bias ? 3 : 2, in);
     if (!ctx) return NULL;
-    if (x->ndim < 1 || w->ndim != 1 || w->shape[0] != agi_last(x) || (bias && (bias->ndim != 1 || bias->shape[0] != agi_last(x)))) {
-        agi_fail(ctx, op->name, "x is %s, w is %s, bias is %s: wanted x (...,C), w (C), bias (C)", agi_shape(x).s, agi_shape(w).s,
-                 bias ? agi_shape(bias).s : "NULL");
+    if (x->ndim < 1 || w->ndim != 1 || w->shape[0] != agi_last(x) ||
+        (bias && (bias->ndim != 1 || bias->shape[0] != agi_last(x)))) {
+        agi_fail(ctx, op->name, "x is %s, w is %s, bias is %s: wanted x (...,C), w (C), bias (C)", agi_shape(x).s,
+                 agi_shape(w).s, bias ? agi_shape(bias).s : "NULL");
         return NULL;
     }
     ag_tensor *y = agi_node(op, bias ? 3 : 2, in, x->ndim, x->shape, 0);
@@ -2100,7 +2173,9 @@ static ag_tensor *agi_norm(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tens
     return AGI_RUN(ctx, norm, y->data, (ag_real *)y->saved[0], x->data, w->data, bias ? bias->data : NULL, agi_rows(x),
                    (size_t)agi_last(x), eps, rms) ? NULL : y;
 }
-ag_tensor *ag_layernorm(ag_tensor *x, ag_tensor *w, ag_tensor *bias, double eps) { return agi_norm(&agi_op_layernorm, x, w, bias, eps, 0); }
+ag_tensor *ag_layernorm(ag_tensor *x, ag_tensor *w, ag_tensor *bias, double eps) {
+    return agi_norm(&agi_op_layernorm, x, w, bias, eps, 0);
+}
 ag_tensor *ag_rmsnorm(ag_tensor *x, ag_tensor *w, double eps) { return agi_norm(&agi_op_rmsnorm, x, w, NULL, eps, 1); }
 
 // ---- looking up ----------------------------------------------------------------------------------------------------
@@ -2112,8 +2187,8 @@ static int agi_naive_embedding(ag_backend *be, ag_real *y, const ag_real *table,
 }
 
 // y_i = table[ids[i]]: so now dtable[ids[i]] += dy_i. A row that was looked up twice collects twice.
-static int agi_naive_embedding_back(ag_backend *be, ag_real *dtable, const int *ids, const ag_real *dy, size_t n, size_t vocab,
-                                    size_t c, int accumulate) {
+static int agi_naive_embedding_back(ag_backend *be, ag_real *dtable, const int *ids, const ag_real *dy, size_t n,
+                                    size_t vocab, size_t c, int accumulate) {
     (void)be;
     for (size_t i = 0; i < vocab * c && !accumulate; i++) dtable[i] = 0;
     for (size_t i = 0; i < n; i++) for (size_t k = 0; k < c; k++) dtable[(size_t)ids[i] * c + k] += dy[i * c + k];
@@ -2125,7 +2200,8 @@ static void agi_embedding_backward(ag_tensor *y) {
     ag_tensor *table = y->in[0];
     size_t c = (size_t)table->shape[1];
     ag_real *dt = agi_grad(table, &accumulate);
-    if (dt) AGI_RUN(y->ctx, embedding_back, dt, (const int *)y->saved[0], y->grad, c ? y->count / c : 0, (size_t)table->shape[0], c, accumulate);
+    if (dt) AGI_RUN(y->ctx, embedding_back, dt, (const int *)y->saved[0], y->grad, c ? y->count / c : 0,
+                    (size_t)table->shape[0], c, accumulate);
 }
 static const agi_op agi_op_embedding = { "ag_embedding", agi_embedding_backward };
 
@@ -2144,14 +2220,16 @@ ag_tensor *ag_embedding(ag_tensor *table, const int *ids, int n, int per_row) {
     ag_ctx *ctx = agi_ready(&agi_op_embedding, 1, &table);
     if (!ctx) return NULL;
     if (table->ndim != 2 || n < 0 || per_row < 0 || (per_row && n % per_row)) {
-        agi_fail(ctx, "ag_embedding", "table is %s, %d ids in rows of %d: wanted a table (V,C) and full rows", agi_shape(table).s, n, per_row);
+        agi_fail(ctx, "ag_embedding", "table is %s, %d ids in rows of %d: wanted a table (V,C) and full rows",
+                 agi_shape(table).s, n, per_row);
         return NULL;
     }
     if (!agi_ids_ok(ctx, "ag_embedding", ids, (size_t)n, table->shape[0], 0)) return NULL;
     shape[0] = per_row ? n / per_row : n, shape[1] = per_row ? per_row : table->shape[1], shape[2] = table->shape[1];
     ag_tensor *y = agi_node(&agi_op_embedding, 1, &table, per_row ? 3 : 2, shape, 0);
     if (!y || !(y->saved[0] = agi_save_ints(ctx, ids, (size_t)n))) return NULL;
-    return AGI_RUN(ctx, embedding, y->data, table->data, (const int *)y->saved[0], (size_t)n, (size_t)table->shape[1]) ? NULL : y;
+    return AGI_RUN(ctx, embedding, y->data, table->data, (const int *)y->saved[0], (size_t)n, (size_t)table->shape[1])
+        ? NULL : y;
 }
 
 // Gather: one number of each row, y_r = x[r, ids[r]]. So now dx[r, ids[r]] += dy_r.
@@ -2160,7 +2238,8 @@ static int agi_naive_gather(ag_backend *be, ag_real *y, const ag_real *x, const 
     for (size_t r = 0; r < rows; r++) y[r] = x[r * n + (size_t)ids[r]];
     return 0;
 }
-static int agi_naive_gather_back(ag_backend *be, ag_real *dx, const int *ids, const ag_real *dy, size_t rows, size_t n, int accumulate) {
+static int agi_naive_gather_back(ag_backend *be, ag_real *dx, const int *ids, const ag_real *dy, size_t rows, size_t n,
+                                 int accumulate) {
     (void)be;
     for (size_t i = 0; i < rows * n && !accumulate; i++) dx[i] = 0;
     for (size_t r = 0; r < rows; r++) dx[r * n + (size_t)ids[r]] += dy[r];
@@ -2170,7 +2249,8 @@ static void agi_gather_backward(ag_tensor *y) {
     int accumulate;
     ag_tensor *x = y->in[0];
     ag_real *dx = agi_grad(x, &accumulate);
-    if (dx) AGI_RUN(y->ctx, gather_back, dx, (const int *)y->saved[0], y->grad, agi_rows(x), (size_t)agi_last(x), accumulate);
+    if (dx) AGI_RUN(y->ctx, gather_back, dx, (const int *)y->saved[0], y->grad, agi_rows(x), (size_t)agi_last(x),
+                    accumulate);
 }
 static const agi_op agi_op_gather = { "ag_gather", agi_gather_backward };
 
@@ -2180,12 +2260,14 @@ ag_tensor *ag_gather(ag_tensor *x, const int *ids) {
     if (!ctx || !agi_ids_ok(ctx, "ag_gather", ids, agi_rows(x), agi_last(x), 0)) return NULL;
     ag_tensor *y = agi_node(&agi_op_gather, 1, &x, x->ndim - 1, x->shape, 0);
     if (!y || !(y->saved[0] = agi_save_ints(ctx, ids, agi_rows(x)))) return NULL;
-    return AGI_RUN(ctx, gather, y->data, x->data, (const int *)y->saved[0], agi_rows(x), (size_t)agi_last(x)) ? NULL : y;
+    return AGI_RUN(ctx, gather, y->data, x->data, (const int *)y->saved[0], agi_rows(x), (size_t)agi_last(x)) ? NULL
+        : y;
 }
 
 // ---- dropout -------------------------------------------------------------------------------------------------------
 // y = x * mask / (1 - p) (Srivastava et al. 2014). The mask is not stored: it is drawn again from the same counters.
-static int agi_naive_dropout(ag_backend *be, ag_real *y, const ag_real *x, size_t n, double p, ag_rng rng, int accumulate) {
+static int agi_naive_dropout(ag_backend *be, ag_real *y, const ag_real *x, size_t n, double p, ag_rng rng,
+                             int accumulate) {
     (void)be;
     for (size_t i = 0; i < n; i++) {
         double v = ag_rng_u32(&rng) >= p * 4294967296.0 ? x[i] / (1 - p) : 0;
@@ -2320,7 +2402,8 @@ ag_tensor *ag_attention(ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache,
     if (!ctx) return NULL;
     heads = agi_head_count(n_head, n_kv_head);
     if (qkv->ndim != 3 || !heads || n_head % n_kv_head || qkv->shape[2] % heads || !qkv->shape[2]) {
-        agi_fail(ctx, "ag_attention", "qkv is %s with %d heads and %d key heads: wanted (B,T,(NH+2*NKV)*hs), NKV a divisor of NH",
+        agi_fail(ctx, "ag_attention",
+                 "qkv is %s with %d heads and %d key heads: wanted (B,T,(NH+2*NKV)*hs), NKV a divisor of NH",
                  agi_shape(qkv).s, n_head, n_kv_head);
         return NULL;
     }
@@ -2329,12 +2412,16 @@ ag_tensor *ag_attention(ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache,
         agi_fail(ctx, "ag_attention", "the cache belongs to another context; make it with ag_state in this one");
         return NULL;
     }
-    if (cache && (room < 0 || cache->k->shape[0] < qkv->shape[0] || cache->k->shape[2] != qkv->shape[2] / heads * n_kv_head ||
-                  cache->v->count != cache->k->count)) {
-        agi_fail(ctx, "ag_attention", "the cache does not fit: wanted k and v (B,T_max,NKV*hs) for qkv %s", agi_shape(qkv).s);
+    if (cache && (room < 0 || cache->k->shape[0] < qkv->shape[0] ||
+                  cache->k->shape[2] != qkv->shape[2] / heads * n_kv_head || cache->v->count != cache->k->count)) {
+        agi_fail(ctx, "ag_attention", "the cache does not fit: wanted k and v (B,T_max,NKV*hs) for qkv %s",
+                 agi_shape(qkv).s);
         return NULL;
     }
-    if (start && !cache) { agi_fail(ctx, "ag_attention", "start needs a cache: without one every row starts at 0"); return NULL; }
+    if (start && !cache) {
+        agi_fail(ctx, "ag_attention", "start needs a cache: without one every row starts at 0");
+        return NULL;
+    }
     for (int b = 0; b < qkv->shape[0]; b++) {
         int s = start ? start[b] : 0, n = len ? len[b] : qkv->shape[1];
         if (s < 0 || n < 0 || n > qkv->shape[1] || s > room - n) {
@@ -2357,8 +2444,9 @@ ag_tensor *ag_attention(ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache,
 }
 
 // ---- rotary positions, with or without a norm on queries and keys ---------------------------------------------------
-// A pair (x0, x1) at position pos turns by the angle pos * theta^(-2i/hs): the product of a query and a key then depends
-// on how far apart they are. The norm in front (Henry et al. 2020) keeps that product in range: h = x / rms(x) * w.
+// A pair (x0, x1) at position pos turns by the angle pos * theta^(-2i/hs): the product of a query and a key then
+// depends on how far apart they are. The norm in front (Henry et al. 2020) keeps that product in range: h = x / rms(x)
+// * w.
 static int agi_naive_qk_rope(ag_backend *be, ag_real *y, ag_real *rrms, const ag_real *x, const ag_real *q_norm,
                              const ag_real *k_norm, int B, int T, int H, int hs, int nq, int nk, const int *start,
                              double theta, double eps) {
@@ -2372,7 +2460,8 @@ static int agi_naive_qk_rope(ag_backend *be, ag_real *y, ag_real *rrms, const ag
         if (rrms) rrms[((size_t)b * T + t) * (nq + nk) + h] = (ag_real)r;
         if (hs % 2) y[hs - 1] = (ag_real)(x[hs - 1] * r * (w ? w[hs - 1] : 1));     // theta is 0: nothing turns
         for (int i = 0; i + 1 < hs; i += 2) {
-            double angle = theta > 0 ? ((start ? start[b] : 0) + t) * pow(theta, -(double)i / hs) : 0, c = cos(angle), s = sin(angle);
+            double angle = theta > 0 ? ((start ? start[b] : 0) + t) * pow(theta, -(double)i / hs) : 0, c = cos(angle),
+                s = sin(angle);
             double x0 = x[i] * r * (w ? w[i] : 1), x1 = x[i + 1] * r * (w ? w[i + 1] : 1);
             y[i] = (ag_real)(x0 * c - x1 * s), y[i + 1] = (ag_real)(x0 * s + x1 * c);
         }
@@ -2383,7 +2472,8 @@ static int agi_naive_qk_rope(ag_backend *be, ag_real *y, ag_real *rrms, const ag
 // First the rotation backwards, g = R(-angle) dy; then RMSNorm's backward over each head.
 static int agi_naive_qk_rope_back(ag_backend *be, ag_real *dx, ag_real *dq_norm, ag_real *dk_norm, const ag_real *x,
                                   const ag_real *q_norm, const ag_real *k_norm, const ag_real *rrms, const ag_real *dy,
-                                  int B, int T, int H, int hs, int nq, int nk, const int *start, double theta, int accumulate) {
+                                  int B, int T, int H, int hs, int nq, int nk, const int *start, double theta,
+                                      int accumulate) {
     (void)be;
     if (dq_norm && !(accumulate & 2)) for (int i = 0; i < hs; i++) dq_norm[i] = 0;
     if (dk_norm && !(accumulate & 4)) for (int i = 0; i < hs; i++) dk_norm[i] = 0;
@@ -2395,7 +2485,8 @@ static int agi_naive_qk_rope_back(ag_backend *be, ag_real *dx, ag_real *dq_norm,
         if (!plain && w) r = rrms[((size_t)b * T + t) * (nq + nk) + h];
         for (int pass = 0; pass < 2; pass++)            // dot = mean(g w h); then dx and dw
             for (int i = 0; i < hs; i++) {
-                double angle = theta > 0 && !plain ? ((start ? start[b] : 0) + t) * pow(theta, -(double)(i / 2 * 2) / hs) : 0;
+                double angle = ((start ? start[b] : 0) + t) * pow(theta, -(double)(i / 2 * 2) / hs);
+                if (!(theta > 0) || plain) angle = 0;
                 double other = angle == 0 ? 0 : i % 2 ? -dy[i - 1] : dy[i + 1];
                 double g = dy[i] * cos(angle) + other * sin(angle), hat = x[i] * r;
                 if (plain || !w) {
@@ -2415,14 +2506,15 @@ static void agi_qk_rope_backward(ag_tensor *y) {
     ag_tensor *x = y->in[0], *wq = y->iarg[4] & 1 ? y->in[1] : NULL, *wk = y->iarg[4] & 2 ? y->in[y->n_in - 1] : NULL;
     int ax = 0, aq = 0, ak = 0;
     ag_real *dx = agi_grad(x, &ax), *dq = wq ? agi_grad(wq, &aq) : NULL, *dk = wk ? agi_grad(wk, &ak) : NULL;
-    AGI_RUN(y->ctx, qk_rope_back, dx, dq, dk, x->data, wq ? wq->data : NULL, wk ? wk->data : NULL, (const ag_real *)y->saved[0],
-            y->grad, x->shape[0], x->shape[1], y->iarg[0], y->iarg[1], y->iarg[2], y->iarg[3], (const int *)y->saved[1],
-            y->arg[0], ax | aq << 1 | ak << 2);
+    AGI_RUN(y->ctx, qk_rope_back, dx, dq, dk, x->data, wq ? wq->data : NULL, wk ? wk->data : NULL,
+            (const ag_real *)y->saved[0], y->grad, x->shape[0], x->shape[1], y->iarg[0], y->iarg[1], y->iarg[2],
+            y->iarg[3], (const int *)y->saved[1], y->arg[0], ax | aq << 1 | ak << 2);
 }
-static const agi_op agi_op_rope = { "ag_rope", agi_qk_rope_backward }, agi_op_qk_rope = { "ag_qk_norm_rope", agi_qk_rope_backward };
+static const agi_op agi_op_rope = { "ag_rope", agi_qk_rope_backward };
+static const agi_op agi_op_qk_rope = { "ag_qk_norm_rope", agi_qk_rope_backward };
 
-static ag_tensor *agi_qk_rope(const agi_op *op, ag_tensor *x, ag_tensor *wq, ag_tensor *wk, int H, int hs, int nq, int nk,
-                              const int *start, double theta, double eps) {
+static ag_tensor *agi_qk_rope(const agi_op *op, ag_tensor *x, ag_tensor *wq, ag_tensor *wk, int H, int hs, int nq,
+                              int nk, const int *start, double theta, double eps) {
     ag_tensor *in[3], *y;
     int n = 0;
     in[n++] = x;
@@ -2430,36 +2522,46 @@ static ag_tensor *agi_qk_rope(const agi_op *op, ag_tensor *x, ag_tensor *wq, ag_
     if (wk) in[n++] = wk;
     ag_ctx *ctx = agi_ready(op, n, in);
     if (!ctx) return NULL;
-    if ((wq && (wq->ndim != 1 || wq->shape[0] != hs)) || (wk && (wk->ndim != 1 || wk->shape[0] != hs)) || (theta > 0 && hs % 2)) {
-        agi_fail(ctx, op->name, "x is %s, head size %d: the norms' weights must be (%d), and rotation needs an even head size",
+    if ((wq && (wq->ndim != 1 || wq->shape[0] != hs)) || (wk && (wk->ndim != 1 || wk->shape[0] != hs)) ||
+        (theta > 0 && hs % 2)) {
+        agi_fail(ctx, op->name,
+                 "x is %s, head size %d: the norms' weights must be (%d), and rotation needs an even head size",
                  agi_shape(x).s, hs, hs);
         return NULL;
     }
     for (int b = 0; start && b < x->shape[0]; b++)
-        if (start[b] < 0 || start[b] > INT_MAX - x->shape[1]) { agi_fail(ctx, op->name, "start[%d] is %d", b, start[b]); return NULL; }
+        if (start[b] < 0 || start[b] > INT_MAX - x->shape[1]) {
+            agi_fail(ctx, op->name, "start[%d] is %d", b, start[b]);
+            return NULL;
+        }
     if ((y = agi_node(op, n, in, 3, x->shape, 0)) == NULL) return NULL;
-    y->iarg[0] = H, y->iarg[1] = hs, y->iarg[2] = nq, y->iarg[3] = nk, y->iarg[4] = (wq != NULL) | (wk != NULL) << 1, y->arg[0] = theta;
-    if (n > 1 && !(y->saved[0] = agi_save(ctx, (size_t)x->shape[0] * x->shape[1] * (nq + nk) * sizeof(ag_real)))) return NULL;
+    y->iarg[0] = H, y->iarg[1] = hs, y->iarg[2] = nq, y->iarg[3] = nk, y->iarg[4] = (wq != NULL) | (wk != NULL) << 1,
+        y->arg[0] = theta;
+    size_t norms = (size_t)x->shape[0] * x->shape[1] * (nq + nk);
+    if (n > 1 && !(y->saved[0] = agi_save(ctx, norms * sizeof(ag_real)))) return NULL;
     if (start && !(y->saved[1] = agi_save_ints(ctx, start, (size_t)x->shape[0]))) return NULL;
-    return AGI_RUN(ctx, qk_rope, y->data, (ag_real *)y->saved[0], x->data, wq ? wq->data : NULL, wk ? wk->data : NULL, x->shape[0],
-                   x->shape[1], H, hs, nq, nk, (const int *)y->saved[1], theta, eps) ? NULL : y;
+    return AGI_RUN(ctx, qk_rope, y->data, (ag_real *)y->saved[0], x->data, wq ? wq->data : NULL, wk ? wk->data : NULL,
+                   x->shape[0], x->shape[1], H, hs, nq, nk, (const int *)y->saved[1], theta, eps) ? NULL : y;
 }
 
 ag_tensor *ag_rope(ag_tensor *x, int head_size, int n_rotate, const int *start, double theta) {
     if (!agi_ready(&agi_op_rope, 1, &x)) return NULL;
-    if (x->ndim != 3 || head_size < 1 || x->shape[2] % head_size || n_rotate < 0 || n_rotate > x->shape[2] / head_size || !(theta > 0)) {
-        agi_fail(x->ctx, "ag_rope", "x is %s, %d heads of %d, theta %g: wanted (B,T,H*hs)", agi_shape(x).s, n_rotate, head_size, theta);
+    if (x->ndim != 3 || head_size < 1 || x->shape[2] % head_size || n_rotate < 0 ||
+        n_rotate > x->shape[2] / head_size || !(theta > 0)) {
+        agi_fail(x->ctx, "ag_rope", "x is %s, %d heads of %d, theta %g: wanted (B,T,H*hs)", agi_shape(x).s, n_rotate,
+                 head_size, theta);
         return NULL;
     }
     return agi_qk_rope(&agi_op_rope, x, NULL, NULL, x->shape[2] / head_size, head_size, n_rotate, 0, start, theta, 0);
 }
 
-ag_tensor *ag_qk_norm_rope(ag_tensor *x, ag_tensor *q_norm, ag_tensor *k_norm, int n_head, int n_kv_head, const int *start,
-                           double theta, double eps) {
+ag_tensor *ag_qk_norm_rope(ag_tensor *x, ag_tensor *q_norm, ag_tensor *k_norm, int n_head, int n_kv_head,
+                           const int *start, double theta, double eps) {
     int H = agi_head_count(n_head, n_kv_head);
     if (!agi_ready(&agi_op_qk_rope, 1, &x)) return NULL;
     if (x->ndim != 3 || !H || x->shape[2] % H || !x->shape[2]) {
-        agi_fail(x->ctx, "ag_qk_norm_rope", "x is %s with %d heads and %d key heads: wanted (B,T,(NH+2*NKV)*hs)", agi_shape(x).s, n_head, n_kv_head);
+        agi_fail(x->ctx, "ag_qk_norm_rope", "x is %s with %d heads and %d key heads: wanted (B,T,(NH+2*NKV)*hs)",
+                 agi_shape(x).s, n_head, n_kv_head);
         return NULL;
     }
     return agi_qk_rope(&agi_op_qk_rope, x, q_norm, k_norm, H, x->shape[2] / H, n_head, n_kv_head, start, theta, eps);
@@ -2474,12 +2576,15 @@ static int agi_naive_swiglu(ag_backend *be, ag_real *y, const ag_real *x, size_t
     return 0;
 }
 // With s = sigmoid(gate):  dgate += dy up s (1 + gate (1 - s)),  dup += dy gate s
-static int agi_naive_swiglu_back(ag_backend *be, ag_real *dx, const ag_real *x, const ag_real *dy, size_t rows, size_t h, int accumulate) {
+static int agi_naive_swiglu_back(ag_backend *be, ag_real *dx, const ag_real *x, const ag_real *dy, size_t rows,
+                                 size_t h, int accumulate) {
     (void)be;
     for (size_t r = 0; r < rows; r++, x += 2 * h, dx += 2 * h, dy += h)
         for (size_t i = 0; i < h; i++) {
-            double s = agi_sigmoid(x[i]), dgate = dy[i] * (double)x[h + i] * s * (1 + x[i] * (1 - s)), dup = dy[i] * x[i] * s;
-            dx[i] = (ag_real)(accumulate ? dx[i] + dgate : dgate), dx[h + i] = (ag_real)(accumulate ? dx[h + i] + dup : dup);
+            double s = agi_sigmoid(x[i]), dgate = dy[i] * (double)x[h + i] * s * (1 + x[i] * (1 - s)),
+                dup = dy[i] * x[i] * s;
+            dx[i] = (ag_real)(accumulate ? dx[i] + dgate : dgate);
+            dx[h + i] = (ag_real)(accumulate ? dx[h + i] + dup : dup);
         }
     return 0;
 }
@@ -2494,7 +2599,10 @@ ag_tensor *ag_swiglu(ag_tensor *x) {
     int shape[AG_NDIM];
     ag_ctx *ctx = agi_ready(&agi_op_swiglu, 1, &x);
     if (!ctx) return NULL;
-    if (x->ndim < 1 || agi_last(x) % 2) { agi_fail(ctx, "ag_swiglu", "x is %s: the last dimension must be even", agi_shape(x).s); return NULL; }
+    if (x->ndim < 1 || agi_last(x) % 2) {
+        agi_fail(ctx, "ag_swiglu", "x is %s: the last dimension must be even", agi_shape(x).s);
+        return NULL;
+    }
     memcpy(shape, x->shape, sizeof shape);
     shape[x->ndim - 1] /= 2;
     ag_tensor *y = agi_node(&agi_op_swiglu, 1, &x, x->ndim, shape, 0);
@@ -2503,7 +2611,8 @@ ag_tensor *ag_swiglu(ag_tensor *x) {
 
 // ---- cross entropy -------------------------------------------------------------------------------------------------
 // nll_r = log(sum_i e^(x_ri)) - x_r,target: the surprise at the true next token, in nats. The softmax is not stored.
-static int agi_naive_nll(ag_backend *be, ag_real *nll, ag_real *lse, const ag_real *logits, const int *targets, size_t rows, size_t n) {
+static int agi_naive_nll(ag_backend *be, ag_real *nll, ag_real *lse, const ag_real *logits, const int *targets,
+                         size_t rows, size_t n) {
     (void)be;
     for (size_t r = 0; r < rows; r++, logits += n) {
         double max = -INFINITY, sum = 0;
@@ -2515,12 +2624,13 @@ static int agi_naive_nll(ag_backend *be, ag_real *nll, ag_real *lse, const ag_re
     return 0;
 }
 // dx_i = dnll (softmax_i - [i is the target])
-static int agi_naive_nll_back(ag_backend *be, ag_real *dlogits, const ag_real *logits, const ag_real *lse, const int *targets,
-                              const ag_real *dnll, size_t rows, size_t n, int accumulate) {
+static int agi_naive_nll_back(ag_backend *be, ag_real *dlogits, const ag_real *logits, const ag_real *lse,
+                              const int *targets, const ag_real *dnll, size_t rows, size_t n, int accumulate) {
     (void)be;
     for (size_t r = 0; r < rows; r++, logits += n, dlogits += n)
         for (size_t i = 0; i < n; i++) {
-            double d = targets[r] == AG_IGNORE ? 0 : dnll[r] * (exp(logits[i] - (double)lse[r]) - ((int)i == targets[r]));
+            double d = targets[r] == AG_IGNORE ? 0
+                : dnll[r] * (exp(logits[i] - (double)lse[r]) - ((int)i == targets[r]));
             dlogits[i] = (ag_real)(accumulate ? dlogits[i] + d : d);
         }
     return 0;
@@ -2529,8 +2639,8 @@ static void agi_nll_backward(ag_tensor *y) {
     int accumulate;
     ag_tensor *x = y->in[0];
     ag_real *dx = agi_grad(x, &accumulate);
-    if (dx) AGI_RUN(y->ctx, nll_back, dx, x->data, (const ag_real *)y->saved[0], (const int *)y->saved[1], y->grad, agi_rows(x),
-                    (size_t)agi_last(x), accumulate);
+    if (dx) AGI_RUN(y->ctx, nll_back, dx, x->data, (const ag_real *)y->saved[0], (const int *)y->saved[1], y->grad,
+                    agi_rows(x), (size_t)agi_last(x), accumulate);
 }
 static const agi_op agi_op_nll = { "ag_nll", agi_nll_backward };
 
@@ -2553,13 +2663,15 @@ ag_tensor *ag_cross_entropy(ag_tensor *logits, const int *targets, const ag_real
     w = agi_new(nll->ctx, AGI_TAPE, "ag_cross_entropy", nll->ndim, nll->shape);
     for (size_t r = 0; r < nll->count; r++) sum += targets[r] == AG_IGNORE ? 0 : weights ? weights[r] : 1;
     if (!(sum > 0)) {
-        agi_fail(nll->ctx, "ag_cross_entropy", "all %zu targets are ignored or have weight 0: there is nothing to learn from", nll->count);
+        agi_fail(nll->ctx, "ag_cross_entropy",
+                 "all %zu targets are ignored or have weight 0: there is nothing to learn from", nll->count);
         return NULL;
     }
     for (size_t r = 0; r < nll->count; r += 256) {
         ag_real block[256];
         size_t n = AGI_MIN((size_t)256, nll->count - r);
-        for (size_t i = 0; i < n; i++) block[i] = (ag_real)(targets[r + i] == AG_IGNORE ? 0 : (weights ? weights[r + i] : 1) / sum);
+        for (size_t i = 0; i < n; i++)
+            block[i] = (ag_real)(targets[r + i] == AG_IGNORE ? 0 : (weights ? weights[r + i] : 1) / sum);
         if (ag_set_part(w, r, n, block)) return NULL;
     }
     return ag_sum(ag_mul(nll, w));
@@ -2572,7 +2684,8 @@ ag_tensor *ag_cross_entropy(ag_tensor *logits, const int *targets, const ag_real
 // ---- random numbers ------------------------------------------------------------------------------------------------
 // Philox 4x32-10: ten rounds of two multiplications turn a counter into four words that look random.
 static void agi_philox(uint64_t key, uint64_t counter, uint32_t out[4]) {
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32), c0 = (uint32_t)counter, c1 = (uint32_t)(counter >> 32), c2 = 0, c3 = 0;
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32), c0 = (uint32_t)counter, c1 = (uint32_t)(counter >> 32),
+        c2 = 0, c3 = 0;
     for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
         uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
         c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1, c1 = (uint32_t)p1, c3 = (uint32_t)p0;
@@ -2622,9 +2735,9 @@ static void agi_blame(ag_ctx *ctx, ag_tensor *loss, double value) {
             else if (!agi_finite(ctx, t->in[i]->data, t->in[i]->count)) bad = t->in[i];
         }
     }
-    agi_fail(ctx, "ag_backward", "the loss is %g. The first tensor that is not finite is %s %s, made at %.200s:%d", value,
-             bad->name ? bad->name : bad->op ? bad->op->name : bad->trainable ? "a parameter" : "an input", agi_shape(bad).s,
-             bad->file ? bad->file : "?", bad->line);
+    agi_fail(ctx, "ag_backward", "the loss is %g. The first tensor that is not finite is %s %s, made at %.200s:%d",
+             value, bad->name ? bad->name : bad->op ? bad->op->name : bad->trainable ? "a parameter" : "an input",
+             agi_shape(bad).s, bad->file ? bad->file : "?", bad->line);
 }
 
 static int agi_apply_clip(ag_ctx *ctx);
@@ -2635,7 +2748,8 @@ int ag_backward(ag_tensor *loss) {
     ag_ctx *ctx = loss ? loss->ctx : NULL;
     if (!ctx || ctx->error[0]) return -1;
     if (loss->count != 1) {
-        agi_fail(ctx, "ag_backward", "the loss is %s: it must be one number (ag_mean or ag_sum makes it one)", agi_shape(loss).s);
+        agi_fail(ctx, "ag_backward", "the loss is %s: it must be one number (ag_mean or ag_sum makes it one)",
+                 agi_shape(loss).s);
         return -1;
     }
     if (!loss->needs_grad) {
@@ -2643,7 +2757,7 @@ int ag_backward(ag_tensor *loss) {
         return -1;
     }
     if (!isfinite(ag_item(loss))) { agi_blame(ctx, loss, ag_item(loss)); return -1; }
-    for (ag_tensor *y = loss; y && y->op; y = y->older) y->has_grad = 0, y->grad = NULL;    // kept ones of an earlier backward
+    for (ag_tensor *y = loss; y && y->op; y = y->older) y->has_grad = 0, y->grad = NULL;    // kept by an earlier one
     if (agi_apply_clip(ctx)) return -1;             // gradients of an earlier backward that were clipped meanwhile
     if ((d_loss = agi_grad(loss, &accumulate)) == NULL) return -1;
     if (accumulate && AGI_RUN(ctx, read, &one, d_loss, sizeof one)) return -1;  // the loss itself is a parameter
@@ -2672,7 +2786,8 @@ double ag_grad_norm(ag_ctx *ctx) {
         if (!p->trainable || !p->has_grad) continue;
         if (AGI_RUN(ctx, sum_squares, &part, p->grad, p->count)) return NAN;
         if (!isfinite(part)) {
-            agi_fail(ctx, "ag_grad_norm", "the gradient of parameter %d, %s %s, is not finite. Nothing was changed; a smaller learning "
+            agi_fail(ctx, "ag_grad_norm",
+                     "the gradient of parameter %d, %s %s, is not finite. Nothing was changed; a smaller learning "
                      "rate or ag_clip_grad may help", i, p->name ? p->name : "of shape", agi_shape(p).s);
             return NAN;
         }
@@ -2681,11 +2796,13 @@ double ag_grad_norm(ag_ctx *ctx) {
     return (ctx->grad_norm = sqrt(sum)) * ctx->grad_scale;
 }
 
-// The gradients stay as they are; the optimizer multiplies by grad_scale as it reads them, which saves a pass over memory.
+// The gradients stay as they are; the optimizer multiplies by grad_scale as it reads them, which saves a pass over
+// memory.
 double ag_clip_grad(ag_ctx *ctx, double max_norm) {
     double norm = ag_grad_norm(ctx);
     if (norm == norm && !(max_norm > 0)) {
-        agi_fail(ctx, "ag_clip_grad", "max_norm is %g, wanted more than 0 (leave the call out for no clipping)", max_norm);
+        agi_fail(ctx, "ag_clip_grad", "max_norm is %g, wanted more than 0 (leave the call out for no clipping)",
+                 max_norm);
         return NAN;
     }
     if (norm > max_norm) ctx->grad_scale *= max_norm / (norm + 1e-6);
@@ -2723,7 +2840,7 @@ static int agi_naive_sgd(ag_backend *be, ag_real *w, const ag_real *g, ag_real *
 }
 
 // AdamW: m and v are running means of g and g^2, corrected for having started at zero; the decay is apart from them.
-//     m = b1 m + (1-b1) g     v = b2 v + (1-b2) g^2     w -= lr (weight_decay w + m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps))
+//     m = b1 m + (1-b1) g    v = b2 v + (1-b2) g^2    w -= lr (weight_decay w + m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps))
 static int agi_naive_adamw(ag_backend *be, ag_real *w, const ag_real *g, ag_real *m, ag_real *v, size_t n, double lr,
                            double beta1, double beta2, double eps, double weight_decay, long step, double grad_scale) {
     double c1 = 1 - pow(beta1, (double)step), c2 = 1 - pow(beta2, (double)step);
@@ -2757,8 +2874,8 @@ static ag_tensor *agi_next_param(ag_ctx *ctx, int group, int *i) {
 static int agi_step_ready(ag_ctx *ctx, const char *op, double lr, double b1, double b2, double weight_decay) {
     if (!ctx || ctx->error[0]) return 0;
     if (!isfinite(lr) || !isfinite(weight_decay) || !(b1 >= 0 && b1 < 1) || !(b2 >= 0 && b2 < 1)) {
-        agi_fail(ctx, op, "lr %g, weight decay %g, betas or momentum %g and %g: wanted finite numbers and 0 <= beta < 1", lr,
-                 weight_decay, b1, b2);
+        agi_fail(ctx, op, "lr %g, weight decay %g, betas or momentum %g and %g: wanted finite numbers and 0 <= beta "
+                 "< 1", lr, weight_decay, b1, b2);
         return 0;
     }
     return ag_grad_norm(ctx) >= 0;                  // not finite: an error, and no parameter has changed
@@ -2769,8 +2886,8 @@ int ag_sgd_group(ag_ctx *ctx, int group, double lr, double momentum, double weig
     if (!agi_step_ready(ctx, "ag_sgd", lr, momentum, 0, weight_decay)) return -1;
     for (ag_tensor *p; (p = agi_next_param(ctx, group, &i)) != NULL; p->steps++, p->version++) {
         ag_real *m = momentum > 0 ? agi_moment(p, &p->m) : NULL;
-        if ((momentum > 0 && !m) || AGI_RUN(ctx, sgd, p->data, p->grad, m, p->count, lr, momentum, p->decay ? weight_decay : 0.0,
-                                           ctx->grad_scale)) return -1;
+        if ((momentum > 0 && !m) || AGI_RUN(ctx, sgd, p->data, p->grad, m, p->count, lr, momentum,
+                                            p->decay ? weight_decay : 0.0, ctx->grad_scale)) return -1;
     }
     return 0;
 }
@@ -2784,8 +2901,8 @@ int ag_adamw_group(ag_ctx *ctx, int group, double lr, double beta1, double beta2
         ag_tensor *p = agi_next_param(ctx, group, &i);
         if (!p) return 0;
         p->version++;
-        if (AGI_RUN(ctx, adamw, p->data, p->grad, p->m, p->v, p->count, lr, beta1, beta2, eps, p->decay ? weight_decay : 0.0,
-                    ++p->steps, ctx->grad_scale)) return -1;
+        if (AGI_RUN(ctx, adamw, p->data, p->grad, p->m, p->v, p->count, lr, beta1, beta2, eps,
+                    p->decay ? weight_decay : 0.0, ++p->steps, ctx->grad_scale)) return -1;
     }
 }
 
@@ -2803,8 +2920,8 @@ int ag_adamw(ag_ctx *ctx, double lr, double beta1, double beta2, double weight_d
 
 // ---- Muon ----------------------------------------------------------------------------------------------------------
 // A matrix G = U S V^T becomes about U V^T: all directions that the gradient points in get the same length. An odd
-// polynomial of G acts on S alone, and x -> 3.4445 x - 4.7750 x^3 + 2.0315 x^5, five times over, moves every singular value
-// that is not tiny to between 0.7 and 1.2 (Jordan et al. 2024; the coefficients are theirs).
+// polynomial of G acts on S alone, and x -> 3.4445 x - 4.7750 x^3 + 2.0315 x^5, five times over, moves every singular
+// value that is not tiny to between 0.7 and 1.2 (Jordan et al. 2024; the coefficients are theirs).
 static int agi_axpby(ag_ctx *ctx, ag_real *y, const ag_real *a, const ag_real *b, size_t n, double p, double q) {
     const ag_real *in[3] = {NULL, NULL, NULL};
     const size_t flat[3][4] = {{0, 0, 0, 1}, {0, 0, 0, 1}, {0, 0, 0, 0}};
@@ -2820,13 +2937,15 @@ int ag_newton_schulz(ag_ctx *ctx, ag_real *y, const ag_real *x, int rows, int co
     double norm = 0;
     if (!ctx || ctx->error[0]) return -1;
     ag_mark_at mark = ag_mark(ctx);
-    ag_real *A = (ag_real *)agi_save(ctx, rr * sizeof *A), *B = (ag_real *)agi_save(ctx, rr * sizeof *B), *Z = (ag_real *)agi_save(ctx, n * sizeof *Z);
+    ag_real *A = (ag_real *)agi_save(ctx, rr * sizeof *A), *B = (ag_real *)agi_save(ctx, rr * sizeof *B),
+        *Z = (ag_real *)agi_save(ctx, n * sizeof *Z);
     if (!Z || !A || !B || AGI_RUN(ctx, sum_squares, &norm, x, n)) return -1;
     if (agi_axpby(ctx, y, x, x, n, 1 / (sqrt(norm) + 1e-7), 0)) return -1;
     for (int i = 0; i < steps; i++) {
         // wide: A = Y Y^T, Y' = a Y + (b A + c A A) Y;   tall: A = Y^T Y, Y' = a Y + Y (b A + c A A). A is symmetric.
         if (agi_product(ctx, A, y, y, NULL, r, r, tall ? rows : cols, tall, !tall, NULL, NULL, NULL, NULL, 0) ||
-            agi_product(ctx, B, A, A, NULL, r, r, r, 0, 0, NULL, NULL, NULL, NULL, 0) || agi_axpby(ctx, B, A, B, rr, b, c)) return -1;
+            agi_product(ctx, B, A, A, NULL, r, r, r, 0, 0, NULL, NULL, NULL, NULL, 0) ||
+            agi_axpby(ctx, B, A, B, rr, b, c)) return -1;
         if (tall ? agi_product(ctx, Z, y, B, NULL, rows, r, r, 0, 0, NULL, NULL, NULL, NULL, 0)
                  : agi_product(ctx, Z, B, y, NULL, r, cols, r, 0, 0, NULL, NULL, NULL, NULL, 0)) return -1;
         if (agi_axpby(ctx, y, y, Z, n, a, 1)) return -1;
@@ -2842,7 +2961,8 @@ int ag_muon_group(ag_ctx *ctx, int group, double lr, double momentum, double wei
     if (!agi_step_ready(ctx, "ag_muon", lr, momentum, 0, weight_decay)) return -1;
     for (ag_tensor *p; (p = agi_next_param(ctx, group, &i)) != NULL;) {
         if (p->ndim != 2) {
-            agi_fail(ctx, "ag_muon", "parameter %s is %s: Muon steps matrices; put it in another group (t->group)", p->name ? p->name : "", agi_shape(p).s);
+            agi_fail(ctx, "ag_muon", "parameter %s is %s: Muon steps matrices; put it in another group (t->group)",
+                     p->name ? p->name : "", agi_shape(p).s);
             return -1;
         }
         if (!agi_moment(p, &p->m)) return -1;
@@ -2852,7 +2972,8 @@ int ag_muon_group(ag_ctx *ctx, int group, double lr, double momentum, double wei
         if (!p) return 0;
         ag_mark_at mark = ag_mark(ctx);
         double out_in = (double)p->shape[1] / p->shape[0], length = lr * sqrt(AGI_MAX(1.0, out_in));
-        ag_real *u = (ag_real *)agi_save(ctx, p->count * sizeof *u), *o = (ag_real *)agi_save(ctx, p->count * sizeof *o);
+        ag_real *u = (ag_real *)agi_save(ctx, p->count * sizeof *u);
+        ag_real *o = (ag_real *)agi_save(ctx, p->count * sizeof *o);
         if (!u || !o || agi_axpby(ctx, p->m, p->m, p->grad, p->count, momentum, ctx->grad_scale) ||
             agi_axpby(ctx, u, p->grad, p->m, p->count, ctx->grad_scale, momentum) ||
             ag_newton_schulz(ctx, o, u, p->shape[0], p->shape[1], 5) ||
@@ -2863,8 +2984,8 @@ int ag_muon_group(ag_ctx *ctx, int group, double lr, double momentum, double wei
 }
 
 // ---- is the gradient right? ----------------------------------------------------------------------------------------
-// Central differences: (f(w + eps) - f(w - eps)) / 2 eps agrees with the derivative to eps^2. In double that tells right
-// from slightly wrong; in float only right from very wrong.
+// Central differences: (f(w + eps) - f(w - eps)) / 2 eps agrees with the derivative to eps^2. In double that tells
+// right from slightly wrong; in float only right from very wrong.
 double ag_check_grad(ag_ctx *ctx, ag_tensor *(*f)(ag_ctx *ctx, void *user), void *user, double eps) {
     double worst = 0;
     if (!ctx || ctx->error[0]) return NAN;
@@ -2887,7 +3008,8 @@ double ag_check_grad(ag_ctx *ctx, ag_tensor *(*f)(ag_ctx *ctx, void *user), void
                 ag_rewind(ctx, mark);
             }
             ag_set_part(p, k, 1, &w);
-            double numeric = (loss[0] - loss[1]) / (2 * eps), error = fabs(g - numeric) / AGI_MAX(1.0, AGI_MAX(fabs(g), fabs(numeric)));
+            double numeric = (loss[0] - loss[1]) / (2 * eps), size = AGI_MAX(fabs(g), fabs(numeric));
+            double error = fabs(g - numeric) / AGI_MAX(1.0, size);
             if (!(error <= worst)) worst = error;
         }
     }
@@ -2900,7 +3022,8 @@ static void agi_naive_install(ag_backend *b) {
     b->fill = agi_naive_fill, b->map = agi_naive_map, b->map_back = agi_naive_map_back, b->copy = agi_naive_copy;
     b->reduce = agi_naive_reduce, b->reduce_back = agi_naive_reduce_back, b->matmul = agi_naive_matmul;
     b->softmax = agi_naive_softmax, b->softmax_back = agi_naive_softmax_back, b->norm = agi_naive_norm;
-    b->norm_back = agi_naive_norm_back, b->embedding = agi_naive_embedding, b->embedding_back = agi_naive_embedding_back;
+    b->norm_back = agi_naive_norm_back, b->embedding = agi_naive_embedding,
+        b->embedding_back = agi_naive_embedding_back;
     b->gather = agi_naive_gather, b->gather_back = agi_naive_gather_back, b->dropout = agi_naive_dropout;
     b->attention = agi_naive_attention, b->attention_back = agi_naive_attention_back, b->qk_rope = agi_naive_qk_rope;
     b->qk_rope_back = agi_naive_qk_rope_back, b->swiglu = agi_naive_swiglu, b->swiglu_back = agi_naive_swiglu_back;
@@ -3474,7 +3597,7 @@ static const int agi_lane_mask[32] = { -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -
 static int agi_has(int pass) {
     unsigned a, b, c, d, xcr0, high;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
-    if (!(c >> 27 & 1) || !(c >> 28 & 1) || !(c >> 12 & 1)) return 0;                                   // osxsave avx fma
+    if (!(c >> 27 & 1) || !(c >> 28 & 1) || !(c >> 12 & 1)) return 0;                               // osxsave avx fma
     __asm__ volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(xcr0), "=d"(high) : "c"(0));
     if ((xcr0 & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b >> 5 & 1)) return 0;         // avx2
     if (pass == AGI_AVX2) return 1;
@@ -5860,16 +5983,16 @@ MIT License
 
 Copyright (c) 2026 the authors of autograd.h
 
-Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation
-files (the "Software"), to deal in the Software without restriction, including without limitation the rights to use, copy,
-modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the
-Software is furnished to do so, subject to the following conditions:
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+persons to whom the Software is furnished to do so, subject to the following conditions:
 
 The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
 Software.
 
 THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
 WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
-COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE,
-ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 */

@@ -781,7 +781,28 @@ static void environment_chooses_threads_and_kernels(void) {
     CHECK_INT(ag_threads(g), 3);
     ag_free(g);
 #endif
-    unsetenv("AG_CPU"), unsetenv("AG_THREADS");
+    setenv("AG_CPU", "", 1), setenv("AG_THREADS", "", 1);       // as good as not there
+    g = ag_new(1);
+    CHECK(!ag_error(g));
+    ag_free(g);
+    static const char *const wrong[] = { "avx", "AVX2", "avx2 neon", "avx2 ", " " };
+    for (int i = 0; i < 5; i++) {
+        setenv("AG_CPU", wrong[i], 1);
+        g = ag_new(1);
+        CHECK_HAS(ag_error(g), wrong[i]);
+        CHECK_HAS(ag_error(g), "avx512 avx2 neon portable naive");
+        ag_free(g);
+    }
+    unsetenv("AG_CPU");
+    static const char *const count[] = { "0", "-1", "two", "2x" };
+    for (int i = 0; i < 4; i++) {
+        setenv("AG_THREADS", count[i], 1);
+        g = ag_new(1);
+        CHECK_HAS(ag_error(g), "AG_THREADS=");
+        CHECK_HAS(ag_error(g), count[i]);
+        ag_free(g);
+    }
+    unsetenv("AG_THREADS");
 }
 
 // ---- optimizers, against plain formulas in double ------------------------------------------------------------------
