@@ -2629,8 +2629,8 @@ static int agi_naive_nll_back(ag_backend *be, ag_real *dlogits, const ag_real *l
     (void)be;
     for (size_t r = 0; r < rows; r++, logits += n, dlogits += n)
         for (size_t i = 0; i < n; i++) {
-            double d = targets[r] == AG_IGNORE ? 0
-                : dnll[r] * (exp(logits[i] - (double)lse[r]) - ((int)i == targets[r]));
+            double d = targets[r] == AG_IGNORE ? 0 : dnll[r] *
+                       (exp(logits[i] - (double)lse[r]) - ((int)i == targets[r]));
             dlogits[i] = (ag_real)(accumulate ? dlogits[i] + d : d);
         }
     return 0;
