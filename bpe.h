@@ -1,85 +1,91 @@
-// bpe.h - tokenizers in one C file: characters, bytes, words and byte-pair encoding, with GPT-2's and GPT-4's
-// vocabularies.
-//
-// A language model reads numbers. This header turns text into numbers and back, trains the vocabulary that says which
-// number stands for what, and reads the vocabularies of others. In one C file of your program:
-//
-//     #define BPE_IMPLEMENTATION
-//     #include "bpe.h"
-//
-// In other files include it without the first line. Compile with `cc -O3 program.c`; it needs libc and nothing else.
-//
-// EXAMPLE:
-//     #define BPE_DIE_ON_ERROR
-//     #define BPE_IMPLEMENTATION
-//     #include "bpe.h"
-//
-//     int main(void) {
-//         const char *text = "aaabdaaabac";
-//         int ids[16];
-//         char back[16];
-//         bpe *t = bpe_new();
-//         bpe_train(t, text, strlen(text), 256 + 3, BPE_SPLIT_NONE);
-//         long n = bpe_encode(t, text, strlen(text), ids, 16);
-//         for (long i = 0; i < n; i++) printf("%d \"%s\"\n", ids[i], bpe_token(t, ids[i], NULL));
-//         bpe_decode(t, ids, (size_t)n, back, sizeof back);
-//         printf("%s\n", back);
-//         bpe_free(t);
-//     }
-// PRINTS:
-//     258 "aaab"
-//     100 "d"
-//     258 "aaab"
-//     97 "a"
-//     99 "c"
-//     aaabdaaabac
-//
-// What it does not do: Unicode normalisation, stemming, WordPiece, the unigram language model of SentencePiece,
-// other regular expressions than the three below, reading Hugging Face's tokenizer.json, training on several threads.
-//
-// Concepts. Text is bytes, UTF-8 by custom. The smallest vocabulary is the 256 bytes: nothing is ever unknown, but
-// a sentence becomes a long row of numbers, and attention pays for its length twice over. Words make short rows, but no
-// list of them is complete. Byte-pair encoding (Gage 1994; Sennrich et al. 2016; on bytes: GPT-2, Radford et al. 2019)
-// lies between: begin with bytes, join the pair of neighbours that occurs most often into a new token, repeat. Each
-// join adds one token; frequent words end as one token, rare ones as a few, and any byte string can still be written.
-//   Ties: of pairs that occur equally often the one that compares lowest is joined: lower left id, then lower right id.
-// A pair counts wherever it stands, so "aaa" holds "aa" twice; joining goes from left to right and gives "aa" "a".
-//   Training stops early when no pair occurs twice: such a token would save nothing. bpe_vocab_size tells.
-//   Encoding joins, inside each piece, the two neighbours whose joint text is the token of lowest rank (the one learned
-// first), the leftmost of equals, until no neighbours form a token. Ranks alone are enough, merges need not be stored:
-// in a vocabulary that training made, a token's text comes about in one way only (see bpei_merge_short).
-//   Text is first split into pieces, so that no token crosses from a word into the next: BPE_SPLIT_GPT2 (also r50k),
-// BPE_SPLIT_CL100K (GPT-4) and BPE_SPLIT_O200K (GPT-4o) find the very pieces that the regular expressions of those
-// vocabularies find, by hand-written scanners and a table of Unicode 16 (the version of tiktoken 0.14).
-//   Bytes that are not UTF-8 (stray bytes: overlong forms, surrogates, cut characters too) lose nothing:
-// decode(encode(x)) == x for every byte string with BPE, bytes, llama2.c vocabularies, and anything with bpe_fallback.
-// By BPE_STRAY_SYMBOL, the rule of bpe_train, a stray byte is one symbol, like '!'. By BPE_STRAY_TAIL, the rule after
-// reading a vocabulary of tiktoken's, ids are those of tiktoken's private _encode_bytes: from the piece before
-// the first stray byte on, all the rest is one piece. Good at a cut end; poor for a text in Latin-1.
-//   Special tokens mark what text cannot say: the end of a document, whose turn it is. bpe_encode never makes one,
-// whatever the text contains, so a stranger cannot pretend; bpe_encode_special makes those that the caller allows.
-//
-// Legend. ids: one int per token, 0 <= id < bpe_vocab_size (V of the model). Lengths and positions are in bytes. A text
-// is a pointer and a length below 2 GiB and need not end in 0.
-//
-// Memory. What bpe_new makes bpe_free frees; one tokenizer holds about 0.5 MB and 60 bytes a token. Results go to
-// buffers of the caller, and functions that fill one return the size needed, as snprintf does: call with NULL and 0 to
-// ask. Encoding allocates only for pieces over 64 bytes (32 bytes a byte) and frees before it returns.
-//
-// Threads. Any number of threads may use one const tokenizer at once: there is no cache and no other hidden state.
-//
-// Errors. A call returns NULL or a negative status; those that change a tokenizer leave it as it was and keep the first
-// message in it (bpe_error), which says where, what, the numbers and what to do. Encoding and decoding cannot write to
-// a const tokenizer: there the status is all, and bpe_status puts it in words. Any file or byte string may be given to
-// the loaders: they check before they allocate, and what they allocate is bounded by 8 times the file and 1 MB.
-//
-// Options, defined before including:
-//     BPE_IMPLEMENTATION                     in one file: the code too
-//     BPE_DIE_ON_ERROR                       print the message and exit(1) on any error, for short programs
-//     BPE_MALLOC(n) BPE_REALLOC(p, n) BPE_FREE(p)    all three or none; default malloc, realloc, free
-//
-// Reading order: bpe_train_naive, the splitters, bpei_merge_short, encode and decode, the other kinds. Then stop.
+/*
+bpe.h - tokenizers in one C file: text becomes numbers, and numbers become text again.
 
+In one C file of your program:              #define BPE_IMPLEMENTATION
+                                            #include "bpe.h"
+in all others only:                         #include "bpe.h"
+Compile with                                cc -O3 program.c
+It needs the C library and nothing else.
+
+EXAMPLE:
+    #define BPE_DIE_ON_ERROR
+    #define BPE_IMPLEMENTATION
+    #include "bpe.h"
+
+    int main(void) {                                        // learns three tokens beyond the 256 bytes
+        const char *text = "aaabdaaabac";
+        int ids[16];
+        char back[16];
+        bpe *t = bpe_new();
+        bpe_train(t, text, strlen(text), 256 + 3, BPE_SPLIT_NONE);
+        long n = bpe_encode(t, text, strlen(text), ids, 16);
+        for (long i = 0; i < n; i++) printf("%d \"%s\"\n", ids[i], bpe_token(t, ids[i], NULL));
+        bpe_decode(t, ids, (size_t)n, back, sizeof back);
+        printf("%s\n", back);
+        bpe_free(t);
+    }
+
+PRINTS:
+    258 "aaab"
+    100 "d"
+    258 "aaab"
+    97 "a"
+    99 "c"
+    aaabdaaabac
+
+It does not: change the text (no Unicode normalisation, no lower case), train on several threads, know WordPiece or the
+unigram model of SentencePiece, take a regular expression of yours, or read Hugging Face's tokenizer.json.
+
+CONCEPTS
+A language model reads numbers. A token is a short string of bytes with a number of its own, its id. The list of all
+tokens is the vocabulary. To encode is to cut a text into tokens and write down their ids; to decode is to put the
+tokens' bytes together again.
+Which strings should be tokens? The 256 single bytes would do: nothing is ever unknown. But each letter is a token then,
+texts become long, and a model's work grows with the length. Whole words make short rows, but no list of words is
+complete. Byte-pair encoding, BPE, lies between (Gage 1994; Sennrich et al. 2016; on bytes: Radford et al. 2019, GPT-2).
+It begins with the bytes, finds the pair of neighbouring tokens that occurs most often, makes it a new token, and
+repeats. Each such step is called a merge. Frequent words end as one token, rare ones as a few.
+Of pairs that occur equally often, the one that compares lowest is merged: first by the left id, then by the right one.
+Training stops early when no pair occurs twice, since such a token would save nothing; bpe_vocab_size tells.
+The rank of a token is its place in the order of merges. To encode, start with single bytes; then, again and again, join
+the two neighbours whose joint bytes are the token of lowest rank, the leftmost if there are several, until no two
+neighbours make a token.
+Before that, a text is split into pieces: words with the space before them, numbers, runs of signs or of white space. No
+token crosses from one piece into the next, so "dog." and "dog!" share a token. The three ways to split are those of
+GPT-2 (BPE_SPLIT_GPT2), GPT-4 (BPE_SPLIT_CL100K) and GPT-4o (BPE_SPLIT_O200K), by the letters of Unicode 16.
+A special token marks what text cannot say: the end of a document, or whose turn it is to speak. bpe_encode never makes
+one, whatever the text contains, so a stranger's text cannot pretend to. bpe_encode_special makes those that you allow.
+decode(encode(x)) == x for every byte string, if the vocabulary has all bytes: BPE and bytes have, llama2.c's files too,
+characters and words after bpe_fallback. Bytes that are not valid UTF-8 are called stray here. Two rules exist for them:
+BPE_STRAY_SYMBOL treats each one as a sign like '!'. BPE_STRAY_TAIL does what OpenAI's tiktoken does with bytes: from
+the piece before the first stray byte on, all the rest is one piece. A vocabulary read from a file of tiktoken's or of
+GPT-2's gets the second rule, all others the first.
+
+SHAPES   ids: one int for each token, 0 <= id < bpe_vocab_size, which is V of a model. Lengths and positions are in
+bytes. A text is a pointer and a length below 2 GiB; it need not end in 0.
+
+MEMORY   What bpe_new makes bpe_free frees: about 0.5 MB, and 60 bytes for each token. Results go to your buffers; a
+call that fills one returns the size needed, as snprintf does, so call it with NULL and 0 to ask. Encoding takes memory
+only for pieces over 64 bytes (32 bytes for each of theirs), and gives it back before it returns. Any number of threads
+may use one const tokenizer at the same time: it has no cache and no hidden state.
+
+ERRORS   A call returns NULL or a negative status. One that changes a tokenizer then leaves it as it was, and keeps the
+first message in it, with your file and line: bpe_error(t). Encoding and decoding take a const tokenizer, so they cannot
+keep a message: bpe_status puts their status in words. With BPE_DIE_ON_ERROR the message is printed and the program
+ends, which suits a lesson.
+
+OPTIONS, before the include
+    BPE_IMPLEMENTATION                  off         in one file: the code, too
+    BPE_DIE_ON_ERROR                    off         print the first error and exit
+    BPE_MALLOC, BPE_REALLOC, BPE_FREE   malloc...   your allocator; all three or none
+
+SECURITY   Loaders treat every file as hostile: they check before they allocate, and never hold more than 8 times the
+file and 1 MB. No text makes encoding slow: n bytes take n log n steps.
+
+READING ORDER   2 training, 3 splitting, 4 merging inside a piece, 5 encode and decode, 6 the other kinds of tokenizer.
+Then the engine room: the same with a heap and with hash tables, and the readers of files.
+Licence: MIT, at the end.
+*/
 #ifndef BPE_H
 #define BPE_H
 #include <stddef.h>
@@ -102,13 +108,13 @@ enum {
 };
 
 enum { BPE_SPLIT_NONE, BPE_SPLIT_GPT2, BPE_SPLIT_CL100K, BPE_SPLIT_O200K };
-enum { BPE_STRAY_SYMBOL, BPE_STRAY_TAIL };      // see Concepts
+enum { BPE_STRAY_SYMBOL, BPE_STRAY_TAIL };      // what becomes of bytes that are not UTF-8: see CONCEPTS
 enum { BPE_REFUSE, BPE_AS_TEXT };               // for bpe_encode_special
 
 // Life. bpe_new returns an empty tokenizer, or NULL when out of memory. bpe_free(NULL) does nothing.
 bpe *bpe_new(void);
 void bpe_free(bpe *t);
-const char *bpe_error(const bpe *t);            // the first error message since bpe_clear_error, "" if none; never NULL
+const char *bpe_error(const bpe *t);            // the first error message since bpe_clear_error, or NULL: all is well
 void bpe_clear_error(bpe *t);
 const char *bpe_status(long status);            // a status in words, never NULL
 
@@ -307,7 +313,8 @@ static int bpei_join(bpe *t, bpei_vocab *v, int a, int b) {
 
 static int bpei_train_check(bpe *t, const void *text, size_t len, int vocab_size, int split) {
     if (!t) return BPE_EARG;
-    if (!text && len) return bpei_fail(t, BPE_EARG, "text is NULL and its length %.0f", (double)len);
+    if (!text && len)
+        return bpei_fail(t, BPE_EARG, "text is NULL and its length %.0f; pass the text, or 0", (double)len);
     if (len >= INT32_MAX)
         return bpei_fail(t, BPE_EARG, "text of %.0f bytes; the limit is 2 GiB. Train on a part of it", (double)len);
     if (vocab_size < 256 || vocab_size > 1 << 24)
@@ -331,7 +338,9 @@ int (bpe_train_naive)(bpe *t, const void *text, size_t len, int vocab_size, int 
     int *ids = (int *)BPE_MALLOC((2 * len + 1) * sizeof(int)), *count = (int *)BPE_MALLOC(V * V * sizeof(int));
     bpei_vocab v;
     bpei_vocab_init(&v, BPEI_BPE, split);
-    if (!ids || !count) status = bpei_fail(t, BPE_ENOMEM, "out of memory for %d x %d counts", vocab_size, vocab_size);
+    if (!ids || !count)
+        status = bpei_fail(t, BPE_ENOMEM, "out of memory for %d x %d counts; bpe_train needs less", vocab_size,
+                           vocab_size);
     if (!status) status = bpei_put_bytes(t, &v, 0, BPEI_TEXT);
     for (size_t i = 0; i < len && !status; i++) {
         if (i == piece) ids[n++] = -1, piece = bpei_split(t, split, p, len, i);
@@ -792,7 +801,9 @@ int (bpe_chars)(bpe *t, const void *text, size_t len) {
     bpei_vocab_init(&v, BPEI_CHARS, BPE_SPLIT_NONE);
     size_t room = 0x110000 + 256;
     unsigned char *seen = (unsigned char *)BPE_MALLOC(room);
-    if (!seen) return bpei_fail(t, BPE_ENOMEM, "out of memory for a table of all characters");
+    if (!seen)
+        return bpei_fail(t, BPE_ENOMEM, "out of memory for a table of all characters (%.0f bytes); free some first",
+                         (double)room);
     memset(seen, 0, room);
     for (size_t i = 0; i < len;) {
         uint32_t code;
@@ -832,7 +843,8 @@ static int bpei_by_count(const void *a, const void *b) {
 
 int (bpe_words)(bpe *t, const void *text, size_t len, int max_vocab) {
     int status = bpei_train_check(t, text, len, 256, BPE_SPLIT_GPT2);
-    if (!status && max_vocab < 1) status = bpei_fail(t, BPE_EARG, "max_vocab is %d; <unk> alone needs 1", max_vocab);
+    if (!status && max_vocab < 1)
+        status = bpei_fail(t, BPE_EARG, "max_vocab is %d; pass 1 for <unk>, and 1 more for each word", max_vocab);
     if (status) return status;
     bpei_chunk *chunk = NULL;
     size_t chunks = 0;
@@ -877,12 +889,15 @@ bpe *bpei_here(bpe *t, const char *call, const char *file, int line) {
 static int bpei_fail(bpe *t, int status, const char *format, ...) {
     if (!t->error[0]) {
         size_t n = 0, room = sizeof t->error;
-        if (t->call) n = (size_t)snprintf(t->error, room, "%s:%d: %s: ", t->file, t->line, t->call);
-        if (n < room && t->source) n += (size_t)snprintf(t->error + n, room - n, "%s: ", t->source);
+        if (t->call) n = (size_t)snprintf(t->error, room, "%.150s:%d: %s: ", t->file, t->line, t->call);
+        if (n < room && t->source) n += (size_t)snprintf(t->error + n, room - n, "%.150s: ", t->source);
         va_list args;
         va_start(args, format);
         if (n < room) vsnprintf(t->error + n, room - n, format, args);
         va_end(args);
+        // A message may quote a file, and a file may hold commands for the terminal (C1 controls are U+0080 to U+009F).
+        for (unsigned char *c = (unsigned char *)t->error; *c; c++)
+            if (*c < 32 || *c == 127 || (*c == 0xC2 && c[1] >= 0x80 && c[1] < 0xA0)) *c = '?';
     }
 #ifdef BPE_DIE_ON_ERROR
     fprintf(stderr, "%s\n", t->error);
@@ -913,7 +928,7 @@ const char *(bpe_status)(long status) {
     }
 }
 
-const char *(bpe_error)(const bpe *t) { return t ? t->error : ""; }
+const char *(bpe_error)(const bpe *t) { return !t ? "bpe_new: out of memory" : t->error[0] ? t->error : NULL; }
 void (bpe_clear_error)(bpe *t) { if (t) t->error[0] = 0; }
 int (bpe_vocab_size)(const bpe *t) { return t ? t->v.n : 0; }
 
@@ -1080,21 +1095,22 @@ static char *bpei_put(bpe *t, bpei_vocab *v, uint32_t id, size_t size, uint32_t 
     v->status = BPE_OK;
     if (id >= (uint32_t)v->used + BPEI_GAP)
         v->status =
-            bpei_fail(t, BPE_EFORMAT, "id %u after %d tokens leaves more than %d ids unused; are the ids right?",
+            bpei_fail(t, BPE_EFORMAT, "id %u after %d tokens leaves more than %d ids unused. Is the file damaged?",
                       (unsigned)id, v->used, BPEI_GAP);
     else if (id < (uint32_t)v->n && v->token[id].size)
         v->status = bpei_fail(t, BPE_EFORMAT, "id %u is given twice; every token needs an id of its own", (unsigned)id);
     else if (size == 0 || size > (size_t)(UINT32_MAX - 1) - v->text_size)
         v->status = bpei_fail(t, BPE_EFORMAT,
-                              "token %u has %.0f bytes; at least 1 is needed, and all tokens together are "
-                              "below 4 GiB",
+                              "token %u has %.0f bytes; wanted at least 1, and less than 4 GiB in all tokens. Is the "
+                              "file damaged?",
                               (unsigned)id, (double)size);
     if (v->status) return NULL;
     if (id >= (uint32_t)v->room) {
         uint32_t room = id < 10 ? 16 : id + 1 + id / 2;
         bpei_token *token = (bpei_token *)BPE_REALLOC(v->token, room * sizeof *token);
         if (!token)
-            return v->status = bpei_fail(t, BPE_ENOMEM, "out of memory for %u tokens", (unsigned)room), (char *)NULL;
+            return v->status = bpei_fail(t, BPE_ENOMEM, "out of memory for %u tokens; use a smaller vocabulary",
+                                         (unsigned)room), (char *)NULL;
         v->token = token, v->room = (int)room;
     }
     size_t need = (size_t)v->text_size + size + 1;
@@ -1102,8 +1118,8 @@ static char *bpei_put(bpe *t, bpei_vocab *v, uint32_t id, size_t size, uint32_t 
         size_t room = need + need / 2 < UINT32_MAX ? need + need / 2 : UINT32_MAX;
         char *text = (char *)BPE_REALLOC(v->text, room);
         if (!text)
-            return v->status = bpei_fail(t, BPE_ENOMEM, "out of memory for %.0f bytes of tokens", (double)room),
-                   (char *)NULL;
+            return v->status = bpei_fail(t, BPE_ENOMEM, "out of memory for %.0f bytes of tokens; use a smaller "
+                                         "vocabulary", (double)room), (char *)NULL;
         v->text = text, v->text_room = (uint32_t)room;
     }
     while ((uint32_t)v->n <= id) v->token[v->n++].size = 0;
@@ -1127,7 +1143,8 @@ static int bpei_put_bytes(bpe *t, bpei_vocab *v, int first, int type) {
 // Special tokens are kept in a list of their own, the longest first, and out of the hash table: text never finds them.
 static int bpei_put_special(bpe *t, bpei_vocab *v, const char *text, size_t size, uint32_t id) {
     int *list = (int *)BPE_REALLOC(v->special, ((size_t)v->n_special + 1) * sizeof(int)), i = v->n_special;
-    if (!list) return bpei_fail(t, BPE_ENOMEM, "out of memory for %d special tokens", v->n_special + 1);
+    if (!list)
+        return bpei_fail(t, BPE_ENOMEM, "out of memory for %d special tokens; use fewer", v->n_special + 1);
     v->special = list;
     char *p = bpei_put(t, v, id, size, BPEI_NEVER, BPEI_SPECIAL);
     if (!p) return v->status;
@@ -1192,7 +1209,8 @@ static int bpei_index(bpe *t, bpei_vocab *v) {
     v->slot = (bpei_slot *)BPE_MALLOC(slots * sizeof *v->slot);
     v->two = joins ? (int *)BPE_MALLOC(65536 * sizeof *v->two) : NULL;
     if (!v->slot || (joins && !v->two))
-        return bpei_fail(t, BPE_ENOMEM, "out of memory for a table of %.0f tokens", (double)slots);
+        return bpei_fail(t, BPE_ENOMEM, "out of memory for a table of %.0f tokens; use a smaller vocabulary",
+                         (double)slots);
     for (int attempt = 0; attempt < 4; attempt++) {
         int id = 0;
         v->seed = (uint64_t)attempt * UINT64_C(0xD6E8FEB86659FD93);
@@ -1214,8 +1232,8 @@ static int bpei_index(bpe *t, bpei_vocab *v) {
             // llama2.c's files may hold a text twice; run.c then finds either, we the first.
             if (twin >= 0 && v->kind == BPEI_LLAMA) continue;
             if (twin >= 0)
-                return bpei_fail(t, BPE_EFORMAT, "tokens %d and %d have the same %u bytes; one of them is wrong", twin,
-                                 id, (unsigned)token->size);
+                return bpei_fail(t, BPE_EFORMAT, "tokens %d and %d have the same %u bytes; one of them is wrong. Is "
+                                 "the file damaged?", twin, id, (unsigned)token->size);
             v->slot[i].key = key, v->slot[i].size = token->size, v->slot[i].id = id;
             if (token->size == 1) v->one[p[0]] = id;
             if (joins && token->size == 2) v->two[p[0] << 8 | p[1]] = id;
@@ -1223,7 +1241,8 @@ static int bpei_index(bpe *t, bpei_vocab *v) {
         }
         if (id == v->n) return BPE_OK;
     }
-    return bpei_fail(t, BPE_EFORMAT, "the tokens collide as if made for it; this is no honest vocabulary");
+    return bpei_fail(t, BPE_EFORMAT, "the %.0f tokens collide as if made for it; get the vocabulary from another "
+                     "place", (double)tokens);
 }
 
 // BPE needs a token for each byte, llama2.c's kind a byte token: without it some text could not be written.
@@ -1237,10 +1256,12 @@ static int bpei_check_bytes(bpe *t, const bpei_vocab *v) {
 
 int (bpe_add_special)(bpe *t, const char *text, int id) {
     if (!t) return BPE_EARG;
-    if (!text || !text[0]) return bpei_fail(t, BPE_EARG, "a special token needs a text");
+    if (!text || !text[0])
+        return bpei_fail(t, BPE_EARG, "the text of a special token is %s; pass one, such as \"<|end|>\"",
+                         text ? "empty" : "NULL");
     if (t->v.kind == BPEI_EMPTY) return bpei_fail(t, BPE_EARG, "no vocabulary yet; train or load one first");
     int old = bpei_special_id(&t->v, text);
-    if (old >= 0) return bpei_fail(t, BPE_EARG, "\"%.99s\" is special token %d already", text, old);
+    if (old >= 0) return bpei_fail(t, BPE_EARG, "\"%.99s\" is special token %d already; use that id", text, old);
     if (id < -1) return bpei_fail(t, BPE_EARG, "id is %d; pass -1 for the next free one", id);
     if (id == -1) id = t->v.n;
     if (bpei_used(t, id))
@@ -1385,7 +1406,8 @@ static int bpei_count_pieces(bpe *t, const unsigned char *p, size_t n, int split
     if (failed) {
         BPE_FREE(*chunk);
         *chunk = NULL, *chunks = 0;
-        return bpei_fail(t, BPE_ENOMEM, "out of memory while counting the pieces of the text");
+        return bpei_fail(t, BPE_ENOMEM, "out of memory while counting the pieces of %.0f bytes of text; train on a "
+                         "part of it", (double)n);
     }
     return BPE_OK;
 }
@@ -1554,7 +1576,8 @@ int (bpe_train)(bpe *t, const void *text, size_t len, int vocab_size, int split)
         if (!status) bpei_trainer_join(&r, best.pair, v.n - 1);
     }
     if (r.failed && !status)
-        status = bpei_fail(t, BPE_ENOMEM, "out of memory for the pairs of %.0f pieces", (double)chunks);
+        status = bpei_fail(t, BPE_ENOMEM, "out of memory for the pairs of %.0f pieces; train on a part of the text",
+                           (double)chunks);
     BPE_FREE(chunk);
     BPE_FREE(r.id);
     BPE_FREE(r.weight);
@@ -1571,10 +1594,12 @@ static int bpei_read_file(bpe *t, const char *path, char **data, size_t *size) {
     const size_t most = (size_t)1 << 28;
     size_t room = 0, got = 1;
     *data = NULL, *size = 0;
-    if (!path) return bpei_fail(t, BPE_EARG, "the path is NULL");
+    if (!path) return bpei_fail(t, BPE_EARG, "the path is NULL; pass the name of a file");
     t->source = path;
     FILE *f = fopen(path, "rb");
-    if (!f) return bpei_fail(t, BPE_EFILE, "cannot open it: %s", strerror(errno));
+    if (!f)
+        return bpei_fail(t, BPE_EFILE, "cannot open it: %s. Check the path; was the file downloaded, or saved, yet?",
+                         strerror(errno));
     while (got) {
         if (*size == room) {
             room = room ? room + room / 2 : 65536;
@@ -1587,10 +1612,11 @@ static int bpei_read_file(bpe *t, const char *path, char **data, size_t *size) {
     }
     int bad = ferror(f), why = errno, status = BPE_OK;
     fclose(f);
-    if (bad) status = bpei_fail(t, BPE_EFILE, "cannot read it: %s", strerror(why));
+    if (bad) status = bpei_fail(t, BPE_EFILE, "cannot read it: %s. Is it a file?", strerror(why));
     else if (got && room > most)
         status = bpei_fail(t, BPE_EFORMAT, "over 256 MB; no vocabulary is that large. Is it the right file?");
-    else if (got) status = bpei_fail(t, BPE_ENOMEM, "out of memory after %.0f bytes", (double)*size);
+    else if (got) status = bpei_fail(t, BPE_ENOMEM, "out of memory after %.0f bytes. Is it the right file?",
+                                    (double)*size);
     if (status) {
         BPE_FREE(*data);
         *data = NULL, t->source = NULL;
@@ -1713,7 +1739,8 @@ static int bpei_parse_tiktoken(bpe *t, const char *p, size_t size, const char *n
 
 static int bpei_load_tiktoken(bpe *t, const void *data, size_t size, const char *encoding) {
     bpei_vocab v;
-    if (!data && size) return bpei_fail(t, BPE_EARG, "data is NULL and its size %.0f", (double)size);
+    if (!data && size)
+        return bpei_fail(t, BPE_EARG, "data is NULL and its size %.0f; pass the bytes of a file", (double)size);
     bpei_vocab_init(&v, BPEI_BPE, BPE_SPLIT_NONE);
     return bpei_take(t, &v, bpei_parse_tiktoken(t, data ? (const char *)data : "", size, encoding, &v));
 }
@@ -1840,8 +1867,8 @@ static int bpei_parse_merges(bpe *t, const char *p, size_t size, bpei_vocab *v) 
                                                     sizeof bytes - (size_t)left)
                                   : -1;
             if (right < 1)
-                return bpei_fail(t, BPE_EFORMAT, "line %d: wanted two tokens with a space between; got \"%.*s\"", line,
-                                 (int)(stop - p < 40 ? stop - p : 40), p);
+                return bpei_fail(t, BPE_EFORMAT, "line %d: wanted two tokens with a space between; got \"%.*s\". Is "
+                                 "the file damaged?", line, (int)(stop - p < 40 ? stop - p : 40), p);
             const unsigned char *b = (const unsigned char *)bytes;
             int id = bpei_find(v, b, (size_t)(left + right));
             if (id < 0 || bpei_find(v, b, (size_t)left) < 0 || bpei_find(v, b + left, (size_t)right) < 0)
@@ -1850,7 +1877,8 @@ static int bpei_parse_merges(bpe *t, const char *p, size_t size, bpei_vocab *v) 
                                  "together?",
                                  line, (int)(stop - p < 40 ? stop - p : 40), p);
             if (v->token[id].rank != BPEI_NEVER)
-                return bpei_fail(t, BPE_EFORMAT, "line %d: token %d is made a second time", line, id);
+                return bpei_fail(t, BPE_EFORMAT, "line %d: token %d is made a second time. Is the file damaged?", line,
+                                 id);
             v->token[id].rank = rank++;
         }
         p = next;
@@ -1888,7 +1916,8 @@ static int bpei_parse_gpt2(bpe *t, bpei_file merges, bpei_file json, bpei_vocab 
 static int bpei_load_gpt2(bpe *t, bpei_file merges, bpei_file json) {
     bpei_vocab v;
     if (!merges.data || !json.data)
-        return bpei_fail(t, BPE_EARG, "%s is NULL", merges.data ? "encoder.json" : "vocab.bpe");
+        return bpei_fail(t, BPE_EARG, "%s is NULL; pass the bytes of that file",
+                         merges.data ? "encoder.json" : "vocab.bpe");
     bpei_vocab_init(&v, BPEI_BPE, BPE_SPLIT_GPT2);
     v.stray = BPE_STRAY_TAIL;
     int status = bpei_take(t, &v, bpei_parse_gpt2(t, merges, json, &v));
@@ -1925,7 +1954,8 @@ static int bpei_parse_llama2c(bpe *t, const unsigned char *p, size_t size, int v
     int status = BPE_OK;
 #define BPEI_U32(q) ((uint32_t)(q)[0] | (uint32_t)(q)[1] << 8 | (uint32_t)(q)[2] << 16 | (uint32_t)(q)[3] << 24)
     if (size < 4)
-        return bpei_fail(t, BPE_EFORMAT, "%.0f bytes; wanted a tokenizer.bin, which begins with 4 bytes", (double)size);
+        return bpei_fail(t, BPE_EFORMAT, "%.0f bytes; wanted a tokenizer.bin, which begins with 4 bytes. Is it the "
+                         "right file?", (double)size);
     uint32_t longest = BPEI_U32(p);
     for (; at < size && (vocab_size == 0 || id < (uint32_t)vocab_size); id++) {
         if (size - at < 8)
@@ -1941,8 +1971,8 @@ static int bpei_parse_llama2c(bpe *t, const unsigned char *p, size_t size, int v
                              (double)at + 4, (unsigned)id, (unsigned)length, (unsigned)longest,
                              (double)(size - at - 8));
         if ((bits & 0x7F800000) == 0x7F800000)
-            return bpei_fail(t, BPE_EFORMAT, "byte %.0f: the score of token %u is not a number", (double)at,
-                             (unsigned)id);
+            return bpei_fail(t, BPE_EFORMAT, "byte %.0f: the score of token %u is not a number. Is the file damaged?",
+                             (double)at, (unsigned)id);
         if (bits == 0x80000000) bits = 0;
         float score;
         memcpy(&score, &bits, 4);
@@ -1957,8 +1987,8 @@ static int bpei_parse_llama2c(bpe *t, const unsigned char *p, size_t size, int v
         }
         snprintf(hex, sizeof hex, "<0x%02X>", (unsigned)(id - 3) & 255);
         if (id < 259 && (length != 6 || memcmp(text, hex, 6)))
-            return bpei_fail(t, BPE_EFORMAT, "token %u is \"%.*s\"; wanted %s: ids 3 to 258 have to be the bytes",
-                             (unsigned)id, (int)(length < 20 ? length : 20), text, hex);
+            return bpei_fail(t, BPE_EFORMAT, "token %u is \"%.*s\"; wanted %s: ids 3 to 258 have to be the bytes. Is "
+                             "it the right file?", (unsigned)id, (int)(length < 20 ? length : 20), text, hex);
         to = bpei_put(t, v, id, id < 259 ? 1 : length, rank, id < 259 ? BPEI_BYTE : BPEI_TEXT);
         if (!to) return v->status;
         if (id < 259) *to = (char)(id - 3);
@@ -1978,7 +2008,7 @@ static int bpei_parse_llama2c(bpe *t, const unsigned char *p, size_t size, int v
 
 static int bpei_load_llama2c(bpe *t, const void *data, size_t size, int vocab_size) {
     bpei_vocab v;
-    if (!data) return bpei_fail(t, BPE_EARG, "data is NULL");
+    if (!data) return bpei_fail(t, BPE_EARG, "data is NULL; pass the bytes of a tokenizer.bin");
     if (vocab_size < 0)
         return bpei_fail(t, BPE_EARG, "vocab_size is %d; pass the model's, or 0 for what the file holds", vocab_size);
     bpei_vocab_init(&v, BPEI_LLAMA, BPE_SPLIT_NONE);
@@ -2107,8 +2137,9 @@ static int bpei_parse_own(bpe *t, const char *p, size_t size, bpei_vocab *v) {
         if (ok && type == BPEI_BYTE) ok = length == 1;
         if (ok && type == BPEI_SPECIAL) ok = !memchr(p, 0, length);
         if (!ok)
-            return bpei_fail(t, BPE_EFORMAT, "byte %.0f: wanted a token as \"id rank type length bytes\", got \"%.*s\"",
-                             (double)(line - start), (int)(end - line < 30 ? end - line : 30), line);
+            return bpei_fail(t, BPE_EFORMAT, "byte %.0f: wanted a token as \"id rank type length bytes\", got \"%.*s\""
+                             ". Save the tokenizer again", (double)(line - start),
+                             (int)(end - line < 30 ? end - line : 30), line);
         last = id;
         if (type == BPEI_SPECIAL) status = bpei_put_special(t, v, p, length, id);
         else {
@@ -2125,13 +2156,14 @@ static int bpei_parse_own(bpe *t, const char *p, size_t size, bpei_vocab *v) {
     if (!status && (v->kind == BPEI_BYTES || v->kind == BPEI_BPE || v->kind == BPEI_LLAMA))
         status = bpei_check_bytes(t, v);
     if (!status && v->kind == BPEI_WORDS && (!v->n || !v->token[0].size))
-        status = bpei_fail(t, BPE_EFORMAT, "a vocabulary of words without token 0, <unk>");
+        status = bpei_fail(t, BPE_EFORMAT, "a vocabulary of words without token 0, <unk>; save the tokenizer again");
     return status;
 }
 
 static int bpei_load_own(bpe *t, const void *data, size_t size) {
     bpei_vocab v;
-    if (!data && size) return bpei_fail(t, BPE_EARG, "data is NULL and its size %.0f", (double)size);
+    if (!data && size)
+        return bpei_fail(t, BPE_EARG, "data is NULL and its size %.0f; pass the bytes of a file", (double)size);
     bpei_vocab_init(&v, BPEI_EMPTY, BPE_SPLIT_NONE);
     return bpei_take(t, &v, bpei_parse_own(t, data ? (const char *)data : "", size, &v));
 }
@@ -2197,13 +2229,13 @@ static int bpei_replace_file(const char *from, const char *to) {
 
 int (bpe_save)(bpe *t, const char *path) {
     if (!t) return BPE_EARG;
-    if (!path) return bpei_fail(t, BPE_EARG, "the path is NULL");
+    if (!path) return bpei_fail(t, BPE_EARG, "the path is NULL; pass the name of a file");
     long size = (bpe_save_mem)(t, NULL, 0);
     if (size < 0) return bpei_fail(t, BPE_EARG, "nothing to save; train or load a vocabulary first");
     size_t length = strlen(path) + 32;
     char *data = (char *)BPE_MALLOC((size_t)size), *temporary = (char *)BPE_MALLOC(length);
     int status = BPE_OK, why = 0;
-    if (!data || !temporary) status = bpei_fail(t, BPE_ENOMEM, "out of memory for %ld bytes", size);
+    if (!data || !temporary) status = bpei_fail(t, BPE_ENOMEM, "out of memory for %ld bytes; free some first", size);
     else {
         (bpe_save_mem)(t, data, (size_t)size);
 #ifdef _WIN32
@@ -2215,8 +2247,8 @@ int (bpe_save)(bpe *t, const char *path) {
         if (!why) why = bpei_replace_file(temporary, path);
         if (why) {
             remove(temporary);
-            status = bpei_fail(t, BPE_EFILE, "%s: cannot write it: %s. What was there before is untouched", path,
-                               strerror(why));
+            status = bpei_fail(t, BPE_EFILE, "%.150s: cannot write it: %s. What was there before is untouched. Check "
+                               "the folder, its permissions and the free space", path, strerror(why));
         }
     }
 #ifndef _WIN32
@@ -2234,7 +2266,20 @@ int (bpe_save)(bpe *t, const char *path) {
 #endif // BPE_IMPLEMENTATION
 
 /*
-MIT License. Copyright (c) 2026 the authors of this repository; the full text is in the file LICENSE. A copy of this
-header alone may carry this instead: permission is granted, free of charge, to deal in this software without
-restriction, provided that this notice is kept. It comes as it is, without warranty of any kind.
+MIT License
+
+Copyright (c) 2026 the authors of bpe.h
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+persons to whom the Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 */

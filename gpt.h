@@ -1,10 +1,12 @@
 /*
 gpt.h - a GPT to train, to talk to, and to read: GPT-2 itself, or the shape of Llama, on top of autograd.h.
 
-Use: copy gpt.h and autograd.h; in ONE C or C++ file of your program say
-    #define AUTOGRAD_IMPLEMENTATION
-    #define GPT_IMPLEMENTATION
-before #include "gpt.h", in the others only include it. Compile: cc -O3 program.c -lm   (-pthread on older systems)
+In one C file of your program:              #define AUTOGRAD_IMPLEMENTATION
+                                            #define GPT_IMPLEMENTATION
+                                            #include "gpt.h"
+in all others only:                         #include "gpt.h"
+Compile with                                cc -O3 program.c -lm
+It needs autograd.h beside it. (A C library older than glibc 2.34 also wants -pthread.)
 
 EXAMPLE:
     #define AG_DIE_ON_ERROR
@@ -25,7 +27,7 @@ EXAMPLE:
         for (int step = 0; step < 100; step++, ag_reset(ag)) {
             gpt_next(&data, 4, 64, x, y);                   // (4,64) tokens, and for each the one that follows
             ag_backward(ag_cross_entropy(gpt_forward(gpt, x, 4, 64), y, NULL));
-            gpt_step(gpt, &muon, gpt_lr_linear(step, 5, 100, 0.7), NULL);
+            gpt_step(gpt, &muon, gpt_lr_linear(step, 5, 100, 0.7), NULL);       // moves the weights a little
         }
         gpt_sampling greedy = { 0, 0, 0, 0, NULL, 0 };
         int n = gpt_generate(gpt, &greedy, tokens, 9, out, 56, NULL, NULL);
@@ -39,14 +41,18 @@ It does not: know text (tokens are numbers here; bpe.h makes them, or your own c
 together, store weights as anything but float, or use more than one machine.
 
 CONCEPTS
-A GPT is a function from the tokens so far to a score for each token that could follow (logits); softmax makes
-probabilities of scores. Training compares them with the token that did follow: the loss is -log of its
-probability, averaged (cross entropy), and ln V before anything is learned. Every position of a text is one exercise, so
-a batch of B rows of T tokens is B*T of them at once; causal attention sees to it that no position looks ahead.
-Inside, each position carries a vector of C numbers, the residual stream. A block adds to it what attention finds at
-earlier positions, and then what an MLP makes of it at this one. After L blocks the head compares it with all tokens.
-Generation asks for one token, appends it, asks again. What attention needs of older positions is kept in a KV cache, so
-that a further token costs one position of work and not T.
+A text is a row of tokens: small numbers that stand for letters or parts of words. A GPT is a function from the tokens
+so far to a score for each token that could follow, a logit; softmax makes probabilities of scores. Training compares
+them with the token that did follow: the loss is -log of its probability, averaged (cross entropy), and about ln V
+before anything is learned. Every position of a text is one exercise, so a batch of B rows of T tokens is B*T of them at
+once.
+Inside, each position carries a vector of C numbers, its channels; all of them together are the residual stream. It
+begins as the token's row in a table, the embedding. Then L blocks add to it, each one twice: first attention, which
+fetches what is useful from earlier positions (causal: never from later ones, or the answer would be known), then an
+MLP, two matrices with a bend between them, which works on each position alone. In the end the head, one more matrix,
+compares the vector with each token of the vocabulary. If it is the embedding's table again, it is called tied.
+Generation asks for one token, appends it, asks again. Attention looks at two vectors of each older position, its key
+and its value. They never change, so a KV cache keeps them: a further token costs one position of work and not T.
 The training loop is yours: see the example. A new loss is an expression over gpt_forward or gpt_trunk; its backward
 pass comes from autograd.h.
 
@@ -59,13 +65,13 @@ ag_free. Buffers for tokens and scores are yours.
 ERRORS   Functions return NULL or -1 (gpt_eval: NaN), and ag_error(ctx) tells what happened and where you called. Until
 ag_clear_error everything else does nothing. With AG_DIE_ON_ERROR the first error is printed and ends the program.
 
+OPTIONS, before the include
+    GPT_MALLOC, GPT_FREE    AG_MALLOC...    your allocator; both or neither
+    GPT_IO                  gpt_stdio()     a const gpt_io * expression: how files are reached
+    AG_REAL, AG_DIE_ON_ERROR, AG_NAIVE      see autograd.h
+
 SECURITY   Loaders treat every file as hostile: lengths, overlaps, checksums and shapes are checked before memory is
 taken for them, and nothing in a file is ever executed. A valid file may still hold a model larger than your machine.
-
-OPTIONS, before the include
-    GPT_MALLOC, GPT_FREE     allocator; both or neither                (AG_MALLOC, AG_FREE)
-    GPT_IO                   a const gpt_io * expression: file access  (gpt_stdio())
-    AG_REAL, AG_DIE_ON_ERROR, AG_NAIVE: see autograd.h
 
 READING ORDER   GPT_PARAMS_TOP below is the whole model on one page; then chapter 2, the forward pass; chapter 3,
 learning; chapter 4, generation; chapter 1 and 5 when you want to know how models are made, saved and loaded.
@@ -318,12 +324,18 @@ const gpt_io *gpt_stdio(void);
 
 // An error names the place where the reader called: these functions note it on the way, as the ops of autograd.h do.
 gpt_model *gpt_at(gpt_model *m, const char *file, int line);
+gpt_loader *gpt_loader_at(gpt_loader *l, const char *file, int line);
+gpt_cache *gpt_cache_at(gpt_cache *k, const char *file, int line);
 #define GPT_AT(m) gpt_at(m, __FILE__, __LINE__)
+#define GPT_LOADER_AT(l) gpt_loader_at(l, __FILE__, __LINE__)
+#define GPT_CACHE_AT(k) gpt_cache_at(k, __FILE__, __LINE__)
 #define gpt_new(ctx, c) gpt_new(AG_CTX_AT(ctx), c)
 #define gpt_load(ctx, path, state) gpt_load(AG_CTX_AT(ctx), path, state)
+#define gpt_load_mem(ctx, bytes, size, state) gpt_load_mem(AG_CTX_AT(ctx), bytes, size, state)
 #define gpt_resume(ctx, path, state) gpt_resume(AG_CTX_AT(ctx), path, state)
 #define gpt_load_llama2c(ctx, path) gpt_load_llama2c(AG_CTX_AT(ctx), path)
 #define gpt_loader_new(ctx, tokens, n, order) gpt_loader_new(AG_CTX_AT(ctx), tokens, n, order)
+#define gpt_next(l, B, T, x, y) gpt_next(GPT_LOADER_AT(l), B, T, x, y)
 #define gpt_load_into(m, path) gpt_load_into(GPT_AT(m), path)
 #define gpt_save(m, path, state) gpt_save(GPT_AT(m), path, state)
 #define gpt_forward(m, ids, B, T) gpt_forward(GPT_AT(m), ids, B, T)
@@ -333,7 +345,13 @@ gpt_model *gpt_at(gpt_model *m, const char *file, int line);
 #define gpt_probs(m, s, logits, probs) gpt_probs(GPT_AT(m), s, logits, probs)
 #define gpt_sample(m, s, logits, rng) gpt_sample(GPT_AT(m), s, logits, rng)
 #define gpt_cache_new(m, rows) gpt_cache_new(GPT_AT(m), rows)
+#define gpt_cache_copy(k, to, from) gpt_cache_copy(GPT_CACHE_AT(k), to, from)
+#define gpt_feed(k, ids, T, len, logits) gpt_feed(GPT_CACHE_AT(k), ids, T, len, logits)
 #define gpt_generate(m, s, prompt, n, out, cap, each, user) gpt_generate(GPT_AT(m), s, prompt, n, out, cap, each, user)
+#define gpt_generate_batch(m, s, B, prompts, n, out, cap, n_out, each, user) \
+    gpt_generate_batch(GPT_AT(m), s, B, prompts, n, out, cap, n_out, each, user)
+#define gpt_beam(m, s, prompt, n, beams, length_power, out, cap, n_out, scores) \
+    gpt_beam(GPT_AT(m), s, prompt, n, beams, length_power, out, cap, n_out, scores)
 
 #ifdef __cplusplus
 }
@@ -365,13 +383,21 @@ gpt_model *gpt_at(gpt_model *m, const char *file, int line);
 #undef AG_AT
 #undef AG_CTX_AT
 #undef GPT_AT
+#undef GPT_LOADER_AT
+#undef GPT_CACHE_AT
 #define AG_AT(tensor) tensor
 #define AG_CTX_AT(ctx) ctx
 #define GPT_AT(m) m
+#define GPT_LOADER_AT(l) l
+#define GPT_CACHE_AT(k) k
 
 gpt_model *gpt_at(gpt_model *m, const char *file, int line) {
     if (m) ag_ctx_at(m->ctx, file, line);
     return m;
+}
+gpt_loader *gpt_loader_at(gpt_loader *l, const char *file, int line) {
+    if (l) ag_ctx_at(l->ctx, file, line);
+    return l;
 }
 
 // ====================================================================================================================
@@ -426,7 +452,7 @@ static int gpti_check(const gpt_config *c, char *why, size_t size) {
     double total = 0;
     if (!c) { snprintf(why, size, "the configuration is NULL"); return -1; }
     if (!c->n_layer && !c->n_embd) {
-        snprintf(why, size, "there is no preset \"%.24s\"; there are %s", c->name, gpt_presets());
+        snprintf(why, size, "there is no preset \"%.24s\": choose one of %s", c->name, gpt_presets());
         return -1;
     }
     if (c->n_vocab == 0) {
@@ -438,14 +464,17 @@ static int gpti_check(const gpt_config *c, char *why, size_t size) {
     GPTI_CONFIG_INTS(GPTI_RANGE)
 #undef GPTI_RANGE
     if (c->n_embd % c->n_head) {
-        snprintf(why, size, "n_embd %d is not a multiple of n_head %d", c->n_embd, c->n_head);
+        snprintf(why, size, "n_embd %d is not a multiple of n_head %d: %d would be", c->n_embd, c->n_head,
+                 (c->n_embd / c->n_head + 1) * c->n_head);
     } else if (c->n_head % c->n_kv_head) {
-        snprintf(why, size, "n_head %d is not a multiple of n_kv_head %d", c->n_head, c->n_kv_head);
+        snprintf(why, size, "n_head %d is not a multiple of n_kv_head %d: choose one that divides it", c->n_head,
+                 c->n_kv_head);
     } else if (c->shape == GPT_SHAPE_GPT2 && c->n_kv_head != c->n_head) {
-        snprintf(why, size, "n_kv_head is %d, but in the gpt2 shape it equals n_head, %d", c->n_kv_head, c->n_head);
+        snprintf(why, size, "n_kv_head is %d, but in the gpt2 shape it equals n_head, %d: set both, or take the "
+                 "llama shape", c->n_kv_head, c->n_head);
     } else if (c->shape == GPT_SHAPE_LLAMA && c->n_embd / c->n_head % 2) {
-        snprintf(why, size, "the head size n_embd/n_head is %d: rotary positions need an even one",
-                 c->n_embd / c->n_head);
+        snprintf(why, size, "the head size n_embd/n_head is %d: rotary positions need an even one, so choose n_embd %d",
+                 c->n_embd / c->n_head, c->n_embd + c->n_head);
     } else if (!(c->norm_eps > 0 && c->norm_eps < 1)) {
         snprintf(why, size, "norm_eps is %g, wanted more than 0 and less than 1", c->norm_eps);
     } else if (!(c->dropout >= 0 && c->dropout < 1)) {
@@ -455,7 +484,8 @@ static int gpti_check(const gpt_config *c, char *why, size_t size) {
     } else {
         for (int i = 0; gpt_param_at(c, i, &p); i++) total += (double)p.count;
         if (total < (double)(SIZE_MAX / 16 / sizeof(ag_real))) return 0;
-        snprintf(why, size, "%.3g parameters are more than this machine can address", total);
+        snprintf(why, size, "%.3g parameters are more than this machine can address: fewer layers, channels or tokens",
+                 total);
     }
     return -1;
 }
@@ -555,7 +585,7 @@ int gpt_describe(const gpt_config *c, char *out, size_t size) {
 // KV tensors that no cache uses at the moment are kept in a list.
 typedef struct gpti_store { struct gpti_store *next; int rows, busy; ag_kv *kv; } gpti_store;      // kv (L)
 struct gpti_private {
-    int *position;                  // (T) 0, 1, 2 ...
+    int *position;                  // (T) 0, 1, 2 ...; gpt2 shape only
     ag_real *probs;                 // (V)
     int *heap;                      // (V)
     gpti_store *stores;
@@ -564,7 +594,8 @@ struct gpti_private {
 static void *gpti_alloc(ag_ctx *ctx, size_t n, size_t size) {
     void *p = size && n > SIZE_MAX / 4 / size ? NULL : GPT_MALLOC(n * size + (n * size == 0));
     if (p) memset(p, 0, n * size);
-    else ag_fail(ctx, "gpt.h: out of memory: %zu times %zu bytes wanted", n, size);
+    else ag_fail(ctx, "gpt.h: out of memory: %zu times %zu bytes wanted. Use a smaller model, batch or context",
+                 n, size);
     return p;
 }
 
@@ -594,9 +625,11 @@ static gpt_model *gpti_new(ag_ctx *ctx, const gpt_config *c, int random) {
     m->ctx = ctx, m->config = *c, m->training = 1;
     m->own = (struct gpti_private *)gpti_alloc(ctx, 1, sizeof *m->own);
     m->layer = (gpt_layer *)gpti_alloc(ctx, (size_t)c->n_layer, sizeof *m->layer);
-    if (m->own && m->layer) m->own->position = (int *)gpti_alloc(ctx, (size_t)c->n_ctx, sizeof(int));
-    if (!m->own || !m->own->position) { gpt_free(m); return NULL; }
-    for (int t = 0; t < c->n_ctx; t++) m->own->position[t] = t;
+    // Only learned positions are looked up. (A file of the llama shape can claim any n_ctx: it must cost nothing.)
+    if (m->own && m->layer && c->shape == GPT_SHAPE_GPT2)
+        m->own->position = (int *)gpti_alloc(ctx, (size_t)c->n_ctx, sizeof(int));
+    if (ag_error(ctx)) { gpt_free(m); return NULL; }
+    for (int t = 0; m->own->position && t < c->n_ctx; t++) m->own->position[t] = t;
     for (int i = 0; gpti_param(c, m, i, &p, &field); i++) {
         ag_tensor *t = *field = ag_param_at(ctx, p.rows, p.cols ? p.cols : AG_END, AG_END, AG_END, AG_END);
         if (!t) { gpt_free(m); return NULL; }
@@ -700,16 +733,21 @@ static ag_tensor *gpti_trunk(gpt_model *m, const int *ids, int B, int T, const i
 // What a caller can get wrong, found before the first op: then the message speaks of the caller's arguments.
 static int gpti_ids_ok(const gpt_model *m, const char *who, const int *ids, int B, int T, const int *len) {
     const gpt_config *c = &m->config;
-    if (!ids) return ag_fail(m->ctx, "%s: the ids are NULL", who);
-    if (B < 1 || T < 1 || B > INT_MAX / T) return ag_fail(m->ctx, "%s: %d rows of %d tokens", who, B, T);
-    if (T > c->n_ctx) return ag_fail(m->ctx, "%s: rows of %d tokens, but the context has %d", who, T, c->n_ctx);
+    if (!ids) return ag_fail(m->ctx, "%s: the ids are NULL: pass an array of %d rows of %d tokens", who, B, T);
+    if (B < 1 || T < 1 || B > INT_MAX / T)
+        return ag_fail(m->ctx, "%s: %d rows of %d tokens: wanted at least 1 of each, and less than 2^31 tokens in all",
+                       who, B, T);
+    if (T > c->n_ctx)
+        return ag_fail(m->ctx, "%s: rows of %d tokens, but the context has %d: pass shorter rows, or make the model "
+                       "with a larger n_ctx", who, T, c->n_ctx);
     for (int b = 0; b < B; b++)
         if (len && (len[b] < 0 || len[b] > T))
-            return ag_fail(m->ctx, "%s: len[%d] is %d, wanted 0 to %d", who, b, len[b], T);
+            return ag_fail(m->ctx, "%s: len[%d] is %d, wanted 0 to %d, the length of a row", who, b, len[b], T);
     for (int i = 0; i < B * T; i++)
         if ((ids[i] < 0 || ids[i] >= c->n_vocab) && !(len && i % T >= len[i / T]))
-            return ag_fail(m->ctx, "%s: id %d in row %d at position %d; the vocabulary has %d", who, ids[i], i / T,
-                           i % T, c->n_vocab);
+            return ag_fail(m->ctx, "%s: ids[%d] is %d (row %d, position %d), but n_vocab is %d: wanted 0 to %d. Was "
+                           "the text encoded with this model's tokenizer?", who, i, ids[i], i / T, i % T, c->n_vocab,
+                           c->n_vocab - 1);
     return 0;
 }
 
@@ -776,22 +814,39 @@ static int gpti_blame(gpt_model *m, double norm) {
                            t->count);
         }
     }
-    return ag_fail(m->ctx, "gpt_step: the norm of the gradients is %g, so nothing was changed", norm);
+    return ag_fail(m->ctx, "gpt_step: the norm of the gradients is %g, though each of them is finite, so nothing "
+                   "was changed. Lower the learning rate", norm);
 }
 
 static int gpti_between(double x, double low, double high) { return x >= low && x <= high; }     // not if x is NaN
+
+static int gpti_setting(gpt_model *m, const char *name, double x, double low, double high) {   // 0, or -1: out of range
+    if (gpti_between(x, low, high)) return 0;
+    return ag_fail(m->ctx, "gpt_step: the optimizer's %s is %g, wanted %g to %g: start from gpt_adamw() or gpt_muon()",
+                   name, x, low, high);
+}
+
+static int gpti_optimizer_ok(gpt_model *m, const gpt_optimizer *o) {
+    const double most = 1e30, below_1 = 0.9999999;
+    if (!o) return ag_fail(m->ctx, "gpt_step: the optimizer is NULL: pass the address of a gpt_optimizer");
+    if (o->kind != GPT_ADAMW && o->kind != GPT_MUON)
+        return ag_fail(m->ctx, "gpt_step: the optimizer's kind is %d, wanted GPT_ADAMW or GPT_MUON", o->kind);
+    if (gpti_setting(m, "lr", o->lr, 0, most) || gpti_setting(m, "weight_decay", o->weight_decay, 0, most) ||
+        gpti_setting(m, "clip", o->clip, 0, HUGE_VAL) || gpti_setting(m, "eps", o->eps, 1e-300, HUGE_VAL) ||
+        gpti_setting(m, "beta1", o->beta1, 0, below_1) || gpti_setting(m, "beta2", o->beta2, 0, below_1)) return -1;
+    if (o->kind == GPT_ADAMW) return 0;
+    return gpti_setting(m, "lr_muon", o->lr_muon, 0, most) || gpti_setting(m, "momentum", o->momentum, 0, below_1);
+}
 
 int gpt_step(gpt_model *m, const gpt_optimizer *o, double lr_factor, double *grad_norm) {
     double norm;
     int bad;
     if (grad_norm) *grad_norm = NAN;
     if (!m || ag_error(m->ctx)) return -1;
-    if (!o || (o->kind != GPT_ADAMW && o->kind != GPT_MUON) || !gpti_between(lr_factor, 0, 1e30) ||
-        !gpti_between(o->lr, 0, 1e30) || !gpti_between(o->weight_decay, 0, 1e30) || !(o->clip >= 0) || !(o->eps > 0) ||
-        !gpti_between(o->beta1, 0, 0.9999999) || !gpti_between(o->beta2, 0, 0.9999999) ||
-        (o->kind == GPT_MUON && !(gpti_between(o->lr_muon, 0, 1e30) && gpti_between(o->momentum, 0, 0.9999999))))
-        return ag_fail(m->ctx, "gpt_step: the optimizer is %s: wanted finite rates >= 0, betas and momentum in [0,1), "
-                       "eps > 0", o ? "out of range" : "NULL");
+    if (gpti_optimizer_ok(m, o)) return -1;
+    if (!gpti_between(lr_factor, 0, 1e30))
+        return ag_fail(m->ctx, "gpt_step: lr_factor is %g, wanted a finite number from 0 on: 1, or what "
+                       "gpt_lr_cosine or gpt_lr_linear return", lr_factor);
     norm = o->clip > 0 ? ag_clip_grad(m->ctx, o->clip) : ag_grad_norm(m->ctx);
     if (grad_norm) *grad_norm = norm;
     if (!(norm - norm == 0)) {
@@ -836,17 +891,19 @@ gpt_loader gpt_loader_new(ag_ctx *ctx, const int *tokens, size_t n, int order) {
     gpt_loader l;
     l.ctx = ctx, l.tokens = tokens, l.n = n, l.order = order, l.cursor = 0;
     if (!tokens) l.n = 0;
-    if (ctx && l.n < 2) ag_fail(ctx, "gpt_loader_new: %zu tokens: there is nothing to predict", l.n);
+    if (ctx && l.n < 2) ag_fail(ctx, "gpt_loader_new: %zu tokens: there is nothing to predict. Give at least 2; is "
+                              "the text empty?", l.n);
     return l;
 }
 
 int gpt_next(gpt_loader *l, int B, int T, int *x, int *y) {
     if (!l || !l->ctx || ag_error(l->ctx)) return -1;
-    if (!l->tokens || !x || !y) return ag_fail(l->ctx, "gpt_next: a pointer is NULL");
-    if (B < 1 || T < 1) return ag_fail(l->ctx, "gpt_next: %d rows of %d tokens", B, T);
+    if (!l->tokens || !x || !y)
+        return ag_fail(l->ctx, "gpt_next: %s is NULL: pass an array", !x ? "x" : !y ? "y" : "the loader's tokens");
+    if (B < 1 || T < 1) return ag_fail(l->ctx, "gpt_next: %d rows of %d tokens: wanted at least 1 of each", B, T);
     if (l->n < (size_t)T + 1)
-        return ag_fail(l->ctx, "gpt_next: a window needs %d tokens and the data has %zu: use a shorter context", T + 1,
-                       l->n);
+        return ag_fail(l->ctx, "gpt_next: a window needs %d tokens and the data has %zu: use a shorter context, or "
+                       "a longer text", T + 1, l->n);
     for (int b = 0; b < B; b++) {
         size_t places = l->n - (size_t)T, at;
         if (l->order == GPT_SEQUENTIAL) {
@@ -873,7 +930,8 @@ double gpt_eval(gpt_model *m, const int *tokens, size_t n, int B) {
     ag_real *nll;
     if (!m || ag_error(m->ctx)) return NAN;
     if (!tokens || n < 2 || B < 1) {
-        ag_fail(m->ctx, "gpt_eval: %zu tokens, %d rows: wanted at least two tokens and one row", tokens ? n : 0, B);
+        ag_fail(m->ctx, "gpt_eval: %zu tokens, %d rows: wanted at least two tokens and one row. Is the validation "
+                "split empty?", tokens ? n : 0, B);
         return NAN;
     }
     T = (size_t)m->config.n_ctx;
@@ -909,15 +967,18 @@ double gpt_eval(gpt_model *m, const int *tokens, size_t n, int B) {
 // tail of the distribution: each token in it is unlikely, but there are many, and one of them spoils a text.
 static int gpti_sampling_ok(gpt_model *m, const gpt_sampling *s) {
     int V = m->config.n_vocab;
-    if (!s) return ag_fail(m->ctx, "sampling: the settings are NULL");
+    if (!s) return ag_fail(m->ctx, "sampling: the settings are NULL: pass a gpt_sampling; all zeros is greedy");
     if (!(s->temperature >= 0 && s->temperature <= 1e6))
-        return ag_fail(m->ctx, "sampling: temperature is %g, wanted 0 (greedy) or more", s->temperature);
+        return ag_fail(m->ctx, "sampling: temperature is %g, wanted 0 (greedy) to 1e6", s->temperature);
     if (s->top_k < 0 || s->top_k > V)
         return ag_fail(m->ctx, "sampling: top_k is %d, wanted 0 (all) to %d", s->top_k, V);
-    if (!(s->top_p >= 0 && s->top_p <= 1)) return ag_fail(m->ctx, "sampling: top_p is %g, wanted 0 to 1", s->top_p);
-    if (!(s->min_p >= 0 && s->min_p <= 1)) return ag_fail(m->ctx, "sampling: min_p is %g, wanted 0 to 1", s->min_p);
+    if (!(s->top_p >= 0 && s->top_p <= 1))
+        return ag_fail(m->ctx, "sampling: top_p is %g, wanted 0 (all) to 1", s->top_p);
+    if (!(s->min_p >= 0 && s->min_p <= 1))
+        return ag_fail(m->ctx, "sampling: min_p is %g, wanted 0 (all) to 1", s->min_p);
     if (s->n_stop < 0 || (s->n_stop && !s->stop))
-        return ag_fail(m->ctx, "sampling: %d stop tokens, and the list is NULL", s->n_stop);
+        return ag_fail(m->ctx, "sampling: n_stop is %d and stop is %s: set stop to a list of n_stop tokens, or "
+                       "n_stop to 0", s->n_stop, s->stop ? "a list" : "NULL");
     return 0;
 }
 
@@ -963,14 +1024,16 @@ int gpt_probs(gpt_model *m, const gpt_sampling *s, const ag_real *logits, ag_rea
     int V, best = -1, recorded;
     if (!m || ag_error(m->ctx) || gpti_sampling_ok(m, s)) return -1;
     V = m->config.n_vocab;
-    if (!logits || !probs) return ag_fail(m->ctx, "gpt_probs: a pointer is NULL");
+    if (!logits || !probs)
+        return ag_fail(m->ctx, "gpt_probs: %s is NULL: pass an array of %d numbers", logits ? "probs" : "logits", V);
     for (int i = 0; i < V; i++) {
-        if (logits[i] != logits[i]) return ag_fail(m->ctx, "gpt_probs: the score of token %d is NaN", i);
+        if (logits[i] != logits[i])
+            return ag_fail(m->ctx, "gpt_probs: the score of token %d is NaN: look for a NaN in the weights", i);
         if (best < 0 || logits[i] > logits[best]) best = i;
     }
     if (logits[best] - logits[best] != 0)
-        return ag_fail(m->ctx, "gpt_probs: the highest score is %g: there is nothing to choose from",
-                       (double)logits[best]);
+        return ag_fail(m->ctx, "gpt_probs: the highest score is %g: there is nothing to choose from. Leave one "
+                       "token a finite score", (double)logits[best]);
     if (s->temperature == 0) {
         for (int i = 0; i < V; i++) probs[i] = i == best;
         return 0;
@@ -1016,13 +1079,21 @@ struct gpt_cache {
     int rows, *length, *start, *last, *position, *ids;      // (rows) each; (rows*T) each
 };
 
+gpt_cache *gpt_cache_at(gpt_cache *k, const char *file, int line) {
+    if (k) ag_ctx_at(k->m->ctx, file, line);
+    return k;
+}
+
 gpt_cache *gpt_cache_new(gpt_model *m, int rows) {
     gpti_store *s = NULL;
     gpt_cache *k;
     int L, T, width;
     if (!m || ag_error(m->ctx)) return NULL;
     L = m->config.n_layer, T = m->config.n_ctx, width = m->config.n_embd / m->config.n_head * m->config.n_kv_head;
-    if (rows < 1 || rows > INT_MAX / T / 4) { ag_fail(m->ctx, "gpt_cache_new: %d rows", rows); return NULL; }
+    if (rows < 1 || rows > INT_MAX / T / 4) {
+        ag_fail(m->ctx, "gpt_cache_new: %d rows: wanted 1 to %d", rows, INT_MAX / T / 4);
+        return NULL;
+    }
     k = (gpt_cache *)gpti_alloc(m->ctx, 1, sizeof *k);
     if (!k) return NULL;
     k->m = m, k->rows = rows;
@@ -1084,7 +1155,8 @@ static int gpti_cache_pick(gpt_cache *k, const int *from, int first, int n) {
 int gpt_cache_copy(gpt_cache *k, int to, int from) {
     if (!k || ag_error(k->m->ctx)) return -1;
     if (to < 0 || to >= k->rows || from < 0 || from >= k->rows)
-        return ag_fail(k->m->ctx, "gpt_cache_copy: row %d to row %d of %d", from, to, k->rows);
+        return ag_fail(k->m->ctx, "gpt_cache_copy: row %d to row %d of %d: wanted 0 to %d", from, to, k->rows,
+                       k->rows - 1);
     return to == from ? 0 : gpti_cache_pick(k, &from, to, 1);
 }
 
@@ -1096,8 +1168,8 @@ static int gpti_feed(gpt_cache *k, int rows, const int *ids, int T, const int *l
     for (int b = 0; b < rows; b++) {
         int more = len ? len[b] : T;
         if (k->length[b] + more > n_ctx)
-            return ag_fail(ctx, "gpt_feed: row %d holds %d tokens and gets %d, but the context has %d", b, k->length[b],
-                           more, n_ctx);
+            return ag_fail(ctx, "gpt_feed: row %d holds %d tokens and gets %d, but the context has %d: forget some "
+                           "with gpt_cache_truncate", b, k->length[b], more, n_ctx);
         k->start[b] = k->length[b];
         if (more) k->last[n++] = b * T + more - 1;
         for (int t = 0; t < T; t++) {               // padding may hold anything
@@ -1188,15 +1260,20 @@ int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *co
     int bad, T;
     if (!m || ag_error(m->ctx) || gpti_sampling_ok(m, s)) return -1;
     T = m->config.n_ctx;
-    if (!prompts || !n || !n_out || B < 1 || cap < 0 || (cap && !out))
-        return ag_fail(m->ctx, "gpt_generate: %d rows of up to %d tokens, or a pointer is NULL", B, cap);
+    if (!prompts || !n || !n_out || (cap && !out))
+        return ag_fail(m->ctx, "gpt_generate: %s is NULL: pass an array", !prompts ? "prompts" : !n ? "n"
+                       : !n_out ? "n_out" : "out");
+    if (B < 1 || cap < 0)
+        return ag_fail(m->ctx, "gpt_generate: %d rows of up to %d tokens: wanted at least 1 row and no less than 0 "
+                       "tokens", B, cap);
     for (int b = 0; b < B; b++) {
         if (!prompts[b] || n[b] < 1)
             return ag_fail(m->ctx, "gpt_generate: prompt %d is empty: give at least one token (a newline, say)", b);
         for (int i = 0; i < n[b]; i++)
             if (prompts[b][i] < 0 || prompts[b][i] >= m->config.n_vocab)
-                return ag_fail(m->ctx, "gpt_generate: token %d of prompt %d is %d; the vocabulary has %d", i, b,
-                               prompts[b][i], m->config.n_vocab);
+                return ag_fail(m->ctx, "gpt_generate: token %d of prompt %d is %d, but n_vocab is %d: wanted 0 to %d. "
+                               "Was the prompt encoded with this model's tokenizer?", i, b, prompts[b][i],
+                               m->config.n_vocab, m->config.n_vocab - 1);
     }
     memset(&w, 0, sizeof w);
     for (int b = 0; b < B; b++) n_out[b] = 0;
@@ -1299,10 +1376,15 @@ int gpt_beam(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int 
     if (!m || ag_error(m->ctx) || (s && gpti_sampling_ok(m, s))) return -1;
     if (gpti_ids_ok(m, "gpt_beam", prompt, 1, n, NULL)) return -1;
     V = m->config.n_vocab, T = m->config.n_ctx;
-    if (!out || !n_out || !scores) return ag_fail(m->ctx, "gpt_beam: a pointer is NULL");
-    if (beams < 1 || beams > INT_MAX / 8 / V || cap < 1 || cap > T + 1 - n || !gpti_between(length_power, 0, 10))
-        return ag_fail(m->ctx, "gpt_beam: %d beams, prompt %d and up to %d tokens in a context of %d, length power %g",
-                       beams, n, cap, T, length_power);
+    if (!out || !n_out || !scores)
+        return ag_fail(m->ctx, "gpt_beam: %s is NULL: pass an array", !out ? "out" : !n_out ? "n_out" : "scores");
+    if (beams < 1 || beams > INT_MAX / 8 / V)
+        return ag_fail(m->ctx, "gpt_beam: %d beams: wanted 1 to %d", beams, INT_MAX / 8 / V);
+    if (cap < 1 || cap > T + 1 - n)
+        return ag_fail(m->ctx, "gpt_beam: up to %d tokens after a prompt of %d, but the context has %d: wanted 1 to "
+                       "%d, or a shorter prompt", cap, n, T, T + 1 - n);
+    if (!gpti_between(length_power, 0, 10))
+        return ag_fail(m->ctx, "gpt_beam: length_power is %g, wanted 0 (sums) to 10; 1 is the mean", length_power);
     memset(&w, 0, sizeof w);
     row = (size_t)beams * (size_t)cap;
     w.cache = gpt_cache_new(m, beams);
@@ -1576,7 +1658,8 @@ static int gpti_plan(gpti_save *w, gpt_model *m, const gpt_state *s) {
     }
     if (s) gpti_add(w, "", GPTI_STEPS, 8, n, 0, NULL);
     if (s && s->tokenizer && s->tokenizer_size > INT_MAX)
-        return ag_fail(m->ctx, "gpt_save: a tokenizer of %zu bytes is too large", s->tokenizer_size);
+        return ag_fail(m->ctx, "gpt_save: a tokenizer of %zu bytes is too large: wanted at most %d", s->tokenizer_size,
+                       INT_MAX);
     if (s && s->tokenizer) gpti_add(w, "", GPTI_TOKENIZER, 1, (int)s->tokenizer_size, 0, NULL);
     qsort(w->out, (size_t)w->n_out, sizeof *w->out, gpti_out_order);
     w->header.ctx = m->ctx;
@@ -1646,13 +1729,18 @@ int gpt_save(gpt_model *m, const char *path, const gpt_state *s) {
     void *file = NULL;
     int bad = 1, renamed = 0;
     if (!m || ag_error(m->ctx)) return -1;
-    if (!path || !*path) return ag_fail(m->ctx, "gpt_save: there is no path");
+    if (!path || !*path) return ag_fail(m->ctx, "gpt_save: the path is %s: pass a file's name", path ? "empty"
+                                         : "NULL");
+    if (s && s->step < 0)
+        return ag_fail(m->ctx, "gpt_save: step is %lld, wanted the steps done so far, 0 or more. Was the gpt_state "
+                       "zeroed first?", s->step);
     for (size_t i = 0, n = s && s->notes ? strlen(s->notes) : 0, k; i < n; i += k)
         if ((k = gpti_utf8((const unsigned char *)s->notes + i, n - i)) == 0)
-            return ag_fail(m->ctx, "gpt_save: byte %zu of the notes is not UTF-8", i);
+            return ag_fail(m->ctx, "gpt_save: byte %zu of the notes, 0x%02x, is not UTF-8: leave it out, or encode it",
+                           i, (unsigned char)s->notes[i]);
     for (const char *line = s ? s->notes : NULL; line && *line; line = gpti_next_line(line))
         if (strcspn(line, "=\n") > 48)
-            return ag_fail(m->ctx, "gpt_save: a key in the notes is longer than 48 bytes: %.60s", line);
+            return ag_fail(m->ctx, "gpt_save: a key in the notes is longer than 48 bytes: shorten it: %.60s", line);
     memset(&w, 0, sizeof w);
     w.io = gpti_io();
     w.temporary = (char *)gpti_alloc(m->ctx, strlen(path) + 64, 1);
@@ -1675,7 +1763,8 @@ int gpt_save(gpt_model *m, const char *path, const gpt_state *s) {
     if (w.failed)
         ag_fail(m->ctx, "gpt_save: %s %.150s: %s. %.150s is %s", w.failed, renamed ? path : w.temporary,
                 w.error ? strerror(w.error) : "failed", path,
-                renamed ? "written, but may not survive a power cut" : "as it was before");
+                renamed ? "written, but may not survive a power cut: save again"
+                        : "as it was before. Check the folder, its permissions and the free space");
     if (w.out) GPT_FREE(w.out);
     if (w.header.s) GPT_FREE(w.header.s);
     if (w.temporary) GPT_FREE(w.temporary);
@@ -1755,8 +1844,10 @@ static int gpti_bad(gpti_file *f, const char *format, ...) {
 }
 
 static int gpti_bad_json(gpti_file *f, const char *wanted) {
-    return gpti_bad(f, "the header is not valid at byte %zu of %zu: wanted %s", 8 + f->at, 8 + f->size, wanted);
+    return gpti_bad(f, "the header is not valid at byte %zu of %zu: wanted %s. Damaged, or not a safetensors file?",
+                    8 + f->at, 8 + f->size, wanted);
 }
+#define GPTI_DAMAGED ". The file is damaged: use another copy"
 
 static int gpti_peek(const gpti_file *f) { return f->at < f->size ? (unsigned char)f->header[f->at] : -1; }
 static void gpti_blank(gpti_file *f) {
@@ -1877,25 +1968,25 @@ static int gpti_metadata(gpti_file *f, const char *key, const char *value, size_
     if (f->fill) return 0;                              // the first pass has read the numbers
     if (!strcmp(key, "crc32")) {
         if (f->has_crc++ || n != 8 || strspn(value, "0123456789abcdef") != 8)
-            return gpti_bad(f, "the checksum is not eight digits");
+            return gpti_bad(f, "the checksum is not eight digits" GPTI_DAMAGED);
         memcpy(f->crc_digits, value, 9);
         return 0;
     }
     if (!strcmp(key, "version"))
-        return strcmp(value, "1") ? gpti_bad(f, "version %s of the format is not known here",
-                                             gpti_shown(value, name, sizeof name)) : 0;
+        return strcmp(value, "1") ? gpti_bad(f, "version %s of the format is not known here, only 1: read it "
+                                             "with the gpt.h that wrote it", gpti_shown(value, name, sizeof name)) : 0;
     if (!strcmp(key, "name")) {
         snprintf(f->config.name, sizeof f->config.name, "%s", value);
         for (char *c = f->config.name; *c; c++) if ((unsigned char)*c < 32 || *c == 127) *c = '?';  // may be printed
         return 0;
     }
 #define GPTI_READ_INT(field, low, high) if (!strcmp(key, #field)) { \
-        if (!gpti_get_int(value, INT_MAX, &whole)) return gpti_bad(f, #field " is not a whole number"); \
+        if (!gpti_get_int(value, INT_MAX, &whole)) return gpti_bad(f, #field " is not a whole number" GPTI_DAMAGED); \
         f->config.field = (int)whole, f->config_seen++; return 0; }
     GPTI_CONFIG_INTS(GPTI_READ_INT)
 #undef GPTI_READ_INT
 #define GPTI_READ_REAL(where, field) if (!strcmp(key, #field)) { \
-        if (!gpti_get_real(value, &f->where.field)) return gpti_bad(f, #field " is not a number"); \
+        if (!gpti_get_real(value, &f->where.field)) return gpti_bad(f, #field " is not a number" GPTI_DAMAGED); \
         return 0; }
 #define GPTI_READ_CONFIG_REAL(field) GPTI_READ_REAL(config, field)
     GPTI_CONFIG_REALS(GPTI_READ_CONFIG_REAL)
@@ -1903,10 +1994,10 @@ static int gpti_metadata(gpti_file *f, const char *key, const char *value, size_
 #undef GPTI_READ_REAL
 #undef GPTI_READ_CONFIG_REAL
     if (!strcmp(key, "step")) {
-        if (!gpti_get_int(value, INT64_MAX, &whole)) return gpti_bad(f, "step is not a whole number");
+        if (!gpti_get_int(value, INT64_MAX, &whole)) return gpti_bad(f, "step is not a whole number" GPTI_DAMAGED);
         f->state.step = (long long)whole;
     } else if (!strcmp(key, "cursor")) {
-        if (!gpti_get_int(value, UINT64_MAX, &whole)) return gpti_bad(f, "cursor is not a whole number");
+        if (!gpti_get_int(value, UINT64_MAX, &whole)) return gpti_bad(f, "cursor is not a whole number" GPTI_DAMAGED);
         f->state.cursor = whole;
     }
     for (int i = 0; i < AG_RNG_COUNT; i++) {
@@ -1915,10 +2006,10 @@ static int gpti_metadata(gpti_file *f, const char *key, const char *value, size_
         char two[48], *second;
         snprintf(two, sizeof two, "%s", value);
         second = strchr(two, ' ');
-        if (!second) return gpti_bad(f, "%s is not two numbers", name);
+        if (!second) return gpti_bad(f, "%s is not two numbers" GPTI_DAMAGED, name);
         *second++ = 0;
         if (!gpti_get_int(two, UINT64_MAX, &f->rng[i].key) || !gpti_get_int(second, UINT64_MAX, &f->rng[i].counter))
-            return gpti_bad(f, "%s is not two numbers", name);
+            return gpti_bad(f, "%s is not two numbers" GPTI_DAMAGED, name);
         f->rng_seen |= 1 << i;
     }
     return 0;
@@ -1957,7 +2048,7 @@ static int gpti_read_entry(gpti_file *f, gpti_entry *e) {
                 if (!strcmp(type, gpti_types[i].name))
                     e->type = (signed char)gpti_types[i].kind, e->size = (signed char)gpti_types[i].size;
             if (!e->size)
-                return gpti_bad(f, "a tensor has the type %s, which is not known here",
+                return gpti_bad(f, "a tensor has the type %s, which is not known here: convert it to F32, F16 or BF16",
                                 gpti_shown(type, shown, sizeof shown));
         } else if (bit == 2) {
             if (gpti_want(f, '[')) return -1;
@@ -1966,7 +2057,7 @@ static int gpti_read_entry(gpti_file *f, gpti_entry *e) {
             do {
                 if (gpti_number(f, &number)) return -1;
                 if (number > INT_MAX || e->ndim == 8 || (number && count > INT64_MAX / number))
-                    return gpti_bad(f, "a tensor is too large, or has more than eight dimensions");
+                    return gpti_bad(f, "a tensor is too large, or has more than eight dimensions" GPTI_DAMAGED);
                 if (e->ndim < 2) e->dim[e->ndim] = (int)number;
                 count *= number, e->ndim++;
             } while (gpti_next_is(f, ','));
@@ -1977,8 +2068,8 @@ static int gpti_read_entry(gpti_file *f, gpti_entry *e) {
     if (gpti_want(f, '}')) return -1;
     if (seen != 7) return gpti_bad_json(f, "dtype, shape and data_offsets");
     if (e->begin > e->end || count > INT64_MAX / (uint64_t)e->size || e->end - e->begin != count * (uint64_t)e->size)
-        return gpti_bad(f, "a tensor of %llu numbers of %d bytes lies at %llu to %llu", (unsigned long long)count,
-                        e->size, (unsigned long long)e->begin, (unsigned long long)e->end);
+        return gpti_bad(f, "a tensor of %llu numbers of %d bytes lies at %llu to %llu" GPTI_DAMAGED,
+                        (unsigned long long)count, e->size, (unsigned long long)e->begin, (unsigned long long)e->end);
     return 0;
 }
 
@@ -2000,15 +2091,17 @@ static int gpti_parse(gpti_file *f, int fill) {
             f->fill = 0;
             if (gpti_string(f, copy, sizeof copy, NULL, &length)) return -1;
             f->fill = was;
-            if (length > 512) return gpti_bad(f, "a name has %zu bytes", length);
+            if (length > 512) return gpti_bad(f, "a name has %zu bytes, wanted at most 512" GPTI_DAMAGED,
+                                               length);
             if (!strcmp(copy, "__metadata__")) {
                 if (metadata++ || gpti_want(f, ':') || gpti_read_metadata(f))
-                    return ag_error(f->ctx) ? -1 : gpti_bad(f, "__metadata__ is there twice");
+                    return ag_error(f->ctx) ? -1 : gpti_bad(f, "__metadata__ is there twice" GPTI_DAMAGED);
                 continue;
             }
             f->at = start;
             if (gpti_string(f, NULL, 0, &name, &length) || gpti_want(f, ':') || gpti_read_entry(f, &e)) return -1;
-            if (n == GPTI_TENSORS_MAX) return gpti_bad(f, "more than %d tensors", GPTI_TENSORS_MAX);
+            if (n == GPTI_TENSORS_MAX)
+                return gpti_bad(f, "more than %d tensors: no model of gpt.h has so many", GPTI_TENSORS_MAX);
             if (fill) e.name = name, e.target = -1, f->entry[n] = e;
             n++;
         } while (gpti_next_is(f, ','));
@@ -2047,7 +2140,10 @@ static int gpti_rewind(gpti_file *f) {
     if (f->handle) f->io->close(f->handle);
     errno = 0;
     f->handle = f->io->open(f->path, 0);
-    return f->handle ? 0 : gpti_bad(f, "%s", errno ? strerror(errno) : "cannot be opened");
+    if (f->handle) return 0;
+    return gpti_bad(f, "cannot open it: %s. %s", errno ? strerror(errno) : "failed", errno == ENOENT
+                    ? "Check the path; if no model was saved there yet, train one first" : "Check the path and its "
+                    "permissions");
 }
 
 static int gpti_take(gpti_file *f, void *to, size_t n, size_t *got) {      // fewer than n only at the end
@@ -2061,7 +2157,8 @@ static int gpti_take(gpti_file *f, void *to, size_t n, size_t *got) {      // fe
     while (*got < n) {
         errno = 0;
         long k = f->io->read(f->handle, (char *)to + *got, n - *got);
-        if (k < 0) return gpti_bad(f, "reading: %s", errno ? strerror(errno) : "failed");
+        if (k < 0) return gpti_bad(f, "cannot read it: %s. Is it a file, and the disk in order?",
+                                   errno ? strerror(errno) : "failed");
         if (k == 0) break;
         *got += (size_t)k;
     }
@@ -2071,8 +2168,8 @@ static int gpti_take(gpti_file *f, void *to, size_t n, size_t *got) {      // fe
 static int gpti_take_all(gpti_file *f, void *to, size_t n, const char *what, uint64_t at) {
     size_t got;
     if (gpti_take(f, to, n, &got)) return -1;
-    return got == n ? 0 : gpti_bad(f, "the file ends at byte %llu, inside %s: %llu bytes or more are missing",
-                                   (unsigned long long)(at + got), what, (unsigned long long)(n - got));
+    return got == n ? 0 : gpti_bad(f, "the file ends at byte %llu, inside %s: %llu bytes or more are missing. Get it "
+                                   "again", (unsigned long long)(at + got), what, (unsigned long long)(n - got));
 }
 
 static int gpti_goto(gpti_file *f, uint64_t place) {    // from the beginning again to byte `place`
@@ -2092,7 +2189,8 @@ static int gpti_read_header(gpti_file *f) {
     if (gpti_rewind(f) || gpti_take_all(f, length, 8, "the length of the header", 0)) return -1;
     for (int i = 8; i-- > 0;) n = n << 8 | length[i];
     if (n < 2 || n > GPTI_HEADER_MAX)
-        return gpti_bad(f, "this is no safetensors file: its header would have %llu bytes", (unsigned long long)n);
+        return gpti_bad(f, "this is no safetensors file: its header would have %llu bytes, wanted 2 to %u. "
+                        "(llama2.c's files: gpt_load_llama2c)", (unsigned long long)n, GPTI_HEADER_MAX);
     gpti_crc_add(f->crc, length, 8);
     while (have < n) {
         size_t want = size ? 2 * size : 65536;
@@ -2115,12 +2213,12 @@ static int gpti_check_file(gpti_file *f) {
     size_t got;
     char digits[12];
     if (gpti_read_header(f) || gpti_parse(f, 0)) return -1;
-    if (f->ours && !f->has_crc) return gpti_bad(f, "the checksum is missing");
+    if (f->ours && !f->has_crc) return gpti_bad(f, "the checksum is missing" GPTI_DAMAGED);
     if (f->ours) {
         // Its digits lie where gpt_save has put them, or it was not gpt_save that wrote this.
         size_t digit = GPTI_CRC_AT - 8;
         if (f->size < digit + 8 || memcmp(f->header + digit, f->crc_digits, 8))
-            return gpti_bad(f, "the checksum is not in its place");
+            return gpti_bad(f, "the checksum is not in its place" GPTI_DAMAGED);
         memset(f->header + digit, '0', 8);
         gpti_crc_add(f->crc, f->header, f->size);
         memcpy(f->header + digit, f->crc_digits, 8);
@@ -2135,10 +2233,10 @@ static int gpti_check_file(gpti_file *f) {
         const gpti_entry *e = &f->entry[f->by_place[i]];
         char shown[64];
         if (i && !strcmp(f->entry[f->by_name[i - 1]].name, f->entry[f->by_name[i]].name))
-            return gpti_bad(f, "the tensor %s is there twice",
+            return gpti_bad(f, "the tensor %s is there twice" GPTI_DAMAGED,
                             gpti_shown(f->entry[f->by_name[i]].name, shown, sizeof shown));
         if (e->begin != at)
-            return gpti_bad(f, "the tensor %s begins at %llu, but the one before it ends at %llu",
+            return gpti_bad(f, "the tensor %s begins at %llu, but the one before it ends at %llu" GPTI_DAMAGED,
                             gpti_shown(e->name, shown, sizeof shown), (unsigned long long)e->begin,
                             (unsigned long long)at);
         at = e->end;
@@ -2151,7 +2249,7 @@ static int gpti_check_file(gpti_file *f) {
     }
     if (gpti_take(f, f->piece, 1, &got)) return -1;
     if (got)
-        return gpti_bad(f, "there are bytes after the last tensor, at %llu",
+        return gpti_bad(f, "there are bytes after the last tensor, at %llu" GPTI_DAMAGED,
                         (unsigned long long)(8 + f->size + f->data));
     snprintf(digits, sizeof digits, "%08lx", (unsigned long)f->crc->value);
     if (f->ours && memcmp(digits, f->crc_digits, 8))
@@ -2182,7 +2280,7 @@ static int gpti_guess(gpti_file *f, const char **prefix) {
     up = gpti_find(f, *prefix, "h.0.mlp.c_fc.weight");
     if (!wte || !wpe || !up || wte->ndim != 2 || wpe->ndim != 2 || up->ndim != 2)
         return gpti_bad(f, "neither a checkpoint of gpt.h nor a GPT-2 of Hugging Face: wte.weight, wpe.weight or "
-                        "h.0.mlp.c_fc.weight is missing");
+                        "h.0.mlp.c_fc.weight is missing. Is it the right file?");
     *c = gpt_preset("gpt2");
     snprintf(c->name, sizeof c->name, "gpt2-file");
     c->n_vocab = wte->dim[0], c->n_embd = wte->dim[1], c->n_ctx = wpe->dim[0], c->n_hidden = up->dim[1];
@@ -2218,31 +2316,34 @@ static int gpti_match(gpti_file *f, const char *prefix, int resume) {
                 if (n_missing++ < 3) snprintf(missing + used, sizeof missing - used, "%s%s", used ? ", " : "", name);
             }
             if (!e) continue;
-            if (e->type > GPTI_BF16) return gpti_bad(f, "%s has whole numbers: wanted F32, F16, BF16 or F64", name);
+            if (e->type > GPTI_BF16) return gpti_bad(f, "%s has whole numbers: convert it to F32, F16, BF16 or F64",
+                                                      name);
             if (e->ndim != (p.cols ? 2 : 1) || e->dim[0] != p.rows || (p.cols && e->dim[1] != p.cols))
                 return gpti_bad(f, "%s has %d dimensions, %d x %d: wanted %d x %d%s", name, e->ndim, e->dim[0],
                                 e->dim[1], p.rows, p.cols ? p.cols : 1, p.cols && e->dim[0] == p.cols &&
-                                e->dim[1] == p.rows ? " (transposed: matrices are stored (in, out) here)" : "");
+                                e->dim[1] == p.rows ? " (transposed: matrices are stored (in, out) here)"
+                                : ". Is it another model's file?");
             if (kind == GPTI_WEIGHT || resume) e->target = n * GPTI_KINDS + kind; else e->target = -2;
         }
     if (n_missing)
-        return gpti_bad(f, "%d of %d tensors are missing: %s%s", n_missing, n, missing, n_missing > 3 ? ", ..." : "");
+        return gpti_bad(f, "%d of %d tensors are missing: %s%s. Another model's file, or one part of several?",
+                        n_missing, n, missing, n_missing > 3 ? ", ..." : "");
     for (int i = 0; i < f->n; i++) {
         gpti_entry *e = &f->entry[i];
         if (e->target != -1) continue;
         if (f->ours && !strcmp(e->name, gpti_kind_name[GPTI_STEPS])) {
             if (e->type != GPTI_I64 || e->ndim != 1 || e->dim[0] != n)
-                return gpti_bad(f, "optim.steps is not %d numbers of type I64", n);
+                return gpti_bad(f, "optim.steps is not %d numbers of type I64" GPTI_DAMAGED, n);
             e->target = GPTI_STEPS;
         } else if (f->ours && !strcmp(e->name, gpti_kind_name[GPTI_TOKENIZER])) {
-            if (e->type != GPTI_U8) return gpti_bad(f, "the tokenizer is not of type U8");
+            if (e->type != GPTI_U8) return gpti_bad(f, "the tokenizer is not of type U8" GPTI_DAMAGED);
             e->target = GPTI_TOKENIZER;
         } else if (!f->ours && (gpti_ends(e->name, ".attn.bias") || gpti_ends(e->name, ".attn.masked_bias"))) {
             continue;                                   // the causal mask, stored as a tensor
         } else if (!f->ours && gpti_ends(e->name, "lm_head.weight")) {
             continue;                                   // gpti_check_head looks at it
-        } else return gpti_bad(f, "what is the tensor %s for? A model of this shape has none",
-                               gpti_shown(e->name, shown, sizeof shown));
+        } else return gpti_bad(f, "what is the tensor %s for? A model of this shape has none. Is it another model's "
+                               "file?", gpti_shown(e->name, shown, sizeof shown));
     }
     return 0;
 }
@@ -2308,7 +2409,8 @@ static int gpti_read_tensor(gpti_file *f, gpt_model *m, gpti_entry *e, gpt_state
             for (size_t i = 0; i < n / 8; i++) {
                 uint64_t steps = 0;
                 for (int k = 8; k-- > 0;) steps = steps << 8 | f->piece[8 * i + (size_t)k];
-                if (steps > LONG_MAX) return gpti_bad(f, "a parameter has taken %llu steps", (unsigned long long)steps);
+                if (steps > LONG_MAX) return gpti_bad(f, "a parameter has taken %llu steps" GPTI_DAMAGED,
+                                                      (unsigned long long)steps);
                 if (gpti_param(&m->config, m, (int)(first + i), &p, &field)) (*field)->steps = (long)steps;
                 field = NULL;
             }
@@ -2333,7 +2435,8 @@ static int gpti_check_head(gpti_file *f, gpt_model *m, const char *prefix) {
         gpti_convert(f->values, f->piece, n, e->type, &unused);
         same = !memcmp(f->values, f->values + GPTI_PIECE, n * sizeof *f->values);
     }
-    return same ? 0 : gpti_bad(f, "lm_head.weight is not a copy of wte.weight: a head of its own is not GPT-2's");
+    return same ? 0 : gpti_bad(f, "lm_head.weight is not a copy of wte.weight: a head of its own is not GPT-2's. Is "
+                                "it the right file?");
 }
 
 // ---- loading --------------------------------------------------------------------------------------------------------
@@ -2373,17 +2476,18 @@ static gpt_model *gpti_load(gpti_file *f, gpt_model *into, gpt_state *state, int
     gpti_crc_begin(f->crc);
     if (gpti_check_file(f)) goto done;
     if (f->ours && f->config_seen != config_ints) {
-        gpti_bad(f, "the configuration has %d of %d numbers", f->config_seen, config_ints);
+        gpti_bad(f, "the configuration has %d of %d numbers" GPTI_DAMAGED, f->config_seen, config_ints);
         goto done;
     }
     if (!f->ours && into) {
         if (gpti_find(f, "transformer.", "wte.weight")) prefix = "transformer.";
         f->config = into->config;
     } else if (!f->ours && gpti_guess(f, &prefix)) goto done;
-    if (gpti_check(&f->config, why, sizeof why)) { gpti_bad(f, "%s", why); goto done; }
+    if (gpti_check(&f->config, why, sizeof why)) { gpti_bad(f, "%s. Is it the right file?", why); goto done; }
     if (into && !gpti_same(&into->config, &f->config)) {
         gpti_bad(f, "the file holds another configuration than the model: %d layers, %d heads, %d channels, context "
-                 "%d, vocabulary %d", f->config.n_layer, f->config.n_head, f->config.n_embd, f->config.n_ctx,
+                 "%d, vocabulary %d. Make the model with these, or gpt_load the file", f->config.n_layer,
+                 f->config.n_head, f->config.n_embd, f->config.n_ctx,
                  f->config.n_vocab);
         goto done;
     }
@@ -2415,7 +2519,7 @@ static int gpti_begin(gpti_file *f, ag_ctx *ctx, const char *who, const char *pa
     memset(f, 0, sizeof *f);
     f->ctx = ctx, f->who = who, f->path = path;
     if (!ctx || ag_error(ctx)) return -1;
-    return path && *path ? 0 : ag_fail(ctx, "%s: there is no path", who);
+    return path && *path ? 0 : ag_fail(ctx, "%s: the path is %s: pass a file's name", who, path ? "empty" : "NULL");
 }
 
 gpt_model *gpt_load(ag_ctx *ctx, const char *path, gpt_state *state) {
@@ -2510,7 +2614,8 @@ static int gpti_llama2c_config(gpti_file *f, uint64_t *floats) {
     snprintf(c->name, sizeof c->name, "llama2.c");
     c->n_embd = n[0], c->n_hidden = n[1], c->n_layer = n[2], c->n_head = n[3], c->n_kv_head = n[4], c->n_ctx = n[6];
     c->n_vocab = n[5] < 0 && n[5] > -INT_MAX ? -n[5] : n[5], c->tied = n[5] > 0, c->qk_norm = 0;
-    if (gpti_check(c, why, sizeof why)) return gpti_bad(f, "no file of llama2.c: %s", why);
+    if (gpti_check(c, why, sizeof why))
+        return gpti_bad(f, "no legacy file of llama2.c: %s. Is it the right file?", why);
     *floats = (uint64_t)c->n_ctx * (uint64_t)(c->n_embd / c->n_head);
     for (int i = 0; gpt_param_at(c, i, &p); i++) *floats += p.count;
     return 0;
@@ -2705,9 +2810,13 @@ const gpt_io *gpt_stdio(void) {
 #undef AG_AT
 #undef AG_CTX_AT
 #undef GPT_AT
+#undef GPT_LOADER_AT
+#undef GPT_CACHE_AT
 #define AG_AT(tensor) ag_at(tensor, __FILE__, __LINE__)
 #define AG_CTX_AT(ctx) ag_ctx_at(ctx, __FILE__, __LINE__)
 #define GPT_AT(m) gpt_at(m, __FILE__, __LINE__)
+#define GPT_LOADER_AT(l) gpt_loader_at(l, __FILE__, __LINE__)
+#define GPT_CACHE_AT(k) gpt_cache_at(k, __FILE__, __LINE__)
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT DEFAULT
 #elif defined(__GNUC__)

@@ -660,7 +660,8 @@ static void memory_is_bounded(void) {
 // ---- llama2.c's files -----------------------------------------------------------------------------------------------
 static void llama2c_files(void) {
     static const int good[7] = { 8, 12, 1, 2, 1, 5, 6 };
-    static const long long edges[] = { 0, 1, 2147483647, -2147483647 - 1, -1, 65536, 3 };
+    static const long long edges[] = { 0, 1, 2, 3, -1, -2, 65536, 65537, 1048576, 1048577, 16777216, 16777217,
+                                       1073741824, 2147483647, -2147483647, -2147483647 - 1 };
     // embedding 5*8, norm 8, q 64, k and v 32 each, o 64, norm 8, three of 96, norm 8, tables 6*4
     size_t floats = 40 + 8 + 64 + 32 + 32 + 64 + 8 + 96 * 3 + 8 + 24, n = 28 + 4 * (floats + 40);
     unsigned char *file = (unsigned char *)calloc(n, 1);
@@ -686,7 +687,7 @@ static void llama2c_files(void) {
         CHECK(x[4] == 248 + 4 * 8 + 3 && x[12 + 4] == 248 + 192 + 4 * 8 + 3);
         if (untied) { ag_get(m->head, x); CHECK(x[2 * 5 + 4] == (ag_real)(floats + 4 * 8 + 2)); }
         gpt_free(m);
-        for (size_t cut = 0; cut < 28 + 4 * (floats + (untied ? 40 : 0)); cut += cut < 64 ? 1 : 37) {
+        for (size_t cut = 0; cut < 28 + 4 * (floats + (untied ? 40 : 0)); cut += untied || cut < 64 ? 1 : 37) {
             spit(path, file, cut);
             if (gpt_load_llama2c(ag, path)) T_FAIL("%zu bytes of a file are accepted", cut);
             CHECK(ag_error(ag) != NULL);
@@ -694,10 +695,12 @@ static void llama2c_files(void) {
         }
     }
     size_t params = ag_memory_used(ag).params;
+    memcpy(file, good, 28);
     for (int field = 0; field < 7; field++)
         for (size_t e = 0; e < sizeof edges / sizeof *edges; e++) {
             int old, value = (int)edges[e];
             memcpy(&old, file + 4 * field, 4);
+            if (value == old) continue;
             memcpy(file + 4 * field, &value, 4);
             spit(path, file, 28 + 4 * floats);
             peak = live;
@@ -711,8 +714,299 @@ static void llama2c_files(void) {
         }
     CHECK_INT(ag_memory_used(ag).params, params);
     CHECK(gpt_load_llama2c(ag, in_folder("no-such-file")) == NULL);
-    CHECK_HAS(ag_error(ag), "No such file");
+    CHECK_HAS(ag_error(ag), "no-such-file: cannot open it: No such file or directory. Check the path");
     free(file);
+    ag_free(ag);
+    CHECK_INT(live, 0);
+}
+
+// Every number of a header, in turn, is each of the numbers at which something overflows.
+static const char *const edge_numbers[] = {
+    "0", "1", "2", "2147483647", "2147483648", "4294967295", "4294967296", "1073741824", "1073741825",
+    "4611686018427387904", "9223372036854775807", "9223372036854775808", "18446744073709551612",
+    "18446744073709551615", "18446744073709551616", "-1", "-0", "1.5", "1e3", "0x1", "00", "+1", "", "null", "\"1\"",
+    "99999999999999999999999999999999999999" };
+enum { EDGE_NUMBERS = sizeof edge_numbers / sizeof *edge_numbers };
+static void edge_numbers_in_headers(void) {
+    ag_ctx *ag = context(1);
+    memset(&made, 0, sizeof made);
+    for (int field = 0; field < 4; field++)
+        for (int e = 0; e < EDGE_NUMBERS; e++) {
+            const char *good[4] = { "1", "1", "0", "4" };
+            char head[256];
+            size_t n, before = live;
+            int same = !strcmp(good[field], edge_numbers[e]);
+            good[field] = edge_numbers[e];
+            snprintf(head, sizeof head, "{\"a\":{\"dtype\":\"F32\",\"shape\":[%s,%s],\"data_offsets\":[%s,%s]}}",
+                     good[0], good[1], good[2], good[3]);
+            unsigned char *p = bytes_of(head, 0, 4, &n);
+            peak = live;
+            CHECK(gpt_load_mem(ag, p, n, NULL) == NULL);
+            if (peak - before > 8 * n + 1048576) T_FAIL("%s: %zu bytes of heap", head, peak - before);
+            CHECK_HAS(ag_error(ag), same ? "neither" : "");     // the header is right, but this is no model
+            if (!same && ag_error(ag) && strstr(ag_error(ag), "neither")) T_FAIL("%s is accepted", head);
+            CHECK_HAS(ag_error(ag), "test_checkpoint.c:");
+            ag_clear_error(ag);
+            free(p);
+        }
+    ag_free(ag);
+    CHECK_INT(live, 0);
+}
+
+// Puts the right length of the header and the right checksum into a checkpoint whose bytes were changed.
+static void repair(unsigned char *p, size_t n, size_t header) {
+    char digits[12];
+    if (n < 8) return;
+    for (int i = 0; i < 8; i++) p[i] = (unsigned char)((uint64_t)header >> 8 * i);
+    if (n < GPTI_CRC_AT + 8) return;
+    gpti_crc *crc = (gpti_crc *)malloc(sizeof *crc);
+    memset(p + GPTI_CRC_AT, '0', 8);
+    gpti_crc_begin(crc), gpti_crc_add(crc, p, n);
+    snprintf(digits, sizeof digits, "%08lx", (unsigned long)crc->value);
+    memcpy(p + GPTI_CRC_AT, digits, 8);
+    free(crc);
+}
+
+static gpt_model *load_bytes(ag_ctx *ctx, const unsigned char *bytes, size_t n, gpt_state *state, int resume) {
+    gpti_file f;
+    if (gpti_begin(&f, ctx, "load_bytes", "(memory)")) return NULL;
+    f.mem = bytes, f.mem_size = n;
+    return gpti_load(&f, NULL, state, resume);
+}
+
+// Our own checkpoints, changed by somebody who can compute a checksum: what stands behind it is checked as well.
+static void hostile_checkpoints(void) {
+    static const struct { const char *from, *to, *word; } cases[] = {
+        { "gpt.version\":\"1", "gpt.version\":\"2", "version 2 of the format is not known here, only 1: read it with" },
+        { "gpt.version\":\"1", "gpt.version\":\"", "version" },
+        { "gpt.version\":\"1\"", "gpt.version\":\"1\",\"gpt.crc32\":\"00000000\"", "eight digits" },
+        { "gpt.shape\":\"1", "gpt.shape\":\"2", "shape is 2" }, { "gpt.shape\":\"1", "gpt.shape\":\"0", "n_kv_head" },
+        { "gpt.shape\":\"1", "gpt.shape\":\"-1", "shape is not a whole number" },
+        { "gpt.n_layer\":\"1", "gpt.n_layer\":\"0", "n_layer is 0" },
+        { "gpt.n_layer\":\"1", "gpt.n_layer\":\"2", "missing" },
+        { "gpt.n_layer\":\"1", "gpt.n_layer\":\"4096", "missing" },
+        { "gpt.n_layer\":\"1", "gpt.n_layer\":\"4097", "n_layer is 4097" },
+        { "gpt.n_layer\":\"1", "gpt.n_layer\":\"1000000000", "n_layer is 1000000000" },
+        { "gpt.n_layer\":\"1", "gpt.n_layer\":\"2147483648", "n_layer is not a whole number" },
+        { "gpt.n_layer\":\"1", "gpt.n_layer\":\"-1", "n_layer is not a whole number" },
+        { "gpt.n_layer\":\"1", "gpt.n_layer\":\"01", "n_layer is not a whole number" },
+        { "gpt.n_layer\":\"1", "gpt.n_layer\":\" 1", "n_layer is not a whole number" },
+        { "gpt.n_layer\":\"1", "gpt.n_layer\":\"", "n_layer is not a whole number" },
+        { "gpt.n_layer", "gpt.n_layers", "the configuration has 10 of 11 numbers" },
+        { "\"gpt.n_layer\"", "\"gpt.n_layer\":\"1\",\"gpt.n_layer\"", "12 of 11 numbers" },
+        { "gpt.n_head\":\"2", "gpt.n_head\":\"0", "n_head is 0" },
+        { "gpt.n_head\":\"2", "gpt.n_head\":\"3", "not a multiple of n_head" },
+        { "gpt.n_head\":\"2", "gpt.n_head\":\"65537", "n_head is 65537" },
+        { "gpt.n_head\":\"2", "gpt.n_head\":\"8", "even" }, { "gpt.n_head\":\"2", "gpt.n_head\":\"4", "wanted" },
+        { "gpt.n_kv_head\":\"1", "gpt.n_kv_head\":\"0", "n_kv_head is 0" },
+        { "gpt.n_kv_head\":\"1", "gpt.n_kv_head\":\"3", "not a multiple of n_kv_head" },
+        { "gpt.n_kv_head\":\"1", "gpt.n_kv_head\":\"2", "attn.qkv.weight has 2 dimensions, 8 x 16: wanted 8 x 24" },
+        { "gpt.n_embd\":\"8", "gpt.n_embd\":\"0", "n_embd is 0" },
+        { "gpt.n_embd\":\"8", "gpt.n_embd\":\"9", "n_embd 9 is not a multiple" },
+        { "gpt.n_embd\":\"8", "gpt.n_embd\":\"1048576", "wanted 11 x 1048576" },
+        { "gpt.n_embd\":\"8", "gpt.n_embd\":\"1048577", "n_embd is 1048577" },
+        { "gpt.n_ctx\":\"6", "gpt.n_ctx\":\"0", "n_ctx is 0" },
+        { "gpt.n_ctx\":\"6", "gpt.n_ctx\":\"16777217", "n_ctx is 16777217" },
+        { "gpt.n_vocab\":\"11", "gpt.n_vocab\":\"0", "n_vocab is 0" },
+        { "gpt.n_vocab\":\"11", "gpt.n_vocab\":\"12", "wte.weight has 2 dimensions, 11 x 8: wanted 12 x 8" },
+        { "gpt.n_vocab\":\"11", "gpt.n_vocab\":\"16777217", "n_vocab is 16777217" },
+        { "gpt.n_hidden\":\"12", "gpt.n_hidden\":\"0", "n_hidden is 0" },
+        { "gpt.n_hidden\":\"12", "gpt.n_hidden\":\"24", "mlp.gate_up.weight has" },
+        { "gpt.tied\":\"0", "gpt.tied\":\"1", "optim.steps is not 10 numbers" },
+        { "gpt.tied\":\"0", "gpt.tied\":\"2", "tied is 2" }, { "gpt.bias\":\"0", "gpt.bias\":\"2", "bias is 2" },
+        { "gpt.qk_norm\":\"1", "gpt.qk_norm\":\"0", "optim.steps is not 9 numbers" },
+        { "gpt.qk_norm\":\"1", "gpt.qk_norm\":\"2", "qk_norm is 2" },
+        { "gpt.norm_eps\":\"", "gpt.norm_eps\":\"-", "norm_eps is -1e-05" },
+        { "gpt.norm_eps\":\"", "gpt.norm_eps\":\"2\",\"x\":\"", "norm_eps is 2" },
+        { "gpt.norm_eps\":\"", "gpt.norm_eps\":\"x", "norm_eps is not a number" },
+        { "gpt.rope_theta\":\"", "gpt.rope_theta\":\"nan\",\"x\":\"", "rope_theta is nan" },
+        { "gpt.rope_theta\":\"", "gpt.rope_theta\":\"inf\",\"x\":\"", "rope_theta is inf" },
+        { "gpt.rope_theta\":\"", "gpt.rope_theta\":\"0.", "rope_theta is 0.1" },
+        { "gpt.dropout\":\"0", "gpt.dropout\":\"1", "dropout is 1" },
+        { "gpt.dropout\":\"0", "gpt.dropout\":\"nan", "dropout is nan" },
+        { "gpt.step\":\"2", "gpt.step\":\"-2", "step is not a whole number. The file is damaged: use another copy" },
+        { "gpt.step\":\"2", "gpt.step\":\"9223372036854775808", "step is not a whole number" },
+        { "gpt.step\":\"2", "gpt.step\":\"2e3", "step is not a whole number" },
+        { "gpt.cursor\":\"", "gpt.cursor\":\"-", "cursor is not a whole number" },
+        { "gpt.cursor\":\"", "gpt.cursor\":\"18446744073709551616\",\"x\":\"", "cursor is not a whole number" },
+        { "gpt.rng.0\":\"", "gpt.rng.0\":\"x", "rng.0 is not two numbers" },
+        { "gpt.rng.1\":\"", "gpt.rng.1\":\"18446744073709551616 1\",\"x\":\"", "rng.1 is not two numbers" },
+        { "gpt.rng.2\":\"", "gpt.rng.2\":\"1\",\"x\":\"", "rng.2 is not two numbers" },
+        { "gpt.rng.3", "gpt.rng.9", "no training state" },
+        { "gpt.val_loss\":\"", "gpt.val_loss\":\"x", "val_loss is not a number" },
+        { "\"optim.steps\"", "\"optim.stepz\"", "what is the tensor optim.stepz for?" },
+        { "\"optim.steps\":{\"dtype\":\"I64\"", "\"optim.steps\":{\"dtype\":\"U64\"", "optim.steps is not" },
+        { "\"optim.m/wte.weight\"", "\"optim.n/wte.weight\"", "what is the tensor optim.n/wte.weight for?" },
+        { "\"tokenizer\":{\"dtype\":\"U8\"", "\"tokenizer\":{\"dtype\":\"I8\"", "the tokenizer is not of type U8" },
+        { "\"wte.weight\":{\"dtype\":\"F32\"", "\"wte.weight\":{\"dtype\":\"I32\"", "wte.weight has whole numbers" },
+        { "\"wte.weight\":{\"dtype\":\"F32\",\"shape\":[11,8]", "\"wte.weight\":{\"dtype\":\"F32\",\"shape\":[8,11]",
+          "transposed" },
+        { "\"wte.weight\":{\"dtype\":\"F32\",\"shape\":[11,8]", "\"wte.weight\":{\"dtype\":\"F32\",\"shape\":[88]",
+          "wte.weight has 1 dimensions" },
+        { "\"wte.weight\"", "\"wtf.weight\"", "tensors are missing: wte.weight. Another model's file" },
+        { "\"wte.weight\"", "\"../../../etc/passwd\"", "wte.weight" },
+        { "\"wte.weight\"", "\"%s%s%n%n\"", "wte.weight" },
+    };
+    size_t n;
+    make_checkpoint(in_folder("a"), 1, 2);
+    unsigned char *bytes = slurp(in_folder("a"), &n), *p = (unsigned char *)malloc(n + 1000);
+    uint64_t head;
+    memcpy(&head, bytes, 8);
+    ag_ctx *ag = context(1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t old = strlen(cases[i].from), len = strlen(cases[i].to), at = 8;
+        while (at < 8 + head && memcmp(bytes + at, cases[i].from, old)) at++;
+        if (at >= 8 + head) { T_FAIL("no %s in the header", cases[i].from); continue; }
+        memcpy(p, bytes, at), memcpy(p + at, cases[i].to, len);
+        memcpy(p + at + len, bytes + at + old, n - at - old);
+        repair(p, n - old + len, (size_t)head - old + len);
+        size_t before = live;
+        gpt_state s;
+        peak = live;
+        gpt_model *m = load_bytes(ag, p, n - old + len, &s, 1);
+        if (m) { T_FAIL("%s is accepted", cases[i].to); gpt_state_free(&s); gpt_free(m); continue; }
+        CHECK_HAS(ag_error(ag), cases[i].word);
+        if (peak - before > 2 * n + 1048576) T_FAIL("%s: %zu bytes of heap", cases[i].to, peak - before);
+        ag_clear_error(ag);
+    }
+    CHECK_INT(ag_memory_used(ag).params, 0);
+    // The last number of optim.steps lies somewhere in the data: all eight bytes of it are counted.
+    const char *steps = strstr((char *)bytes + 8, "\"optim.steps\""), *offsets = strstr(steps, "\"data_offsets\":[");
+    size_t at = 8 + (size_t)head + (size_t)strtoul(offsets + 16, NULL, 10);
+    memcpy(p, bytes, n), memset(p + at, 0xFF, 8), repair(p, n, (size_t)head);
+    CHECK(load_bytes(ag, p, n, NULL, 1) == NULL);
+    CHECK_HAS(ag_error(ag), "a parameter has taken 18446744073709551615 steps");
+    ag_clear_error(ag);
+    memcpy(p, bytes, n), repair(p, n, (size_t)head);            // what repair does is right
+    CHECK(!memcmp(p, bytes, n));
+    // Rotary positions are in no table, so a context can be as long as the file says: that costs nothing.
+    static const char six[] = "gpt.n_ctx\":\"6\"", long_one[] = "gpt.n_ctx\":\"16777216\"";
+    at = (size_t)(strstr((char *)bytes + 8, six) - (char *)bytes);
+    memcpy(p, bytes, at), memcpy(p + at, long_one, sizeof long_one - 1);
+    memcpy(p + at + sizeof long_one - 1, bytes + at + sizeof six - 1, n - at - sizeof six + 1);
+    repair(p, n + sizeof long_one - sizeof six, (size_t)head + sizeof long_one - sizeof six);
+    CHECK(ag_param(ag, 4) != NULL);                             // the arena's first chunk
+    size_t before = peak = live;
+    gpt_model *m = load_bytes(ag, p, n + sizeof long_one - sizeof six, NULL, 0);
+    CHECK(m && m->config.n_ctx == 16777216);
+    if (peak - before > 2 * n + 1048576) T_FAIL("%zu bytes of heap for a long context", peak - before);
+    gpt_free(m);
+    free(bytes), free(p);
+    ag_free(ag);
+    CHECK_INT(live, 0);
+}
+
+// ---- random damage --------------------------------------------------------------------------------------------------
+static ag_rng damage;                                   // counter-based: round i of a seed is always the same
+static size_t below(size_t n) { return n ? (size_t)(ag_rng_u32(&damage) % n) : 0; }
+
+// Changes p (n bytes, room for cap) near the front (head bytes) most of the time. Returns the new length.
+static size_t mutate(unsigned char *p, size_t n, size_t cap, size_t head, const unsigned char *other, size_t other_n) {
+    static const uint64_t edges[] = { 0, 1, 2, 7, 127, 255, 65535, 0x7FFFFFFF, 0x80000000u, 0xFFFFFFFFu, 0x100000000ull,
+                                      1ull << 62, (1ull << 63) - 1, 1ull << 63, ~0ull, ~0ull - 3 };
+    for (size_t times = 1 + below(3); times && n; times--) {
+        size_t area = below(8) && head < n ? head : n, at = below(area), length = 1 + below(below(4) ? 12 : 200), k;
+        switch (below(9)) {
+        case 0: p[at] ^= (unsigned char)(1u << below(8)); break;
+        case 1: p[at] = (unsigned char)ag_rng_u32(&damage); break;
+        case 2:                                         // delete
+            if (length > n - at) length = n - at;
+            memmove(p + at, p + at + length, n - at - length), n -= length;
+            break;
+        case 3:                                         // duplicate
+            if (length > n - at) length = n - at;
+            if (n + length > cap) break;
+            memmove(p + at + length, p + at, n - at), n += length;
+            break;
+        case 4:                                         // splice: a part of another file
+            k = below(other_n);
+            if (length > other_n - k) length = other_n - k;
+            if (n + length > cap) break;
+            memmove(p + at + length, p + at, n - at), memcpy(p + at, other + k, length), n += length;
+            break;
+        case 5:                                         // a boundary value in four or eight bytes
+            k = below(2) ? 4 : 8, at -= below(4) ? at % 4 : 0;
+            if (at + k > n) break;
+            for (uint64_t v = edges[below(sizeof edges / sizeof *edges)], i = 0; i < k; i++, v >>= 8)
+                p[at + i] = (unsigned char)v;
+            break;
+        case 6: if (below(4) == 0) n = at; break;       // cut off
+        case 7: p[at] = (unsigned char)"0123456789\"{}[],:\\u-"[below(20)]; break;
+        default: {                                      // a number of the text becomes another
+            const char *number = edge_numbers[below(EDGE_NUMBERS)];
+            size_t size = strlen(number), end;
+            while (at < area && (p[at] < '0' || p[at] > '9')) at++;
+            for (end = at; end < area && p[end] >= '0' && p[end] <= '9';) end++;
+            if (at == area || n - (end - at) + size > cap) break;
+            memmove(p + at + size, p + end, n - end), memcpy(p + at, number, size);
+            n = n - (end - at) + size;
+        } }
+    }
+    return n;
+}
+
+static ag_ctx *fuzz_context(void) {                     // the arenas' first chunks are not what a file takes
+    ag_ctx *ag = context(1);
+    CHECK(ag_param(ag, 4) != NULL && ag_state_at(ag, 4, AG_END, AG_END, AG_END, AG_END) != NULL);
+    return ag;
+}
+
+static void random_damage(void) {
+    enum { SEEDS = 4, ROUNDS = 2000 };
+    unsigned char *seed[SEEDS], *p;
+    size_t size[SEEDS], accepted[SEEDS + 1] = { 0 }, most = 0;
+    for (int i = 0; i < 2; i++) {
+        make_checkpoint(in_folder("a"), i, 1);
+        seed[i] = slurp(in_folder("a"), &size[i]);
+    }
+    make_hf("transformer.", "F16", NULL, NULL, 1, 1);
+    seed[2] = bytes_of(made.head, 0, made.n, &size[2]);
+    int header[7] = { 8, 12, 1, 2, 1, 5, 6 };
+    size[3] = 28 + 4 * (40 + 8 + 64 + 32 + 32 + 64 + 8 + 96 * 3 + 8 + 24);
+    seed[3] = (unsigned char *)calloc(size[3], 1);
+    memcpy(seed[3], header, 28);
+    for (int i = 0; i < SEEDS; i++) if (size[i] > most) most = size[i];
+    p = (unsigned char *)malloc(most + 4096);
+    ag_ctx *ag = fuzz_context();
+    for (int i = 0; i < SEEDS; i++)
+        for (int round = 0; round < ROUNDS; round++) {
+            uint64_t head = 28;
+            gpt_state s;
+            gpt_model *m;
+            int other = (i + 1 + round % (SEEDS - 1)) % SEEDS;
+            damage.key = (uint64_t)i << 32 | (uint64_t)round, damage.counter = 0;
+            if (i < 3) memcpy(&head, seed[i], 8), head += 8;
+            memcpy(p, seed[i], size[i]);
+            size_t n = mutate(p, size[i], size[i] + 4096, (size_t)head, seed[other], size[other]);
+            size_t grown = (size_t)head - 8 + n - size[i];      // if all of the change was in the header
+            if (i < 2 && below(4)) repair(p, n, n >= size[i] || head - 8 > size[i] - n ? grown : (size_t)head - 8);
+            else if (i == 2 && below(4) && n >= 8)
+                for (int k = 0; k < 8; k++) p[k] = (unsigned char)((uint64_t)grown >> 8 * k);
+            unsigned char *exact = (unsigned char *)malloc(n + !n);     // so that a sanitizer sees reads beyond the end
+            memcpy(exact, p, n);
+            memset(&s, 0, sizeof s);
+            if (i == 3) spit(in_folder("llama.bin"), exact, n);
+            size_t before = live;
+            peak = live;
+            m = i == 3 ? gpt_load_llama2c(ag, in_folder("llama.bin"))
+                       : load_bytes(ag, exact, n, &s, i < 2 && round % 2);
+            if (peak - before > 8 * n + 1048576)
+                T_FAIL("seed %d, round %d: %zu bytes of file, %zu of heap", i, round, n, peak - before);
+            if (!m != (ag_error(ag) != NULL)) T_FAIL("seed %d, round %d: %s", i, round, m ? "an error" : "no message");
+            if (ag_error(ag) && strpbrk(ag_error(ag), "\033\n\r\x7f")) T_FAIL("seed %d, round %d: raw bytes", i, round);
+            accepted[i] += m != NULL;
+            gpt_state_free(&s);
+            gpt_free(m);
+            ag_clear_error(ag);
+            if (m) ag_free(ag), ag = fuzz_context();
+            else if (live != before) { T_FAIL("seed %d, round %d: %zu bytes leak", i, round, live - before); break; }
+            free(exact);
+        }
+    // Damage that is always seen would test little behind the first check.
+    for (int i = 0; i < SEEDS; i++) if (!accepted[i] || accepted[i] > ROUNDS / 2)
+        T_FAIL("seed %d: %zu of %d are accepted", i, accepted[i], ROUNDS);
+    for (int i = 0; i < SEEDS; i++) free(seed[i]);
+    free(p);
     ag_free(ag);
     CHECK_INT(live, 0);
 }
@@ -795,6 +1089,15 @@ static void cannot_save_there(void) {
     ag_clear_error(ag);
     CHECK_INT(gpt_save(m, NULL, NULL), -1);
     ag_clear_error(ag);
+    CHECK_HAS((gpt_save(m, "", NULL), ag_error(ag)), "gpt_save: the path is empty: pass a file's name");
+    ag_clear_error(ag);
+    s.step = -1;                                        // loading would refuse it
+    CHECK_INT(gpt_save(m, in_folder("a"), &s), -1);
+    CHECK_HAS(ag_error(ag), "gpt_save: step is -1, wanted the steps done so far, 0 or more. Was the gpt_state zeroed");
+    ag_clear_error(ag);
+    FILE *none = fopen(in_folder("a"), "rb");
+    CHECK(none == NULL || (fclose(none), remove(in_folder("a"))) == 0);
+    s.step = 0;
     s.notes = (char *)"a=\xff\n";
     CHECK_INT(gpt_save(m, in_folder("a"), &s), -1);
     CHECK_HAS(ag_error(ag), "UTF-8");
@@ -807,8 +1110,17 @@ static void cannot_save_there(void) {
     CHECK(ag_error(ag) != NULL);
     ag_clear_error(ag);
     CHECK(gpt_load(ag, in_folder("missing"), NULL) == NULL);
-    CHECK_HAS(ag_error(ag), "No such file");
+    CHECK_HAS(ag_error(ag), "gpt_load: ");
+    CHECK_HAS(ag_error(ag), "missing: cannot open it: No such file or directory. Check the path; if no model was saved "
+              "there yet, train one first");
     CHECK_HAS(ag_error(ag), "test_checkpoint.c:");
+    ag_clear_error(ag);
+    CHECK(gpt_resume(ag, in_folder("missing"), NULL) == NULL);
+    CHECK_HAS(ag_error(ag), "gpt_resume: ");
+    CHECK_HAS(ag_error(ag), "train one first");
+    ag_clear_error(ag);
+    CHECK(gpt_load(ag, NULL, NULL) == NULL);
+    CHECK_HAS(ag_error(ag), "gpt_load: the path is NULL: pass a file's name");
     ag_clear_error(ag);
 #if !defined(_WIN32)
     CHECK_INT(gpt_save(m, in_folder("a"), NULL), 0);
@@ -1005,8 +1317,11 @@ int main(int argc, char **argv) {
     T_RUN(every_flipped_bit_is_refused);
     T_RUN(reads_gpt2_files);
     T_RUN(hostile_headers);
+    T_RUN(edge_numbers_in_headers);
+    T_RUN(hostile_checkpoints);
     T_RUN(memory_is_bounded);
     T_RUN(llama2c_files);
+    T_RUN(random_damage);
     T_RUN(every_io_call_fails_once);
     T_RUN(cannot_save_there);
 #if !defined(_WIN32)

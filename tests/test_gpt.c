@@ -123,7 +123,8 @@ static void refuses_bad_configurations(void) {
         CHECK_HAS(ag_error(ag), "test_gpt.c:"); CHECK_INT(gpt_count(&c), 0); ag_clear_error(ag); } while (0)
     BAD(c.n_vocab = 0, "n_vocab");
     BAD(c.n_vocab = -5, "n_vocab");
-    BAD(c.n_embd = 25, "not a multiple of n_head");
+    BAD(c.n_embd = 25, "n_embd 25 is not a multiple of n_head");
+    BAD(c.n_embd = 25, "would be");
     BAD(c.n_head = 0, "n_head");
     BAD(c.n_head = c.n_kv_head = 7, "n_head");
     BAD(c.n_layer = 1000000000, "n_layer");
@@ -140,7 +141,7 @@ static void refuses_bad_configurations(void) {
     BAD(c = tiny(1); c.n_embd = 36; c.n_head = 4; c.n_kv_head = 2, "even");
     BAD(c = tiny(1); c.n_kv_head = 3, "n_kv_head");
     BAD(c = tiny(1); c.rope_theta = 0, "rope_theta");
-    BAD(c = gpt_preset("nanno"), "nano|baby|gpt2");
+    BAD(c = gpt_preset("nanno"), "there is no preset \"nanno\": choose one of nano|baby|gpt2");
     BAD(c = gpt_preset(NULL), "nano|baby|gpt2");
     CHECK(gpt_new(ag, NULL) == NULL);
     CHECK(gpt_new(NULL, NULL) == NULL);
@@ -458,7 +459,7 @@ static void stops_at_nan(void) {
         CHECK_INT(gpt_step(m, &o, 1e30, &norm) | 1, 1);         // a huge rate is a number like any other ...
         ag_clear_error(ag);
         CHECK_INT(gpt_step(m, &o, INFINITY, &norm), -1);        // ... an infinite one is not
-        CHECK_HAS(ag_error(ag), "rates");
+        CHECK_HAS(ag_error(ag), "lr_factor is inf, wanted a finite number");
         free(x), free(y);
         gpt_free(m);
         ag_free(ag);
@@ -966,15 +967,17 @@ static void refuses_bad_arguments(void) {
     memset(logits, 0, sizeof logits);
     for (int i = 0; i < 37; i++) logits[i] = (ag_real)i;
 #define REFUSED(call, word) do { CHECK(call); CHECK_HAS(ag_error(ag), word); ag_clear_error(ag); } while (0)
-    REFUSED(gpt_forward(m, x, 0, 5) == NULL, "0 rows");
+    REFUSED(gpt_forward(m, x, 0, 5) == NULL, "gpt_forward: 0 rows of 5 tokens: wanted at least 1 of each");
     REFUSED(gpt_forward(m, x, 1, -1) == NULL, "rows of -1");
-    REFUSED(gpt_forward(m, x, 1, 21) == NULL, "the context has 20");
-    REFUSED(gpt_forward(m, NULL, 1, 4) == NULL, "NULL");
-    REFUSED(gpt_forward(m, bad, 1, 4) == NULL, "id 37 in row 0 at position 2; the vocabulary has 37");
+    REFUSED(gpt_forward(m, x, 1, 21) == NULL,
+            "gpt_forward: rows of 21 tokens, but the context has 20: pass shorter rows, or make the model");
+    REFUSED(gpt_forward(m, NULL, 1, 4) == NULL, "the ids are NULL: pass an array of 1 rows of 4 tokens");
+    REFUSED(gpt_forward(m, bad, 1, 4) == NULL,
+            "gpt_forward: ids[2] is 37 (row 0, position 2), but n_vocab is 37: wanted 0 to 36. Was the text encoded");
     bad[2] = -1;
-    REFUSED(gpt_forward(m, bad, 2, 2) == NULL, "id -1 in row 1 at position 0");
-    REFUSED(gpt_forward(m, x, 2000000000, 2) == NULL, "rows of 2");
-    REFUSED(gpt_trunk(m, x, 1, 20, len) == NULL, "len[0] is 21");
+    REFUSED(gpt_forward(m, bad, 2, 2) == NULL, "ids[2] is -1 (row 1, position 0)");
+    REFUSED(gpt_forward(m, x, 2000000000, 2) == NULL, "less than 2^31");
+    REFUSED(gpt_trunk(m, x, 1, 20, len) == NULL, "len[0] is 21, wanted 0 to 20");
     REFUSED(gpt_forward(m, bad, 2, 2) == NULL, "test_gpt.c:");
 #define SAMPLING(change, word) do { \
         s.temperature = 1; change; REFUSED(gpt_sample(m, &s, logits, NULL) == -1, word); \
@@ -986,39 +989,79 @@ static void refuses_bad_arguments(void) {
     SAMPLING(s.top_k = -1, "top_k is -1");
     SAMPLING(s.top_p = 1.5, "top_p is 1.5");
     SAMPLING(s.min_p = NAN, "min_p");
-    SAMPLING(s.n_stop = 1, "stop");
-    REFUSED(gpt_sample(m, NULL, logits, NULL) == -1, "NULL");
-    REFUSED(gpt_probs(m, &s, NULL, probs) == -1, "NULL");
+    SAMPLING(s.n_stop = 1, "n_stop is 1 and stop is NULL: set stop to a list");
+    SAMPLING(s.n_stop = -1; s.stop = x, "n_stop is -1 and stop is a list");
+    REFUSED(gpt_sample(m, NULL, logits, NULL) == -1, "the settings are NULL: pass a gpt_sampling");
+    REFUSED(gpt_probs(m, &s, NULL, probs) == -1, "gpt_probs: logits is NULL: pass an array of 37");
+    REFUSED(gpt_probs(m, &s, logits, NULL) == -1, "gpt_probs: probs is NULL");
     logits[3] = (ag_real)NAN;
-    REFUSED(gpt_probs(m, &s, logits, probs) == -1, "token 3 is NaN");
+    REFUSED(gpt_probs(m, &s, logits, probs) == -1, "token 3 is NaN: look for");
     for (int i = 0; i < 37; i++) logits[i] = -INFINITY;
     REFUSED(gpt_probs(m, &s, logits, probs) == -1, "nothing to choose from");
     REFUSED(gpt_generate(m, &s, x, 0, out, 8, NULL, NULL) == -1, "empty");
     REFUSED(gpt_generate(m, &s, NULL, 3, out, 8, NULL, NULL) == -1, "empty");
-    REFUSED(gpt_generate(m, &s, bad, 4, out, 8, NULL, NULL) == -1, "token 2 of prompt 0 is -1");
-    REFUSED(gpt_generate(m, &s, x, 3, out, -1, NULL, NULL) == -1, "-1 tokens");
-    REFUSED(gpt_generate_batch(m, &s, 0, &prompt, n_out, out, 8, n_out, NULL, NULL) == -1, "0 rows");
-    REFUSED(gpt_beam(m, &s, x, 3, 0, 0, out, 2, n_out, scores) == -1, "0 beams");
-    REFUSED(gpt_cache_new(m, 0) == NULL, "0 rows");
+    REFUSED(gpt_generate(m, &s, bad, 4, out, 8, NULL, NULL) == -1,
+            "token 2 of prompt 0 is -1, but n_vocab is 37: wanted 0 to 36. Was the prompt encoded");
+    REFUSED(gpt_generate(m, &s, x, 3, out, -1, NULL, NULL) == -1, "-1 tokens: wanted");
+    REFUSED(gpt_generate(m, &s, x, 3, NULL, 2, NULL, NULL) == -1, "gpt_generate: out is NULL: pass an array");
+    REFUSED(gpt_generate_batch(m, &s, 0, &prompt, n_out, out, 8, n_out, NULL, NULL) == -1,
+            "0 rows of up to 8 tokens: wanted");
+    REFUSED(gpt_generate_batch(m, &s, 1, NULL, n_out, out, 8, n_out, NULL, NULL) == -1, "prompts is NULL");
+    REFUSED(gpt_generate_batch(m, &s, 1, &prompt, NULL, out, 8, n_out, NULL, NULL) == -1, "n is NULL");
+    REFUSED(gpt_generate_batch(m, &s, 1, &prompt, n_out, out, 8, NULL, NULL, NULL) == -1, "n_out is NULL");
+    REFUSED(gpt_beam(m, &s, x, 3, 0, 0, out, 2, n_out, scores) == -1, "gpt_beam: 0 beams: wanted 1 to ");
+    REFUSED(gpt_beam(m, &s, x, 3, 2, 0, out, 19, n_out, scores) == -1,
+            "gpt_beam: up to 19 tokens after a prompt of 3, but the context has 20: wanted 1 to 18, or a shorter");
+    REFUSED(gpt_beam(m, &s, x, 3, 2, 0, out, 0, n_out, scores) == -1, "up to 0 tokens");
+    REFUSED(gpt_beam(m, &s, x, 3, 2, NAN, out, 2, n_out, scores) == -1, "gpt_beam: length_power is");
+    REFUSED(gpt_beam(m, &s, x, 3, 2, 11, out, 2, n_out, scores) == -1, "length_power is 11, wanted 0");
+    REFUSED(gpt_beam(m, &s, x, 3, 2, 0, NULL, 2, n_out, scores) == -1, "gpt_beam: out is NULL");
+    REFUSED(gpt_beam(m, &s, x, 3, 2, 0, out, 2, n_out, NULL) == -1, "gpt_beam: scores is NULL");
+    REFUSED(gpt_beam(m, &s, x, 21, 2, 0, out, 2, n_out, scores) == -1, "gpt_beam: rows of 21 tokens");
+    REFUSED(gpt_cache_new(m, 0) == NULL, "gpt_cache_new: 0 rows: wanted 1 to ");
+    gpt_loader loader = gpt_loader_new(ag, x, 40, GPT_RANDOM);
+    REFUSED(gpt_next(&loader, 0, 4, out, out) == -1, "gpt_next: 0 rows of 4 tokens: wanted");
+    REFUSED(gpt_next(&loader, 1, 4, NULL, out) == -1, "gpt_next: x is NULL");
+    REFUSED(gpt_next(&loader, 1, 4, out, NULL) == -1, "gpt_next: y is NULL");
+    REFUSED(gpt_next(&loader, 1, 40, out, out) == -1, "a longer text");
+    REFUSED((loader = gpt_loader_new(ag, NULL, 9, GPT_RANDOM), 1),
+            "gpt_loader_new: 0 tokens: there is nothing to predict. Give");
+    // The message tells the line of the call that failed, and not of one before it.
+#define HERE_IS(call) do { \
+        char here[64]; int line_ = __LINE__; (void)(call); snprintf(here, sizeof here, "test_gpt.c:%d: ", line_); \
+        CHECK_HAS(ag_error(ag), here); ag_clear_error(ag); } while (0)
+    gpt_cache *feeding = gpt_cache_new(m, 1);
+    HERE_IS(gpt_beam(m, &s, x, 3, 0, 0, out, 2, n_out, scores));
+    HERE_IS(gpt_generate_batch(m, &s, 0, &prompt, n_out, out, 8, n_out, NULL, NULL));
+    HERE_IS(gpt_next(&loader, 0, 4, out, out));
+    HERE_IS(gpt_feed(feeding, bad, 4, NULL, logits));
+    HERE_IS(gpt_cache_copy(feeding, 0, 1));
+    HERE_IS(gpt_load_mem(ag, NULL, 0, NULL));
+    gpt_cache_free(feeding);
     gpt_cache *k = gpt_cache_new(m, 1);
     REFUSED(gpt_feed(k, x, 21, NULL, logits) == -1, "context has 20");
-    REFUSED(gpt_feed(k, bad, 4, NULL, logits) == -1, "id -1");
-    REFUSED(gpt_cache_copy(k, 0, 1) == -1, "row 1 to row 0 of 1");
+    REFUSED(gpt_feed(k, bad, 4, NULL, logits) == -1, "gpt_feed: ids[2] is -1");
+    REFUSED(gpt_cache_copy(k, 0, 1) == -1, "row 1 to row 0 of 1: wanted 0 to 0");
     CHECK_INT(gpt_cache_length(k, 0), 0);
+    CHECK_INT(gpt_feed(k, x, 18, NULL, NULL), 0);
+    REFUSED(gpt_feed(k, x, 3, NULL, NULL) == -1,
+            "row 0 holds 18 tokens and gets 3, but the context has 20: forget some");
     gpt_cache_free(k);
-#define OPTIMIZER(change) do { \
-        change; REFUSED(gpt_step(m, &o, 1, NULL) == -1, "optimizer"); o = gpt_adamw(); } while (0)
-    OPTIMIZER(o.lr = NAN);
-    OPTIMIZER(o.lr = -1);
-    OPTIMIZER(o.beta1 = 1);
-    OPTIMIZER(o.beta2 = -0.1);
-    OPTIMIZER(o.eps = 0);
-    OPTIMIZER(o.clip = NAN);
-    OPTIMIZER(o.weight_decay = -1);
-    OPTIMIZER(o.kind = 9);
-    OPTIMIZER(o = gpt_muon(); o.momentum = 1);
-    OPTIMIZER(o = gpt_muon(); o.lr_muon = INFINITY);
-    REFUSED(gpt_step(m, NULL, 1, NULL) == -1, "NULL");
+#define OPTIMIZER(change, word) do { \
+        change; REFUSED(gpt_step(m, &o, 1, NULL) == -1, "the optimizer's " word); o = gpt_adamw(); } while (0)
+    OPTIMIZER(o.lr = NAN, "lr is ");
+    OPTIMIZER(o.lr = -1, "lr is -1, wanted 0 to 1e+30: start from gpt_adamw() or gpt_muon()");
+    OPTIMIZER(o.beta1 = 1, "beta1 is 1, wanted 0 to ");
+    OPTIMIZER(o.beta2 = -0.1, "beta2 is -0.1");
+    OPTIMIZER(o.eps = 0, "eps is 0");
+    OPTIMIZER(o.clip = NAN, "clip is ");
+    OPTIMIZER(o.clip = -1, "clip is -1, wanted 0 to inf");
+    OPTIMIZER(o.weight_decay = -1, "weight_decay is -1");
+    OPTIMIZER(o.kind = 9, "kind is 9, wanted GPT_ADAMW or GPT_MUON");
+    OPTIMIZER(o = gpt_muon(); o.momentum = 1, "momentum is 1");
+    OPTIMIZER(o = gpt_muon(); o.lr_muon = INFINITY, "lr_muon is inf");
+    REFUSED(gpt_step(m, NULL, 1, NULL) == -1, "the optimizer is NULL: pass");
+    REFUSED(gpt_step(m, &o, -1, NULL) == -1, "lr_factor is -1");
     CHECK(gpt_forward(NULL, x, 1, 1) == NULL && gpt_step(NULL, &o, 1, NULL) == -1 && gpt_head(m, NULL) == NULL);
     CHECK(gpt_sample(NULL, &s, logits, NULL) == -1 && gpt_feed(NULL, x, 1, NULL, logits) == -1);
     gpt_free(NULL), gpt_cache_free(NULL);
@@ -1078,10 +1121,10 @@ static void *slurp(const char *name, size_t *size) {
 static void stories260k(void) {
     // What llama2.c's run.c prints for: run stories260K.bin -z tok512.bin -t 0 -n 200 -i "Once upon a time"
     static const char want[] =
-        "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a "
-        "big, red ball. She wanted to play with it, but it was too high.\n"
-        "Lily's mom said, \"Lily, let's go to the park.\" Lily was sad and didn't know what to do. She said, \"I want to "
-        "play with your ball, but I can't find it.\"\n"
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw "
+        "a big, red ball. She wanted to play with it, but it was too high.\n"
+        "Lily's mom said, \"Lily, let's go to the park.\" Lily was sad and didn't know what to do. She said, \"I want "
+        "to play with your ball, but I can't find it.\"\n"
         "Lily was sad and didn't know what to do. She said, \"I'm sorry, Lily. I didn't know what to do.\"\n"
         "Lily didn't want to help her mom, so she said, \"I";
     size_t n_model, n_tok;
