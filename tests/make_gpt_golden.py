@@ -132,7 +132,8 @@ def llama_parameters(V, L, C, NH, NKV, hidden):
     return p
 
 
-def golden(path, p, forward, V, B, T, notes):
+def train(p, forward, V, B, T):
+    """What the files hold of one model, by name. tests/torch_live.py uses this, too."""
     out = {"param/" + name: t.numpy().copy() for name, t in p.items()}
     ids, targets = rng.randint(V, size=(B, T)), rng.randint(V, size=(B, T))
     out["ids"], out["targets"] = ids.astype(np.int32), targets.astype(np.int32)
@@ -157,8 +158,13 @@ def golden(path, p, forward, V, B, T, notes):
         optimizer.step()
     out["losses"] = np.array(losses)
     out.update(("after/" + name, t.detach().numpy()) for name, t in p.items())
+    return out
+
+
+def golden(path, p, forward, V, B, T, notes):
+    out = train(p, forward, V, B, T)
     golden_io.save(os.path.join(OUT, path), out, dict(notes, layout="weights are (in, out): y = x @ W"))
-    print("  losses", " ".join("%.6f" % v for v in losses))
+    print("  losses", " ".join("%.6f" % v for v in out["losses"]))
 
 
 def newton_schulz(g):
@@ -194,18 +200,24 @@ def muon():
             out["muon/%s/after%d" % (case, step)] = p.numpy().copy()
     golden_io.save(os.path.join(OUT, "muon.bin"), out, {
         "layout": "matrices are (in, out)", "scale": "sqrt(max(1, out/in)); Keller Jordan's rows are out, his cols in",
-        "newton_schulz": "3.4445 -4.7750 2.0315, five steps, input / (Frobenius norm + 1e-7), transposed if rows > cols",
+        "newton_schulz": "3.4445 -4.7750 2.0315, five steps, input / (Frobenius norm + 1e-7), transposed if rows > "
+                         "cols",
         "muon": "lr 0.02, momentum 0.95: m = 0.95 m + 0.05 g, Nesterov: update of 0.05 g + 0.95 m, no decay"})
 
 
-os.makedirs(OUT, exist_ok=True)
-V, T, L, NH, C = 37, 16, 2, 3, 24
-golden("gpt2_tiny.bin", gpt2_parameters(V, T, L, C), lambda p, ids: gpt2(p, ids, L, NH), V, 2, 13,
-       {"config": "V=37 T=16 L=2 NH=3 C=24",
-        "shape": "gpt2: LayerNorm eps 1e-5, tanh GELU, tied head, learned positions"})
-V, NH, NKV, C = 41, 4, 2, 32
-golden("llama_tiny.bin", llama_parameters(V, L, C, NH, NKV, 48), lambda p, ids: llama(p, ids, L, NH, NKV), V, 2, 13,
-       {"config": "V=41 T=16 L=2 NH=4 NKV=2 C=32 hidden=48",
-        "shape": "llama: RMSNorm eps 1e-5, QK norm with a weight per head dimension and then RoPE (theta 10000, pairs "
-                 "2i and 2i+1), query head h reads key head h/2, SwiGLU, untied head, no biases"})
-muon()
+def main():
+    os.makedirs(OUT, exist_ok=True)
+    V, T, L, NH, C = 37, 16, 2, 3, 24
+    golden("gpt2_tiny.bin", gpt2_parameters(V, T, L, C), lambda p, ids: gpt2(p, ids, L, NH), V, 2, 13,
+           {"config": "V=37 T=16 L=2 NH=3 C=24",
+            "shape": "gpt2: LayerNorm eps 1e-5, tanh GELU, tied head, learned positions"})
+    V, NH, NKV, C = 41, 4, 2, 32
+    golden("llama_tiny.bin", llama_parameters(V, L, C, NH, NKV, 48), lambda p, ids: llama(p, ids, L, NH, NKV), V, 2, 13,
+           {"config": "V=41 T=16 L=2 NH=4 NKV=2 C=32 hidden=48",
+            "shape": "llama: RMSNorm eps 1e-5, QK norm with a weight per head dimension and then RoPE (theta 10000, "
+                     "pairs 2i and 2i+1), query head h reads key head h/2, SwiGLU, untied head, no biases"})
+    muon()
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,8 @@ run() {                                         # run LABEL COMMAND...
     label=$1; shift
     "$@" > "$log" 2>&1 < /dev/null; code=$?
     line=$(grep -E '^[^ ]+: [0-9]+ passed, [0-9]+ failed$' "$log" | tail -n 1)
-    p=$(echo "$line" | sed -n 's/^[^ ]*: \([0-9]*\) passed.*/\1/p') f=$(echo "$line" | sed -n 's/.*, \([0-9]*\) failed$/\1/p')
+    p=$(echo "$line" | sed -n 's/^[^ ]*: \([0-9]*\) passed.*/\1/p')
+    f=$(echo "$line" | sed -n 's/.*, \([0-9]*\) failed$/\1/p')
     if [ -z "$line" ] || { [ "$code" != 0 ] && [ "$f" = 0 ]; }; then
         p=${p:-0} f=$((${f:-0} + 1))
         echo "FAILED $label: ended with status $code and '${line:-no closing line}'"

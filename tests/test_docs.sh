@@ -1,13 +1,14 @@
 # What the documents show is compiled, run and compared. In a header's doc block the program stands between the lines
-# "EXAMPLE:" and "PRINTS:", its output after that; in README.md a ```c block is a program, and the ```text block after it
-# is its output. Of README's sh blocks every line is a make target of the Makefile, or compiles a lesson and runs it.
+# "EXAMPLE:" and "PRINTS:", its output after that; in README.md a ```c block is a program, and the ```text block after
+# it is its output. Of README's sh blocks every line is a make target of the Makefile, or compiles a lesson and runs it.
 passed=0 failed=0 dir=build/docs
 rm -rf "$dir" && mkdir -p "$dir"
 ok() { passed=$((passed + 1)); }
 bad() { failed=$((failed + 1)); echo "FAILED docs: $*"; }
 
 compiles() {                                    # the line is right and says nothing; make lessons has made its program
-    sh -c "$(echo "$1" | sed 's/ -o [a-z0-9_]* -lm/ -fsyntax-only/')" > "$dir/line.log" 2>&1 && [ ! -s "$dir/line.log" ] && ok
+    sh -c "$(echo "$1" | sed 's/ -o [a-z0-9_]* -lm/ -fsyntax-only/')" > "$dir/line.log" 2>&1 &&
+        [ ! -s "$dir/line.log" ] && ok
 }
 
 check() {                                       # check NAME: $dir/NAME.c must print $dir/NAME.want

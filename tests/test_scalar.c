@@ -279,8 +279,8 @@ static void pages(void) {
     ag_graph *g = ag_graph_new(1);
     long before;
     CHECK(ag_graph_mark(g) == 0 && !ag_graph_first(g));
-    for (int i = 0; i < 5000; i++) v[i] = ag_var(g, i);
-    for (int i = 0; i < 5000; i++) CHECK(v[i]->data == i && ag_vindex(v[i]) == (size_t)i);
+    for (int i = 0; i < 5000; i++) v[i] = ag_var(g, i + 2);
+    for (int i = 0; i < 5000; i++) CHECK(v[i]->data == i + 2 && ag_vindex(v[i]) == (size_t)i);
     for (int i = 0; i < 5000; i++) CHECK(ag_vnext(v[i]) == (i < 4999 ? v[i + 1] : NULL));
     before = calls;
     for (size_t m = 0; m < sizeof marks / sizeof *marks; m++) {
@@ -297,11 +297,15 @@ static void pages(void) {
             ag_value *y = ag_vmul(v[0], ag_vadd(again, v[marks[m] - 1]));
             ag_graph_zero_grad(g);
             ag_vbackward(y);
-            CHECK(again->grad == v[0]->data && v[marks[m] - 1]->grad == v[0]->data + (marks[m] == 1 ? y->a->grad : 0));
+            CHECK(again->grad == v[0]->data && v[marks[m] - 1]->grad == v[0]->data + (marks[m] == 1 ? y->b->data : 0));
         }
         ag_graph_rewind(g, marks[m]);
     }
     CHECK_INT(calls - before, 0);                           // pages are used again
+    ag_value *x = ag_var(g, 3), *y = x;                     // a chain: every link counts, those at the ends of pages too
+    for (int i = 0; i < 4990; i++) y = ag_vneg(y);
+    ag_vbackward(y);
+    CHECK(y->data == 3 && x->grad == 1);
     ag_graph_free(g);
 }
 
