@@ -13,7 +13,7 @@
 // It writes    out/01/graph.png, out/01/neuron.png    the graph of the expression, and that of one neuron
 //              out/01/graph.dot                       the first for Graphviz (dot -Tsvg out/01/graph.dot > graph.svg)
 //              out/01/log.csv, out/01/nudge.png       how wrong the nudges are
-// It takes     0.3 seconds.
+// It takes     less than a second.
 // Next         02_mlp_moons.c puts 337 such numbers together into a network that learns. What happens inside is
 //              chapter 1 of autograd.h, three screens of code.
 //

@@ -32,7 +32,7 @@
 #include "lesson.h"
 #include "plot.h"
 
-enum { KINDS = 7, GPT2 = 4, GPT4 = 5, SIZES = 8 };
+enum { KINDS = 7, GPT2 = 4, GPT4 = 5 };
 static const char *const names[KINDS] = {"bytes", "characters", "words", "byte pairs, ours", "GPT-2's (r50k)",
                                          "GPT-4's (cl100k)", "GPT-4o's (o200k)"};
 static const char *const files[KINDS] = {"", "", "", "", "r50k_base", "cl100k_base", "o200k_base"};
@@ -45,23 +45,12 @@ static void save(plot *p, const char *name) { plot_save(p, lesson_path(name)), p
 
 static double count_tokens(const bpe *t, const char *text, size_t n) { return (double)bpe_encode(t, text, n, NULL, 0); }
 
-// A token's text, with what could disturb a terminal as escapes: bpe_colour's output without the colour.
-static void put_token(const char *before, const bpe *t, int id, const char *after) {
-    char cell[4096];
-    if (bpe_colour(t, &id, 1, cell, sizeof cell) >= (long)sizeof cell) return;
-    char *from = strchr(cell, 'm') + 1, *to = strrchr(cell, '\033');
-    printf("%s%.*s%s", before, (int)(to - from), from, after);
-}
-
-// One line of text as a tokenizer sees it: in colours on a terminal, with | between tokens in a file.
-static void show(const char *name, const bpe *t, const char *text) {
-    static char cells[1 << 17];
-    long n = bpe_encode(t, text, strlen(text), ids, room), size;
-    printf("  %-20s %4ld  ", name, n);
-    size = bpe_colour(t, ids, (size_t)n, cells, sizeof cells);
-    if (lessoni_terminal() && size < (long)sizeof cells) fputs(cells, stdout);
-    else for (long i = 0; i < n; i++) put_token(i ? "|" : "", t, ids[i], "");
-    putchar('\n');
+// Where tokens begin and end: in colours on a terminal, with | in a pipe; or with the text `between` them.
+static void print(const bpe *t, const int *tokens, long n, const char *between) {
+    size_t size = (size_t)bpe_colour(t, tokens, (size_t)n, NULL, 0) + 1;
+    char *cells = (char *)lesson_alloc(size, 1);
+    bpe_colour(t, tokens, (size_t)n, cells, size);
+    lesson_print_tokens(cells, between), free(cells);
 }
 
 // A string, its ids and what they stand for.
@@ -69,63 +58,60 @@ static void show_ids(const bpe *t, const char *text) {
     long n = bpe_encode(t, text, strlen(text), ids, room);
     printf("  %-22s", text);
     for (long i = 0; i < n; i++) printf(" %d", ids[i]);
-    for (long i = 0; i < n; i++) put_token(i ? ", " : "   (", t, ids[i], i + 1 < n ? "" : ")\n");
+    printf("   ("), print(t, ids, n, ", "), printf(")\n");
 }
 
 // Byte-pair encoding, join by join.
 static void smallest_example(bpe *t) {
     const char *text = "aaabdaaabac";
-    printf("\nthe smallest example: join the most frequent pair, three times\n");
+    printf("\nthe smallest example: the bytes, then join the most frequent pair, three times\n");
     for (int vocab = 256; vocab < 260; vocab++) {
         bpe_train(t, text, strlen(text), vocab, BPE_SPLIT_NONE);
-        char name[64];
-        snprintf(name, sizeof name, "%d tokens, length", vocab);
-        show(name, t, text);
+        show_ids(t, text);
     }
-    show_ids(t, text);
 }
 
+// The first twenty tokens that training made, and the ten longest.
 static void learned(const bpe *t) {
-    size_t size;
-    printf("\nthe first tokens that ours learned:");
-    for (int id = 256; id < bpe_vocab_size(t) && id < 276; id++) put_token(" \"", t, id, "\"");
-    printf("\nits longest ones:");
-    for (size_t length = 100, left = 10; length; length--)
-        for (int id = 256; id < bpe_vocab_size(t) && left; id++)
-            if (bpe_token(t, id, &size) && size == length) put_token(" \"", t, id, "\""), left--;
+    int some[20], n = 0, V = bpe_vocab_size(t);
+    for (int id = 256; id < V && n < 20; id++) some[n++] = id;
+    printf("\nthe first tokens that ours learned: \""), print(t, some, n, "\" \"");
+    n = 0;
+    for (size_t length = 100, size; length; length--)
+        for (int id = 256; id < V && n < 10; id++)
+            if (bpe_token(t, id, &size) && size == length) some[n++] = id;
+    printf("\"\nits longest ones: \""), print(t, some, n, "\" \""), printf("\"\n");
 }
 
 // How well does a vocabulary fit, by its size? Trained on nine tenths of the text, measured on both parts.
 static void size_curve(bpe *const *kind, const char *text, size_t n, int split) {
-    double size[SIZES], seen[SIZES], unseen[SIZES];
-    size_t head = n * 9 / 10, tail = n - head, points = 0;
+    size_t head = n * 9 / 10, tail = n - head;
+    const char *path = lesson_path("log.csv"), *unseen = text + head;
     bpe *t = bpe_new();
-    lesson_csv csv = lesson_csv_open(lesson_path("log.csv"), "vocabulary,bytes_per_token_seen,bytes_per_token_unseen");
-    for (int vocab = 256; points < SIZES; vocab *= 2) {
+    lesson_csv csv = lesson_csv_open(path, "vocabulary,bytes_per_token_seen,bytes_per_token_unseen");
+    for (int vocab = 256; vocab <= 1 << 15; vocab *= 2) {
         bpe_train(t, text, head, vocab, split);
-        size[points] = bpe_vocab_size(t);                           // less than vocab once no pair occurs twice
-        seen[points] = (double)head / count_tokens(t, text, head);
-        unseen[points] = (double)tail / count_tokens(t, text + head, tail);
-        lesson_csv_number(&csv, size[points]), lesson_csv_number(&csv, seen[points]);
-        lesson_csv_number(&csv, unseen[points]), lesson_csv_end(&csv);
-        if (size[points++] < vocab) break;
+        double row[3] = {bpe_vocab_size(t), head / count_tokens(t, text, head), tail / count_tokens(t, unseen, tail)};
+        lesson_csv_row(&csv, row, 3);
+        if (row[0] < vocab) break;                                  // no pair occurs twice any more
     }
-    lesson_csv_close(&csv);
+    lesson_csv_close(&csv), bpe_free(t);
     plot *p = plot_new("A larger vocabulary makes shorter rows", "tokens in the vocabulary", "bytes per token");
     plot_subtitle(p, "byte pairs learned from nine tenths of the text; the GPTs are measured on the last tenth");
-    plot_log_x(p), plot_line(p, "the text it learned from", size, seen, points), plot_dots(p);
-    plot_line(p, "the last tenth", size, unseen, points), plot_dots(p);
+    plot_log_x(p), plot_csv(p, "the text it learned from", path, "vocabulary", "bytes_per_token_seen"), plot_dots(p);
+    plot_csv(p, "the last tenth", path, "vocabulary", "bytes_per_token_unseen"), plot_dots(p);
     for (int i = GPT2; i < KINDS; i++)
-        if (kind[i])
-            plot_note(p, bpe_vocab_size(kind[i]), (double)tail / count_tokens(kind[i], text + head, tail), names[i]);
-    save(p, "size.png"), bpe_free(t);
+        if (kind[i]) plot_note(p, bpe_vocab_size(kind[i]), tail / count_tokens(kind[i], unseen, tail), names[i]);
+    save(p, "size.png");
 }
 
 static void languages(bpe *const *kind) {
     static const char *const name[] = {"English", "German", "Russian", "Greek", "Hindi", "Chinese", "Korean", "Arabic"};
-    static const char *const text[] = {"Good morning, how are you?", "Guten Morgen, wie geht es dir?",
-        "Доброе утро, как дела?", "Καλημέρα, τι κάνεις;", "सुप्रभात, आप कैसे हैं?",
-        "早上好，你好吗？", "좋은 아침이에요, 잘 지내세요?", "صباح الخير، كيف حالك؟"};
+    static const char *const text[] = {
+        "Good morning, how are you?", "Guten Morgen, wie geht es dir?", "Доброе утро, как дела?",
+        "Καλημέρα, τι κάνεις;", "सुप्रभात, आप कैसे हैं?",
+        "早上好，你好吗？", "좋은 아침이에요, 잘 지내세요?",
+        "صباح الخير، كيف حالك؟"};
     plot *p = plot_new("What \"Good morning, how are you?\" costs", "", "tokens");
     plot_subtitle(p, "vocabularies learned mostly from English make other languages pay");
     for (int i = GPT2; i < KINDS; i++) {
@@ -148,8 +134,7 @@ int main(int argc, char **argv) {
     size_t n, size;
     char *data = (char *)(*file ? lesson_file(file, &n) : lesson_data("tinyshakespeare.txt", &n)), path[64];
     bpe *kind[KINDS], *spare = bpe_new();
-    room = n + strlen(text) + 100, ids = (int *)malloc(room * sizeof *ids);     // never more tokens than bytes
-    if (!ids) lesson_fail("out of memory");
+    room = n + strlen(text) + 100, ids = (int *)lesson_alloc(room, sizeof *ids);     // never more tokens than bytes
     for (int i = 0; i < KINDS; i++) {
         snprintf(path, sizeof path, "%s.tiktoken", files[i]);
         unsigned char *ranks = i < GPT2 ? NULL : lesson_data(path, &size);
@@ -165,8 +150,8 @@ int main(int argc, char **argv) {
     for (int bit = 7; bit >= 0; bit--) putchar('0' + ('b' >> bit & 1));
     printf(", which is the number %d\nthe text: %s bytes of %d kinds\n", bpe_find(kind[0], "b", 1),
            lesson_commas((long long)n), bpe_vocab_size(kind[1]));
-    printf("  symbols                    kinds in the text bytes each\n  bits %26d %11s %10.2f\n", 2,
-           lesson_commas(8 * (long long)n), 1 / 8.0);
+    printf("  %-22s %9s %11s %10s\n", "symbols", "kinds", "in the text", "bytes each");
+    printf("  %-22s %9d %11s %10.2f\n", "bits", 2, lesson_commas(8 * (long long)n), 1 / 8.0);
     const char *labels[KINDS];
     double thousands[KINDS];
     size_t rows = 0;
@@ -186,10 +171,13 @@ int main(int argc, char **argv) {
            100.0 * (double)unknown / (double)tokens);
 
     learned(kind[3]);
-    printf("\n\nthe same line, and how many tokens it is:\n");
+    printf("\nthe same line, and how many tokens it is:\n");
     bpe_fallback(kind[1]), bpe_fallback(kind[2]);                   // what they do not know they write in bytes
     for (int i = 0; i < KINDS; i++)
-        if (kind[i]) show(names[i], kind[i], text);
+        if (kind[i]) {
+            tokens = bpe_encode(kind[i], text, strlen(text), ids, room);
+            printf("  %-20s %4ld  ", names[i], tokens), print(kind[i], ids, tokens, NULL), printf("\n");
+        }
     if (kind[GPT4]) {
         static const char *const odd[] = {"hello world", "Hello World", "hello  world", "|Viewing Single Post",
                                           " Direction", "ubiquitous", "...............", "9.11", "9.9"};

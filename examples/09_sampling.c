@@ -1,9 +1,6 @@
-// 09_sampling - the model gives probabilities: who decides what it says?
+// Lesson 09: the model gives probabilities; who decides what it says?
 //
-//     cc -O3 examples/09_sampling.c -o sampling -lm
-//     ./sampling                                   after lesson 08; a few seconds (without it, 30 more to train a model)
-//     ./sampling prompt="JULIET:" tokens=300
-//     ./sampling temperature=1.5 top_k=0 seed=3
+//     cc -O3 examples/09_sampling.c -o sampling -lm && ./sampling
 //
 // A language model never says a word. It turns a text into a probability for every possible next token, and then
 // somebody has to choose. Always the likeliest (greedy) is dull and goes in circles; drawing by the probabilities
@@ -11,17 +8,22 @@
 // the two cut the tail: top-k keeps k tokens, top-p the likeliest that make up p, min-p those not much less likely than
 // the best; temperature sharpens or flattens before that. Beam search looks for the likeliest whole text instead.
 //
-// It prints the ten likeliest next tokens under each rule, a text by each, and two numbers that tell them apart: the
-// mean surprise of what was written (nats a token, to the model itself, over the last window) and how much of it repeats.
-// Greedy repeats most, beam search surprises least, hot most; people are in between. out/09/ gets next.png (the
-// distributions), rules.png, log.csv.
+//     ./sampling prompt="JULIET:" tokens=300
+//     ./sampling temperature=1.5 top_k=3 seed=3
 //
-// Next: lesson 10, what such a model knows and does not know.
+// It prints    the ten likeliest next tokens under each rule, a text by each, and two numbers that tell them apart: the
+//              mean surprise of what was written (nats a token, to the model itself, over the last window) and how much
+//              of it repeats. Greedy repeats most, beam search surprises least, hot most; people are in between
+// It writes    out/09/next.png                  the distributions
+//              out/09/rules.png, out/09/log.csv the two numbers
+// It takes     2 seconds after lesson 08; without its model a small one is trained first, half a minute more.
+// Next         lesson 10, on the way: what such a model knows and does not know.
 //
 // Exercises
-// 1. ./sampling temperature=0.01: which other rule does it become? And at temperature=100?
-// 2. Give the prompt three times with seed=1, 2, 3. Which rules give the same text each time, and why?
-// 3. Beam search finds texts that are likelier than greedy's: find its mean surprise in the table. Are they better?
+//   1. temperature=0.01: which other rule does "hot" become? And at temperature=100? Look at the table it prints.
+//   2. Give the same prompt three times, with seed=1, 2, 3. Which rules give the same text each time, and why?
+//   3. Beam search looks for texts that are likelier than greedy's: compare their surprise for tokens=50 with beams=1,
+//      4 and 16. Which rule is beams=1? Are the likelier texts better?
 #define AG_DIE_ON_ERROR
 #define AUTOGRAD_IMPLEMENTATION
 #define GPT_IMPLEMENTATION
@@ -43,7 +45,8 @@ static gpt_model *load_or_train(ag_ctx *ag, bpe *tokens, const char *path) {
         gpt_model *m = gpt_load(ag, path, &state);
         bpe_load_mem(tokens, state.tokenizer, state.tokenizer_size);
         if (bpe_vocab_size(tokens) != m->config.n_vocab) lesson_fail("%s is not a checkpoint of lesson 08", path);
-        printf("%s: %s, %s parameters, validation loss %.3f\n", path, m->config.name, lesson_commas((long long)gpt_count(&m->config)), state.val_loss);
+        printf("%s: %s, %s parameters, validation loss %.3f\n", path, m->config.name,
+               lesson_commas(gpt_count(&m->config)), state.val_loss);
         gpt_state_free(&state);
         return m;
     }
@@ -51,8 +54,7 @@ static gpt_model *load_or_train(ag_ctx *ag, bpe *tokens, const char *path) {
     unsigned char *text = lesson_data("tinyshakespeare.txt", &bytes);
     bpe_chars(tokens, text, bytes);
     size_t n = (size_t)bpe_encode(tokens, text, bytes, NULL, 0);
-    int *ids = (int *)malloc(n * sizeof *ids), x[12 * 64], y[12 * 64];
-    if (!ids) lesson_fail("out of memory");
+    int *ids = (int *)lesson_alloc(n, sizeof *ids), x[12 * 64], y[12 * 64];
     bpe_encode(tokens, text, bytes, ids, n);
     gpt_config c = gpt_preset("nano-llama");
     c.n_vocab = bpe_vocab_size(tokens);
@@ -82,8 +84,7 @@ static double repeats(const int *ids, int n) {
 // Mean -log p of out, given prompt, in one pass of the model (the last n_ctx tokens where it is longer).
 static double surprise(gpt_model *m, const int *prompt, int n_prompt, const int *out, int n) {
     int skip = n_prompt + n > m->config.n_ctx ? n_prompt + n - m->config.n_ctx : 0, T = n_prompt + n - skip;
-    int *x = (int *)malloc((size_t)(T + 1) * sizeof *x), *y = (int *)malloc((size_t)(T + 1) * sizeof *y);
-    if (!x || !y) lesson_fail("out of memory");
+    int *x = (int *)lesson_alloc((size_t)T + 1, sizeof *x), *y = (int *)lesson_alloc((size_t)T + 1, sizeof *y);
     for (int i = 0; i < T; i++) x[i] = i + skip < n_prompt ? prompt[i + skip] : out[i + skip - n_prompt];
     for (int i = 0; i < T; i++) y[i] = i + 1 < T && i + 1 + skip >= n_prompt ? x[i + 1] : AG_IGNORE;
     ag_mark_at mark = ag_mark(m->ctx);
@@ -95,10 +96,10 @@ static double surprise(gpt_model *m, const int *prompt, int n_prompt, const int 
 }
 
 static void say(const bpe *tokens, const int *ids, int n) {
-    size_t cap = (size_t)n * 64 + 1;
-    char *text = (char *)malloc(cap);
-    long bytes = text ? bpe_decode(tokens, ids, (size_t)n, text, cap) : 0;
-    lesson_print_text(text, (size_t)bytes < cap ? (size_t)bytes : cap), free(text);
+    size_t size = (size_t)bpe_decode(tokens, ids, (size_t)n, NULL, 0);
+    char *text = (char *)lesson_alloc(size, 1);
+    bpe_decode(tokens, ids, (size_t)n, text, size);
+    lesson_print_text(text, size), free(text);
 }
 
 int main(int argc, char **argv) {
@@ -108,27 +109,31 @@ int main(int argc, char **argv) {
     int n = lesson_int_in("tokens", 200, 9, 100000, "tokens to write");
     double temperature = lesson_float("temperature", 1.5, "of the rule 'hot'");
     int top_k = lesson_int("top_k", 5, "of the rule top-k"), seed = lesson_int("seed", 1, "of the draws");
-    double top_p = lesson_float("top_p", 0.9, "of the rule top-p"), min_p = lesson_float("min_p", 0.1, "of the rule min-p");
+    double top_p = lesson_float("top_p", 0.9, "of the rule top-p");
+    double min_p = lesson_float("min_p", 0.1, "of the rule min-p");
     int beams = lesson_int_in("beams", 4, 1, 64, "texts that beam search keeps");
     lesson_options_end();
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
     bpe *tokens = bpe_new();
     gpt_model *m = load_or_train(ag, tokens, path);
-    int V = m->config.n_vocab, start[256], n_start = (int)(bpe_encode)(tokens, prompt, strlen(prompt), start, 256);
-    if (n_start < 0) lesson_fail("the model of %s lacks a character of the prompt \"%s\"; try another prompt=", path, prompt);
-    if (n_start < 1 || n_start > 256 || n_start >= m->config.n_ctx) lesson_fail("the prompt has %d tokens; wanted 1 to %d", n_start, m->config.n_ctx - 1);
-    float *logits = (float *)malloc((size_t)V * sizeof *logits), *probs = (float *)malloc((size_t)V * sizeof *probs);
-    int *out = (int *)malloc((size_t)n * (size_t)beams * sizeof *out), *n_out = (int *)malloc((size_t)beams * sizeof *n_out);
-    double *scores = (double *)malloc((size_t)beams * sizeof *scores);
-    if (!logits || !probs || !out || !n_out || !scores) lesson_fail("out of memory");
+    int V = m->config.n_vocab, most = m->config.n_ctx < 256 ? m->config.n_ctx - 1 : 255, start[256];
+    int n_start = (int)(bpe_encode)(tokens, prompt, strlen(prompt), start, 256);
+    if (n_start < 0) lesson_fail("prompt=%s: the model of %s lacks one of its characters", prompt, path);
+    if (n_start < 1 || n_start > most) lesson_fail("the prompt has %d tokens; wanted 1 to %d", n_start, most);
+    float *logits = (float *)lesson_alloc((size_t)V, sizeof *logits);
+    float *probs = (float *)lesson_alloc((size_t)V, sizeof *probs);
+    int *out = (int *)lesson_alloc((size_t)n * (size_t)beams, sizeof *out), n_out[64];
+    double scores[64], x[8], y[8];
 
     // The distribution after the prompt: fed once, then filtered by each rule.
     gpt_cache *cache = gpt_cache_new(m, 1);
     gpt_feed(cache, start, n_start, NULL, logits), gpt_cache_free(cache);
-    const char *names[] = {"greedy", "multinomial", "cool", "hot", "top-k", "top-p", "min-p"};
-    gpt_sampling rules[] = {{0, 0, 0, 0, NULL, 0}, {1, 0, 0, 0, NULL, 0}, {0.5, 0, 0, 0, NULL, 0}, {temperature, 0, 0, 0, NULL, 0},
-                            {1, top_k, 0, 0, NULL, 0}, {1, 0, top_p, 0, NULL, 0}, {1, 0, 0, min_p, NULL, 0}};
+    const char *names[] = {"greedy", "multinomial", "cool", "hot", "top-k", "top-p", "min-p", "beam"};
+    gpt_sampling plain = {1, 0, 0, 0, NULL, 0}, rules[7];
+    for (int r = 0; r < 7; r++) rules[r] = plain;
+    rules[0].temperature = 0, rules[2].temperature = 0.5, rules[3].temperature = temperature;
+    rules[4].top_k = top_k, rules[5].top_p = top_p, rules[6].min_p = min_p;
     int best[10], shown = V < 10 ? V : 10;
     char labels_text[10][16];
     const char *labels[10];
@@ -139,9 +144,9 @@ int main(int argc, char **argv) {
             for (int j = 0; j < i; j++) taken |= best[j] == v;
             if (!taken && (best[i] < 0 || logits[v] > logits[best[i]])) best[i] = v;
         }
-        size_t length;
-        const char *text = bpe_token(tokens, best[i], &length);
-        snprintf(labels_text[i], sizeof labels_text[i], *text == '\n' ? "\\n" : *text == ' ' && length == 1 ? "space" : "%.12s", text);
+        const char *text = bpe_token(tokens, best[i], NULL);
+        text = !strcmp(text, "\n") ? "\\n" : !strcmp(text, " ") ? "space" : text;
+        snprintf(labels_text[i], sizeof labels_text[i], "%.12s", text);
         labels[i] = labels_text[i];
     }
     printf("\nprobability of the next token, in percent\n%-12s", "");
@@ -160,28 +165,28 @@ int main(int argc, char **argv) {
 
     // A text by each rule, and by beam search.
     lesson_csv csv = lesson_csv_open(lesson_path("log.csv"), "rule,surprise,repeats,seconds");
-    double x[8], y[8];
     for (int r = 0; r < 8; r++) {
         double begin = lesson_seconds();
         ag_stream(ag, AG_RNG_SAMPLE)->counter = 0;      // every rule meets the same luck
         int room = m->config.n_ctx - n_start < n ? m->config.n_ctx - n_start : n, length = n;
         if (r < 7) length = gpt_generate(m, &rules[r], start, n_start, out, n, NULL, NULL);
         else { gpt_beam(m, NULL, start, n_start, beams, 1, out, room, n_out, scores); length = n_out[0]; }
-        double seconds = lesson_seconds() - begin, s = surprise(m, start, n_start, out, length), again = repeats(out, length);
-        const char *name = r < 7 ? names[r] : "beam";
-        printf("\n--- %s: surprise %.2f nats a token, %.0f%% repeats, %s tokens a second\n", name, s, 100 * again, lesson_commas((long long)(length / seconds)));
+        double seconds = lesson_seconds() - begin, s = surprise(m, start, n_start, out, length);
+        double again = repeats(out, length), row[3] = {s, again, seconds};
+        printf("\n--- %s: surprise %.2f nats a token, %.0f%% repeats, %.0f tokens a second\n", names[r], s, 100 * again,
+               length / seconds);
         say(tokens, start, n_start), say(tokens, out, length);
-        printf("\n");
-        lesson_csv_text(&csv, name), lesson_csv_number(&csv, s), lesson_csv_number(&csv, again), lesson_csv_number(&csv, seconds), lesson_csv_end(&csv);
+        lesson_print_text(NULL, 0), printf("\n");
+        lesson_csv_text(&csv, names[r]), lesson_csv_row(&csv, row, 3);
         x[r] = s, y[r] = 100 * again;
     }
     lesson_csv_close(&csv);
-    plot *p = plot_new("Dull and wild: eight ways to choose", "mean surprise (nats a token)", "repeated runs of eight tokens (percent)");
-    plot_scatter(p, NULL, x, y, 8);
-    for (int r = 0; r < 8; r++) plot_note(p, x[r], y[r], r < 7 ? names[r] : "beam");
+    plot *p = plot_new("Dull and wild: eight ways to choose", "mean surprise (nats a token)",
+                       "repeated runs of eight tokens (percent)");
+    for (int r = 0; r < 8; r++) plot_note(p, x[r], y[r], names[r]);
     plot_save(p, lesson_path("rules.png")), plot_free(p);
     printf("\nwritten: out/09/next.png, out/09/rules.png, out/09/log.csv\n");
     gpt_free(m), ag_free(ag), bpe_free(tokens);
-    free(logits), free(probs), free(out), free(n_out), free(scores);
+    free(logits), free(probs), free(out);
     return lesson_end();
 }

@@ -10,6 +10,7 @@
 //         const char *tok  = lesson_choice("tokenizer", "char", "char|bpe", "how text becomes numbers");
 //         int resume       = lesson_flag("resume", 0, "go on from the last checkpoint");
 //         lesson_options_end();                    // refuses what is unknown or malformed: exit 2; prints help: exit 0
+//         if (resume) lesson_unchanged("lr", then);    // and lesson_given("lr") is what the reader typed, or NULL
 //
 //         size_t n;
 //         unsigned char *data = *text ? lesson_file(text, &n) : lesson_data("tinyshakespeare.txt", &n);
@@ -37,14 +38,16 @@
 // Log: a header row once, then the columns step, train_loss, val_loss, lr, grad_norm, tokens_per_second, seconds;
 // LESSON_NONE leaves a cell empty. lesson_log_open(-1) starts a new file; lesson_log_open(step) continues one after a
 // resume: rows of a later step are dropped, and so are rows that the first new row would repeat. Other tables:
-// lesson_csv_open, lesson_csv_text, lesson_csv_number, lesson_csv_end, lesson_csv_close. When a row cannot be
-// written (a full disk), one line says so, the lesson goes on without that file, and lesson_end returns 1: hours of
-// training are worth more than their log.
+// lesson_csv_open; lesson_csv_text and lesson_csv_number for the cells of a row and lesson_csv_end after them, or
+// lesson_csv_row; lesson_csv_close. When a row cannot be written (a full disk), one line says so, the lesson goes on
+// without that file, and lesson_end returns 1: hours of training are worth more than their log.
 //
 // Terminal: lesson_progress draws a bar, at most ten times a second, and only on a terminal; lesson_report prints a
-// line above it, and is all that a pipe sees. lesson_print_text prints what a model wrote, with control bytes escaped.
+// line above it, and is all that a pipe sees. lesson_print_text prints what a model wrote, with control bytes escaped;
+// lesson_print_tokens shows where tokens begin and end, by colours or bars.
 // lesson_commas(809856) is "809,856", lesson_bytes(3.24e6) is "3.2 MB", lesson_duration(75) is "1 min 15 s".
 //
+// lesson_alloc(n, size) is a calloc that never returns NULL: it ends the program with a sentence instead.
 // lesson_seconds() is a clock that never goes back. lesson_interrupted() is true after the first Ctrl-C (or SIGTERM);
 // its first call installs the handler, so a lesson that never asks is ended by Ctrl-C as usual. A second Ctrl-C ends at
 // once, 130.
@@ -161,6 +164,7 @@ enum { LESSONI_OPTIONS = 48, LESSONI_PATH = 600 };
 
 typedef struct lessoni_option {
     const char *key, *help, *choices;      // choices: "char|bpe" or NULL
+    const char *given;                     // what the command line says, or NULL
     char value[80];                        // the default, as the reader would type it
 } lessoni_option;
 
@@ -206,6 +210,13 @@ LESSON_FN LESSON_PRINTF(1, 2) void lesson_fail(const char *format, ...) {
     exit(1);
 }
 
+// Room for n things of `size` bytes, all zero. Where there is none it says so and ends, so the result is never NULL.
+LESSON_FN void *lesson_alloc(size_t n, size_t size) {
+    void *room = calloc(n ? n : 1, size);
+    if (!room) lesson_fail("out of memory: no room for %.0f bytes", (double)n * (double)size);
+    return room;
+}
+
 // ------------------------------------------------------------------------------------------------ options
 
 // number: "08", the name of the folder under out/. title: what `help` says first.
@@ -218,7 +229,7 @@ LESSON_FN void lesson_begin(int argc, char **argv, const char *number, const cha
             lessoni.wants_help = 1;
 }
 
-LESSON_FN LESSON_PRINTF(1, 2) void lessoni_problem(const char *format, ...) {
+LESSON_FN LESSON_PRINTF(1, 2) void lessoni_add_problem(const char *format, ...) {
     va_list args;
     int room = (int)sizeof lessoni.problems - lessoni.problems_used, n;
     va_start(args, format);
@@ -226,21 +237,29 @@ LESSON_FN LESSON_PRINTF(1, 2) void lessoni_problem(const char *format, ...) {
     va_end(args);
     lessoni.problems_used += n < 0 ? 0 : n < room ? n : room - 1;
 }
+#define lessoni_problem(...) (lessoni_add_problem("lesson %s: ", lessoni.number), lessoni_add_problem(__VA_ARGS__))
 
 // Notes the option and returns what the command line says for it, or NULL.
 LESSON_FN const char *lessoni_declare(const char *key, const char *value, const char *choices, const char *help) {
     size_t length = strlen(key);
-    const char *found = NULL;
     lessoni_option *o;
     int i;
     if (lessoni.options == LESSONI_OPTIONS) lesson_fail("more than %d options", (int)LESSONI_OPTIONS);
     o = &lessoni.option[lessoni.options++];
-    o->key = key, o->help = help, o->choices = choices;
+    o->key = key, o->help = help, o->choices = choices, o->given = NULL;
     snprintf(o->value, sizeof o->value, "%s", value);
     for (i = 1; i < lessoni.argc; i++)
         if (!strncmp(lessoni.argv[i], key, length) && lessoni.argv[i][length] == '=')
-            found = lessoni.argv[i] + length + 1;
-    return found;
+            o->given = lessoni.argv[i] + length + 1;
+    return o->given;
+}
+
+// What the reader gave for an option that was declared before, as it was typed, or NULL: then it has its default.
+LESSON_FN const char *lesson_given(const char *key) {
+    int i;
+    for (i = 0; i < lessoni.options; i++)
+        if (!strcmp(lessoni.option[i].key, key)) return lessoni.option[i].given;
+    return NULL;
 }
 
 // A whole number from lo to hi.
@@ -305,7 +324,8 @@ LESSON_FN const char *lesson_choice(const char *key, const char *value, const ch
         c = strchr(c, '|');
         if (!c++) break;
     }
-    lessoni_problem("%s=%s: must be one of %s, for example %s=%s\n", key, given, choices, key, value);
+    lessoni_problem("%s=%s: must be one of %s, for example %s=%.*s\n", key, given, choices, key,
+                    *value ? (int)strlen(value) : (int)strcspn(choices, "|"), *value ? value : choices);
     return value;
 }
 
@@ -337,7 +357,7 @@ LESSON_FN int lessoni_distance(const char *a, const char *b) {
     return row[nb];
 }
 
-LESSON_FN void lessoni_list_options(FILE *to) {
+LESSON_FN void lessoni_list_options(void) {
     int i, width = 4;
     for (i = 0; i < lessoni.options; i++) {
         int w = (int)(strlen(lessoni.option[i].key) + strlen(lessoni.option[i].value)) + 1;
@@ -346,42 +366,64 @@ LESSON_FN void lessoni_list_options(FILE *to) {
     for (i = 0; i < lessoni.options; i++) {
         const lessoni_option *o = &lessoni.option[i];
         int pad = width - (int)(strlen(o->key) + strlen(o->value)) - 1;
-        fprintf(to, "  %s=%s%*s  %s", o->key, o->value, pad > 0 ? pad : 0, "", o->help);
-        fprintf(to, o->choices ? " (%s)\n" : "\n", o->choices);
+        printf("  %s=%s%*s  %s", o->key, o->value, pad > 0 ? pad : 0, "", o->help);
+        printf(o->choices ? " (%s)\n" : "\n", o->choices);
     }
+}
+
+// How unlike a known key is to what was typed. The beginning of a key is nearly that key: temp for temperature.
+LESSON_FN int lessoni_unlike(const char *typed, const char *key) {
+    size_t n = strlen(typed);
+    return n >= 3 && n < strlen(key) && !strncmp(typed, key, n) ? 1 : lessoni_distance(typed, key);
+}
+
+// A word of the command line that is no option as it should be: says so, with the known keys that are nearest to it.
+LESSON_FN void lessoni_check_word(const char *word) {
+    const char *equals = strchr(word, '='), *start = word, *before = "; did you mean ";
+    char key[33];
+    int k, best = 99, nearest = 0;
+    while (*start == '-') start++;
+    snprintf(key, sizeof key, "%.*s", equals && equals >= start ? (int)(equals - start) : 32, start);
+    for (k = 0; k < lessoni.options; k++) {
+        int d = lessoni_unlike(key, lessoni.option[k].key);
+        if (d < best) best = d, nearest = k;
+    }
+    if (best == 0) {
+        if (equals && start == word) return;
+        lessoni_problem("%s: write it as %s=%s\n", word, key, equals ? equals + 1 : lessoni.option[nearest].value);
+        return;
+    }
+    lessoni_problem("%s: no such option", word);
+    for (k = 0; k < lessoni.options && best <= 1 + (int)strlen(key) / 3; k++)
+        if (lessoni_unlike(key, lessoni.option[k].key) == best)
+            lessoni_add_problem("%s%s=", before, lessoni.option[k].key), before = " or ";
+    lessoni_add_problem("%s\n", *before == ' ' ? "?" : "");
 }
 
 // Call it after the last option: only now is it known which keys exist.
 LESSON_FN void lesson_options_end(void) {
-    int i, k;
+    int i;
     const char *program = lessoni.argc > 0 && lessoni.argv[0] ? lessoni.argv[0] : "lesson";
     if (lessoni.wants_help) {
         printf("lesson %s: %s\nusage: %s [key=value ...]\n", lessoni.number, lessoni.title, program);
-        lessoni_list_options(stdout);
+        lessoni_list_options();
         exit(0);
     }
-    for (i = 1; i < lessoni.argc; i++) {
-        const char *word = lessoni.argv[i], *equals = strchr(word, '='), *start = word;
-        char key[33];
-        int best = 99, nearest = -1;
-        while (*start == '-') start++;
-        snprintf(key, sizeof key, "%.*s", equals && equals >= start ? (int)(equals - start) : 32, start);
-        for (k = 0; k < lessoni.options; k++) {
-            int d = lessoni_distance(key, lessoni.option[k].key);
-            if (d < best) best = d, nearest = k;
-        }
-        if (best == 0 && equals && start == word) continue;
-        lessoni_problem("%s: ", word);
-        if (best == 0) lessoni_problem("write it as %s=%s\n", key, equals ? equals + 1 : lessoni.option[nearest].value);
-        else if (best <= 1 + (int)strlen(key) / 3)
-            lessoni_problem("no such option; did you mean %s=?\n", lessoni.option[nearest].key);
-        else lessoni_problem("no such option\n");
-    }
+    for (i = 1; i < lessoni.argc; i++) lessoni_check_word(lessoni.argv[i]);
     if (!lessoni.problems_used) return;
     fflush(stdout);
-    fprintf(stderr, "%slesson %s knows these options (shown with their defaults):\n", lessoni.problems, lessoni.number);
-    lessoni_list_options(stderr);
+    fprintf(stderr, "%soptions are", lessoni.problems);
+    for (i = 0; i < lessoni.options; i++) fprintf(stderr, " %s=", lessoni.option[i].key);
+    fprintf(stderr, "; to read about them: %s help\n", program);
     exit(2);
+}
+
+// For a run that goes on: refuses an option that the reader gave otherwise than the run was begun (1e-3 is 0.001).
+LESSON_FN void lesson_unchanged(const char *key, const char *then) {
+    const char *now = lesson_given(key);
+    if (!now || !strcmp(now, then) || (atof(now) != 0 && atof(now) == atof(then))) return;
+    lesson_fail("%s=%s: this run was begun with %s=%s; leave it out, or begin anew without resume=1", key, now, key,
+                then);
 }
 
 // ------------------------------------------------------------------------------------------------ files
@@ -440,6 +482,14 @@ LESSON_FN unsigned char *lessoni_read(const char *path, size_t *length, const ch
     return data;
 }
 
+// Tells whether a text is the one it was before (FNV-1a, 32 bits: no protection from malice).
+LESSON_FN unsigned lesson_checksum(const unsigned char *text, size_t length) {
+    unsigned sum = 2166136261u;
+    size_t i;
+    for (i = 0; i < length; i++) sum = (sum ^ text[i]) * 16777619u & 0xffffffffu;
+    return sum;
+}
+
 // The reader's own file; a sentence and the end when it cannot be read or is empty. The caller frees it.
 LESSON_FN unsigned char *lesson_file(const char *path, size_t *length) {
     const char *why;
@@ -466,12 +516,19 @@ LESSON_FN unsigned char *lessoni_try(const char *folder, const char *name, size_
     return data;
 }
 
+#if defined(_WIN32)
+#define LESSONI_NOWHERE "NUL"
+#else
+#define LESSONI_NOWHERE "/dev/null"
+#endif
+
 // A data set of examples/data, by name. The caller frees it. See the top of the file for where it looks.
 LESSON_FN unsigned char *lesson_data(const char *name, size_t *length) {
     static const char *const folders[] = {"examples/data",    "data", "../examples/data", "", "../shared/data",
                                           "../../shared/data"};
     static const char *const scripts[] = {"examples/data/get.sh", "data/get.sh", "../examples/data/get.sh"};
     const char *mirror = getenv("DATA_MIRROR"), *offline = getenv("LESSON_OFFLINE");
+    const char *why = offline ? "LESSON_OFFLINE=1 forbids to fetch it" : "examples/data/get.sh would fetch it";
     unsigned char *data;
     size_t i;
     lessoni.embedded = 0, *length = 0;
@@ -484,33 +541,33 @@ LESSON_FN unsigned char *lesson_data(const char *name, size_t *length) {
     // wrote.
     if (strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._") != strlen(name))
         lesson_fail("no data set is called %s", name);
-    if (offline && !strcmp(offline, "1"))
-        printf("data: %s is not here, and LESSON_OFFLINE=1 forbids to fetch it\n", name);
-    else for (i = 0; i < 3; i++) {
+    for (i = 0; !(offline && !strcmp(offline, "1")) && i < 3; i++) {
         char command[LESSONI_PATH];
         FILE *f = fopen(scripts[i], "rb");
         if (!f) continue;
         fclose(f);
-        printf("data: %s is not here, asking %s\n", name, scripts[i]);
+        printf("fetching %s ... ", name);              // what was found, or not, ends the line
         fflush(stdout);
-        snprintf(command, sizeof command, "sh %s %s", scripts[i], name);
+        snprintf(command, sizeof command, "sh %s %s >%s 2>&1", scripts[i], name, LESSONI_NOWHERE);
+        data = NULL;
         if (system(command) == 0) {
             snprintf(command, sizeof command, "%.*s", (int)(strlen(scripts[i]) - strlen("/get.sh")), scripts[i]);
             data = lessoni_try(command, name, length);
-            if (data) return data;
         }
+        if (data) return data;
+        printf("it cannot be had here (sh %s %s says why)\n", scripts[i], name);
+        why = "";
         break;
     }
     if (strcmp(name, "tinyshakespeare.txt")) {
-        printf("data: no %s; sh examples/data/get.sh %s fetches it\n", name, name);
+        if (*why) printf("data: no %s (%s)\n", name, why);
         return NULL;
     }
     data = (unsigned char *)corpus_copy(length);
     if (!data) lesson_fail("out of memory");
     lessoni.embedded = 1;
-    printf(
-        "data: Tiny Shakespeare cannot be had here, so this is the embedded corpus of %s bytes: figures will differ\n",
-        lesson_commas((long long)*length));
+    printf("data: no Tiny Shakespeare%s%s%s, so this is the embedded corpus of %s bytes: figures will differ\n",
+           *why ? " (" : "", why, *why ? ")" : "", lesson_commas((long long)*length));
     return data;
 }
 
@@ -574,6 +631,13 @@ LESSON_FN void lesson_csv_end(lesson_csv *csv) {
     csv->column = 0;
     errno = 0;
     if (fputc('\n', csv->file) == EOF || fflush(csv->file) || ferror(csv->file)) lessoni_csv_failed(csv);
+}
+
+// A whole row of numbers.
+LESSON_FN void lesson_csv_row(lesson_csv *csv, const double *x, int n) {
+    int i;
+    for (i = 0; i < n; i++) lesson_csv_number(csv, x[i]);
+    lesson_csv_end(csv);
 }
 
 LESSON_FN void lesson_csv_close(lesson_csv *csv) {
@@ -748,6 +812,24 @@ LESSON_FN void lesson_print_text(const void *text, size_t length) {
         }
     }
     fflush(stdout);
+}
+
+// Tokens as bpe_colour writes them, an escape sequence before each and after it. between NULL: in colour on a terminal,
+// with | between them in a pipe; otherwise with that text between them, and never in colour.
+LESSON_FN void lesson_print_tokens(const char *coloured, const char *between) {
+    const char *c;
+    int tokens = 0;
+    lesson_clear();
+    if (!between && lessoni_terminal()) { fputs(coloured, stdout); return; }
+    for (c = coloured; *c; c++) {
+        if (*c != '\033') {
+            if (*c != '\n') putchar(*c);               // a line end of its own: a token's is written as two letters
+            continue;
+        }
+        if (strncmp(c, "\033[0m", 4) && tokens++) fputs(between ? between : "|", stdout);
+        c += strcspn(c, "m");
+        if (!*c) return;
+    }
 }
 
 // ------------------------------------------------------------------------------------------------ Ctrl-C and the end

@@ -12,8 +12,8 @@
 // What it draws (arrays and strings are copied; a call may be repeated for more series):
 //
 //     plot_line(p, name, xs, ys, n)                 a curve; NaN makes a gap; name NULL keeps it out of the legend
-//     plot_smooth(p, name, xs, ys, n, weight)       the same, faint, with its moving average in front (weight 0.9, say)
-//     plot_csv(p, name, path, x_column, y_column)   a curve read from a csv file with a header row, empty cells skipped;
+//     plot_smooth(p, name, xs, ys, n, weight)       the same, faint, with its moving average in front (weight: 0.9)
+//     plot_csv(p, name, path, x_column, y_column)   a curve from a csv file with a header row, empty cells skipped;
 //                                                   one of more than 500 points as plot_smooth draws it
 //     plot_scatter(p, name, xs, ys, n)              points
 //     plot_band(p, xs, low, high, n)                a shaded band in the colour of the series before it
@@ -37,6 +37,7 @@
 //     plot_dashed(p), plot_dots(p)      the last line dashed; the last line with a dot on every point
 //     plot_values(p, "%.2f")            numbers on bars or in the cells of a heat map
 //     plot_heat_range(p, lo, hi)        colours from lo to hi instead of from the least to the greatest value
+//     plot_heat_label(p, text)          what the colours of a heat map mean, beside its colour bar
 //     plot_down(p)                      a graph from top to bottom instead of from left to right
 //
 // plot_save returns 0 when the file is written, a negative number when not, and 1 when the program was compiled without
@@ -624,7 +625,7 @@ typedef struct ploti_edge { int from, to; } ploti_edge;
 enum { PLOTI_BUSY_X = 128, PLOTI_BUSY_Y = 80 };
 
 struct plot {
-    char *title, *subtitle, *xlabel, *ylabel;
+    char *title, *subtitle, *xlabel, *ylabel, *heat_label;     // heat_label: NULL if there is none
     int w, h, sized, series_used, colors_used, equal, down, failed;
     ploti_series series[PLOT_SERIES];
     ploti_axis x, y;
@@ -713,7 +714,7 @@ PLOT_FN void plot_free(plot *p) {
     for (i = 0; i < p->node_count; i++) free(p->nodes[i].label), free(p->nodes[i].op);
     ploti_free_labels(p->labels, p->label_count), ploti_free_labels(p->row_labels, p->rows);
     free(p->nodes), free(p->edges), free(p->cells);
-    free(p->title), free(p->subtitle), free(p->xlabel), free(p->ylabel), free(p);
+    free(p->title), free(p->subtitle), free(p->xlabel), free(p->ylabel), free(p->heat_label), free(p);
 }
 
 // ------------------------------------------------------------------------------------------------ what it is about
@@ -911,6 +912,14 @@ static int ploti_range(plot *p, ploti_axis *axis, double lo, double hi) {
 PLOT_FN int plot_range_x(plot *p, double lo, double hi) { return p ? ploti_range(p, &p->x, lo, hi) : -1; }
 PLOT_FN int plot_range_y(plot *p, double lo, double hi) { return p ? ploti_range(p, &p->y, lo, hi) : -1; }
 
+PLOT_FN int plot_heat_label(plot *p, const char *text) {
+    char *copy = p ? ploti_copy(p, text ? text : "") : NULL;
+    if (!copy) return -1;
+    free(p->heat_label);
+    p->heat_label = copy;
+    return 0;
+}
+
 PLOT_FN int plot_heat_range(plot *p, double lo, double hi) {
     if (!p) return -1;
     if (!(lo < hi && fabs(lo) <= 1e300 && fabs(hi) <= 1e300))
@@ -1045,7 +1054,7 @@ static void ploti_fit_axis(ploti_axis *a, double lo, double hi, double below, do
 
 static int ploti_fit_axes(plot *p) {
     double xlo = 1e308, xhi = -1e308, ylo = 1e308, yhi = -1e308, side = 0.02;
-    int i, bars = 0;
+    int i, bars = 0, spots = 0;
     size_t k;
     for (i = 0; i < p->series_used; i++) {
         const ploti_series *s = &p->series[i];
@@ -1063,7 +1072,9 @@ static int ploti_fit_axes(plot *p) {
             if (s->z) ploti_extend(&p->y, s->z[k], &ylo, &yhi);
         }
         if (s->kind == PLOTI_SCATTER) side = 0.05;
+        spots += s->kind == PLOTI_NOTE;
     }
+    if (spots && spots == p->series_used) side = 0.05;       // notes alone are points, too
     if (p->score || p->class_of) {
         if (xlo > xhi) xlo = ylo = -1, xhi = yhi = 1;
         side = 0.12;
@@ -1517,6 +1528,10 @@ static double ploti_categories(ploti_canvas *c, const plot *p, double from, doub
         widest = fmax(widest, ploti_width(text, size));
         numbers &= text[strspn(text, "0123456789.,-+")] == 0;
     }
+    if (p->cells && widest > room * 0.94 && widest < size * 1.6 && size * room * 0.86 >= 13 * s * widest) {
+        size *= room * 0.86 / widest;      // labels of one or two letters: rather smaller than lying on their side
+        widest = room * 0.86;
+    }
     if (widest > room * 0.94) {
         how = LINES;
         for (i = 0; i < n && how == LINES; i++) {
@@ -1766,7 +1781,7 @@ static int ploti_heat(plot *p, ploti_canvas *c) {
     ploti_ticks ticks;
     char text[PLOTI_TEXT], number[16];
     if (!p->sized && rows == columns && rows > 36)
-        p->w = p->h = (int)fmin(4000, 280 + 20.0 * rows); // room for all the labels
+        p->w = p->h = (int)fmin(4000, 300 + 24.0 * rows); // room for all the labels
     for (i = 0; i < p->rows * p->label_count; i++)
         if (ploti_usable(p->cells[i])) lo = fmin(lo, p->cells[i]), hi = fmax(hi, p->cells[i]);
     if (p->heat_fixed) lo = p->heat_lo, hi = p->heat_hi;
@@ -1780,6 +1795,7 @@ static int ploti_heat(plot *p, ploti_canvas *c) {
     scale.lo = lo, scale.hi = hi;
     ploti_make_ticks(&scale, (int)((p->h - 260 * s) / (90 * s)), &ticks);
     margin_right = 34 * s + 30 * s + 14 * s + ploti_widest(&ticks, tick) + 30 * s;
+    if (p->heat_label) margin_right += label * 1.2;
     top = floor(ploti_titles_height(p));
     below = tick * 1.1, row_size = tick, cell_w = cell_h = tick;
     margin_left = margin_bottom = 0;
@@ -1854,6 +1870,9 @@ static int ploti_heat(plot *p, ploti_canvas *c) {
         ploti_rule(c, bar_x + 30 * s, at, bar_x + 37 * s, at, 2 * s, 0x888888);
         ploti_text(c, ticks.text[x], bar_x + 44 * s, at + tick * 0.33, tick, 0, 0, 0x444444);
     }
+    if (p->heat_label)
+        ploti_text(c, p->heat_label, bar_x + 44 * s + ploti_widest(&ticks, tick) + label * 1.2,
+                   (p->top + p->bottom) / 2, label, 1.5707963, PLOTI_MIDDLE, 0x222222);
     if (*p->xlabel)
         ploti_text(c, p->xlabel, (p->left + p->right) / 2, p->bottom + 12 * s + below + label * 1.15, label, 0,
                    PLOTI_MIDDLE, 0x222222);

@@ -51,6 +51,9 @@ static int child_options(int argc, char **argv) {
     resume = lesson_flag("resume", 0, "go on");
     lesson_options_end();
     printf("steps %d depth %d lr %g low %g data [%s] kind %s resume %d\n", steps, depth, lr, low, data, kind, resume);
+    if (resume) lesson_unchanged("lr", "0.0003"), lesson_unchanged("tokenizer", "bpe");
+    printf("given: lr %s, data %s\n", lesson_given("lr") ? lesson_given("lr") : "-",
+           lesson_given("data") ? lesson_given("data") : "-");
     return lesson_end();
 }
 
@@ -91,6 +94,11 @@ static int child_main(int argc, char **argv) {
                               "31m \xf0\x9f\x98",
                               11);
         lesson_print_text(NULL, 0);
+    } else if (!strcmp(what, "tokens")) {
+        const char *two = "\033[30;48;5;189mto\\n\033[0m\n\033[30;48;5;194m be\033[0m";
+        lesson_print_tokens(two, NULL), puts(".");
+        lesson_print_tokens(two, ", "), puts(".");
+        lesson_print_tokens("", NULL), lesson_print_tokens("\033[30", ", "), puts(".");
     } else if (!strcmp(what, "report")) {
         for (i = 0; i < 1000; i++) {
             lesson_progress(i, 1000, 1.5, 1e5);
@@ -101,6 +109,10 @@ static int child_main(int argc, char **argv) {
         for (i = 0; i < 3; i++) lesson_log(i, 1, 2, 3, 4, 5);
         puts("went on");
     } else if (!strcmp(what, "fail")) lesson_fail("%s is %d", "x", 7);
+    else if (!strcmp(what, "alloc")) {
+        volatile size_t most = (size_t)-1;                     // volatile: no compiler should see through this
+        lesson_alloc(most / 4, 8), puts("still here");
+    }
     return lesson_end();
 }
 
@@ -108,9 +120,18 @@ static int child_main(int argc, char **argv) {
 
 static void options_are_read(void) {
     CHECK_INT(child("", "options"), 0);
-    CHECK_STR(said, "steps 2000 depth 4 lr 0.001 low -2 data [] kind char resume 0\n");
+    CHECK_STR(said, "steps 2000 depth 4 lr 0.001 low -2 data [] kind char resume 0\ngiven: lr -, data -\n");
     CHECK_INT(child("", "options steps=7 lr=3e-4 depth=64 low=-5 data=a=b.txt tokenizer=bpe resume=1 steps=8"), 0);
-    CHECK_STR(said, "steps 8 depth 64 lr 0.0003 low -5 data [a=b.txt] kind bpe resume 1\n");
+    CHECK_STR(said, "steps 8 depth 64 lr 0.0003 low -5 data [a=b.txt] kind bpe resume 1\n"
+                    "given: lr 3e-4, data a=b.txt\n");
+    CHECK_INT(child("", "options resume=1"), 0);               // a run that goes on: not given, or given as it was
+    CHECK_INT(child("", "options resume=1 lr=0.0003"), 0);
+    CHECK_INT(child("", "options resume=1 lr=3e-3"), 1);
+    CHECK_HAS(said, "lesson test_lesson: lr=3e-3: this run was begun with lr=0.0003;");
+    CHECK_INT(child("", "options resume=1 tokenizer=char"), 1);
+    CHECK_HAS(said, "tokenizer=char: this run was begun with tokenizer=bpe");
+    CHECK_INT(child("", "options data="), 0);                  // given, and empty
+    CHECK_HAS(said, "given: lr -, data \n");
 }
 
 static void options_are_listed(void) {
@@ -127,7 +148,10 @@ static void options_are_listed(void) {
 
 static void wrong_options_are_refused(void) {
     static const struct { const char *words, *why;
-    } bad[] = {{"stepz=5", "did you mean steps=?"},
+    } bad[] = {{"stepz=5", "lesson test_lesson: stepz=5: no such option; did you mean steps=?\n"},
+               {"ly=5", "ly=5: no such option; did you mean lr=?"},
+               {"lo=5", "did you mean lr= or low=?"},
+               {"tok=bpe", "did you mean tokenizer=?"},
                {"banana=1", "banana=1: no such option"},
                {"steps", "steps: write it as steps=2000"},
                {"--steps=5", "write it as steps=5"},
@@ -145,18 +169,23 @@ static void wrong_options_are_refused(void) {
                {"lr=-1", "must be at least 0"},
                {"low=-5.1", "must be from -5 to 5"},
                {"tokenizer=word", "one of char|bpe"},
+               {"tokenizer=ch", "one of char|bpe"},
                {"tokenizer=", "one of char|bpe"},
                {"tokenizer='char|bpe'", "one of char|bpe"},
                {"resume=yes", "must be 0 or 1"},
                {"'steps= 5'", "a whole"}};
     char words[200];
-    size_t i;
+    int lines;
+    size_t i, k;
     for (i = 0; i < sizeof bad / sizeof *bad; i++) {
         snprintf(words, sizeof words, "options %s", bad[i].words);
         if (child("", words) != 2) T_FAIL("%s was not refused with status 2", bad[i].words);
         CHECK_HAS(said, bad[i].why);
-        CHECK_HAS(said, "lr=0.001");                           // the known ones are listed
+        CHECK_HAS(said, "options are steps= depth= lr= low= data= tokenizer= resume=;");   // the known ones are listed
+        CHECK(!strstr(said, "optimizer steps"));               // in one line, without help's texts
         CHECK(!strstr(said, "kind char"));
+        for (k = 0, lines = 0; said[k]; k++) lines += said[k] == '\n';
+        CHECK_INT(lines, 2);
     }
     child("", "options steps=x lr=y");                         // all that is wrong is told at once
     CHECK_HAS(said, "steps=x"); CHECK_HAS(said, "lr=y");
@@ -181,7 +210,7 @@ static void data_comes_from_the_first_place_that_has_it(void) {
 
 static void data_that_is_missing_is_said_and_survived(void) {
     CHECK_INT(child("cd build/test_lesson/r; LESSON_OFFLINE=1", "data none.bin"), 0);
-    CHECK_HAS(said, "LESSON_OFFLINE=1 forbids"); CHECK_HAS(said, "no none.bin"); CHECK_HAS(said, "got 0 embedded 0");
+    CHECK_STR(said, "data: no none.bin (LESSON_OFFLINE=1 forbids to fetch it)\ngot 0 embedded 0\n");
     CHECK_INT(child("cd build/test_lesson/r; LESSON_OFFLINE=1", "data tinyshakespeare.txt"), 0);
     CHECK_HAS(said, "the embedded corpus of 23,"); CHECK_HAS(said, "embedded 1");
     spill("build/test_lesson/r/examples/data/tinyshakespeare.txt", "half a download");
@@ -192,12 +221,13 @@ static void data_that_is_missing_is_said_and_survived(void) {
 }
 
 static void get_sh_is_asked(void) {
-    spill("build/test_lesson/r/examples/data/get.sh", "echo \"asked for $1\"; printf fetched >examples/data/$1\n");
+    spill("build/test_lesson/r/examples/data/get.sh", "echo noise; printf %s $1 >examples/data/$1\n");
     CHECK_INT(child("cd build/test_lesson/r;", "data wanted.txt"), 0);
-    CHECK_HAS(said, "asking examples/data/get.sh"); CHECK_HAS(said, "asked for wanted.txt"); CHECK_HAS(said, "got 7");
+    CHECK_STR(said, "fetching wanted.txt ... data: examples/data/wanted.txt, 10 bytes\ngot 10 embedded 0\n");
     spill("build/test_lesson/r/examples/data/get.sh", "exit 1\n");
     CHECK_INT(child("cd build/test_lesson/r;", "data other.txt"), 0);
-    CHECK_HAS(said, "got 0");
+    CHECK_STR(said, "fetching other.txt ... it cannot be had here (sh examples/data/get.sh other.txt says why)\n"
+                    "got 0 embedded 0\n");
 }
 
 static void own_files_are_read_or_refused(void) {
@@ -207,6 +237,8 @@ static void own_files_are_read_or_refused(void) {
     CHECK_INT(child("", "file build/test_lesson"), 1); CHECK_HAS(said, "it is a folder");
     CHECK_INT(child("", "file build/none.txt"), 1); CHECK_HAS(said, "cannot use build/none.txt");
     CHECK_INT(child("", "fail"), 1); CHECK_STR(said, "lesson test_lesson: x is 7\n");
+    CHECK_INT(child("ASAN_OPTIONS=allocator_may_return_null=1", "alloc"), 1);
+    CHECK_HAS(said, "out of memory"); CHECK(!strstr(said, "still here"));
 }
 
 // ------------------------------------------------------------------------------------------------ terminal, Ctrl-C
@@ -229,6 +261,10 @@ static void printed_text_cannot_steer_a_terminal(void) {
     CHECK_HAS(said, "\\x7f\\x80");
     CHECK_HAS(said, "\\xfe\\xff");
     CHECK_HAS(said, "\xc3\xa9 \xe2\x82\xac \\xc2\\x9b31m \\xf0\\x9f\\x98"); // characters that came in pieces are whole
+}
+
+static void a_pipe_sees_tokens_without_colour(void) {
+    CHECK_INT(child("", "tokens"), 0); CHECK_STR(said, "to\\n| be.\nto\\n,  be.\n.\n");
 }
 
 static void a_pipe_sees_reports_only(void) {
@@ -311,6 +347,7 @@ static void a_resumed_log_goes_on_in_time_and_drops_half_rows(void) {
 }
 
 static void csv_cells_are_quoted_and_padded(void) {
+    static const double row[3] = {1, 2.5, -3};
     char *text;
     lesson_csv csv = lesson_csv_open("build/test_lesson.csv", "name,bits,note");
     lesson_csv_text(&csv, "plain"), lesson_csv_number(&csv, 8923152), lesson_csv_text(&csv, "a \"b\", c"),
@@ -318,10 +355,11 @@ static void csv_cells_are_quoted_and_padded(void) {
     lesson_csv_text(&csv, "two\nlines"), lesson_csv_number(&csv, 0.1), lesson_csv_end(&csv);
     lesson_csv_end(&csv), lesson_csv_number(&csv, 1234567890123.0), lesson_csv_number(&csv, 1e-30),
         lesson_csv_number(&csv, LESSON_NONE);
-    lesson_csv_end(&csv), lesson_csv_close(&csv);
+    lesson_csv_end(&csv), lesson_csv_row(&csv, row, 3), lesson_csv_close(&csv);
     text = slurp("build/test_lesson.csv");
     CHECK_STR(text,
-              "name,bits,note\nplain,8923152,\"a \"\"b\"\", c\"\n\"two\nlines\",0.1,\n,,\n1234567890123,1e-30,\n");
+              "name,bits,note\nplain,8923152,\"a \"\"b\"\", c\"\n\"two\nlines\",0.1,\n,,\n1234567890123,1e-30,\n"
+              "1,2.5,-3\n");
     free(text);
 }
 
@@ -371,6 +409,12 @@ static void the_clock_only_goes_forward(void) {
         last = now;
     }
     CHECK(now - start >= 0.05); CHECK(now - start < 5);
+}
+
+static void checksums_are_fnv(void) {
+    CHECK(lesson_checksum((const unsigned char *)"", 0) == 0x811c9dc5u);       // the published values
+    CHECK(lesson_checksum((const unsigned char *)"a", 1) == 0xe40c292cu);
+    CHECK(lesson_checksum((const unsigned char *)"foobar", 6) == 0xbf9cf968u);
 }
 
 static void near_words_are_found(void) {
@@ -426,6 +470,7 @@ int main(int argc, char **argv) {
     T_RUN(own_files_are_read_or_refused);
     T_RUN(interrupts_are_counted);
     T_RUN(printed_text_cannot_steer_a_terminal);
+    T_RUN(a_pipe_sees_tokens_without_colour);
     T_RUN(a_pipe_sees_reports_only);
     T_RUN(a_full_disk_costs_the_log_not_the_lesson);
 #endif
@@ -435,6 +480,7 @@ int main(int argc, char **argv) {
     T_RUN(csv_cells_are_quoted_and_padded);
     T_RUN(numbers_read_well);
     T_RUN(the_clock_only_goes_forward);
+    T_RUN(checksums_are_fnv);
     T_RUN(near_words_are_found);
     T_RUN(the_corpus_has_the_right_form);
     return T_END();

@@ -248,6 +248,8 @@ static void bars_have_their_heights(void) {
     CHECK(!near_color(at(&m, p->left + room * 0.3, zero - unit * 1.05), BLUE, 20));
     CHECK(near_color(at(&m, p->left + room * 1.3, zero - unit * 1.9), BLUE, 20));
     CHECK(near_color(at(&m, p->left + room * 2.3, zero + unit * 0.9), BLUE, 20));      // below zero
+    CHECK(!near_color(at(&m, p->left + room * 2.3, zero + unit * 1.1), BLUE, 20));
+    CHECK(!near_color(at(&m, p->left + room * 0.3, zero + unit * 0.3), BLUE, 20));     // bars stand on zero
     CHECK(near_color(at(&m, p->left + room * 0.7, zero - unit * 0.4), RED, 20));
     CHECK(!near_color(at(&m, p->left + room * 0.7, zero - unit * 0.6), RED, 20));
     CHECK_INT(plot_bars(p, "c", NULL, a, 2), -1);              // another number of bars
@@ -275,6 +277,35 @@ static void a_heat_map_has_row_0_on_top(void) {
     CHECK(near_color(at(&m, p->right - 9, p->bottom - 9), 0x08305c, 6));
     CHECK(near_color(at(&m, p->left + 9, p->bottom - 9), 0xf9c9a8, 20));               // -1 of 4: a light orange
     free(m.rgb), plot_free(p);
+}
+
+// A large map of short labels: as many as there are rows, none on its side; and a name beside the colour bar.
+static void a_heat_map_of_letters_is_labelled(void) {
+    static float v[40 * 40];
+    static char names[40][3];
+    const char *labels[40];
+    double size, plain;
+    plot *p = plot_new("Letters", "next", "letter");
+    image m;
+    int i;
+    for (i = 0; i < 40; i++) names[i][0] = (char)('A' + i % 26), names[i][1] = i ? 0 : 'W', labels[i] = names[i];
+    for (i = 0; i < 1600; i++) v[i] = (float)(i % 7);
+    plot_heat(p, v, 40, 40, labels, labels);
+    m = save(p), plain = p->right;
+    size = (p->right - p->left) / 40;
+    CHECK(size >= 24);
+    CHECK(ploti_categories(NULL, p, 0, size, 0) < 1.2 * 26 * p->scale);        // one line of upright letters
+    for (i = 0; i < 40; i++) {                                 // each column has its letter
+        int x = (int)(p->left + i * size), y = (int)p->bottom + 6;
+        CHECK(count(&m, x, y, x + 24, y + 24, 0xffffff) < 24 * 24 - 10);
+    }
+    free(m.rgb);
+    CHECK_INT(plot_heat_label(p, "old"), 0); CHECK_INT(plot_heat_label(p, "probability"), 0);
+    m = save(p);
+    CHECK(p->right <= plain);                                  // the map makes room for the text
+    CHECK(count(&m, m.w - 60, m.h * 0.3, m.w - 4, m.h * 0.7, 0x222222) > 50);
+    free(m.rgb), plot_free(p);
+    CHECK_INT(plot_heat_label(NULL, "x"), -1);
 }
 
 static double right_half(void *user, double x, double y) { return (void)y, (*(int *)user)++, x - 0.25; }
@@ -443,6 +474,7 @@ static void ticks_read_well(void) {
     CHECK_INT(t.n, 5); CHECK_STR(t.text[0], "10\1\xe2\x88\x92" "7\2");
     a.lo = 0, a.hi = 3, ploti_make_ticks(&a, 8, &t);
     CHECK_STR(t.text[0], "1"); CHECK_STR(t.text[3], "1,000");
+    CHECK_NEAR(t.at[3], ploti_value(&a, 1000), 1e-12);         // and stands where 1,000 is drawn
     a.lo = 0, a.hi = log10(2), ploti_make_ticks(&a, 8, &t);    // less than a decade
     CHECK(t.n >= 4);
 }
@@ -687,6 +719,7 @@ int main(int argc, char **argv) {
         T_RUN(a_gap_stays_a_gap_and_a_lone_point_is_a_dot);
         T_RUN(bars_have_their_heights);
         T_RUN(a_heat_map_has_row_0_on_top);
+    T_RUN(a_heat_map_of_letters_is_labelled);
         T_RUN(regions_have_their_border);
         T_RUN(points_and_notes);
         T_RUN(a_legend_avoids_the_data);

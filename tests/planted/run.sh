@@ -22,10 +22,13 @@ copy() {                                        # copy DIRECTORY PROGRAM ...
 }
 
 # build DIRECTORY PROGRAM: the cheapest build in which the bug can show. All sets of fast kernels are made from one
-# text, so the portable one is enough; and clang, where there is one, takes a tenth of gcc's time for it.
+# text, so the portable one is enough; and clang, where there is one, takes a tenth of gcc's time for it. For naive
+# kernels tcc takes a fiftieth.
 build() {
     compiler=$CC
     case $2 in
+    test_ops|test_gpt|test_checkpoint|test_scalar|test_lesson|kill)
+        command -v tcc > /dev/null && compiler=tcc ;;
     test_engine|test_float|test_matmul)
         command -v clang > /dev/null && compiler=clang
         sed 's/^#define AGI_X86 1$/#define AGI_X86 0/' "$1/autograd.h" > "$1/one.h" && mv "$1/one.h" "$1/autograd.h" ;;
