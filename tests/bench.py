@@ -1,6 +1,6 @@
 """`make bench`: this library beside the programs it wants to beat, on this machine, in one run.
 
-    python3 tests/bench.py [row=NAME[,NAME...]] [resume=1] [peers=FOLDER] [runs=5] [list=1]
+    python3 tests/bench.py [row=NAME[,NAME...]] [resume=1] [peers=FOLDER] [runs=5] [list=1] [readme=FILE]
 
 Ours and the peer run alternately (A B A B ...), each as a process of its own that prints "VALUE unit" on its last line;
 the table holds medians. Where a peer has several settings, each is tried once and the best one is the opponent. A row
@@ -8,7 +8,8 @@ whose runs would take over five minutes is run once. A peer that is not installe
 `make bench-peers` installs those that Debian and PyPI have; FOLDER holds checkouts of nanoGPT and llm.c.
 
 row= runs only those rows (a part of a name is enough) and keeps the others of out/bench.csv; resume=1 runs only the
-rows that out/bench.csv lacks. Only Python's standard library is needed here. Exits with 1 if a program of ours fails.
+rows that out/bench.csv lacks. readme= measures nothing and prints such a file as README's table; tests/measured.csv is
+the one that README shows, and a test compares the two. Only Python's standard library is needed here. Exits with 1 if a program of ours fails.
 """
 import csv
 import os
@@ -21,7 +22,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 os.chdir(ROOT)
-OPTIONS = {"row": "", "resume": "", "peers": os.environ.get("PEERS", "build/peers/src"), "runs": "5", "list": ""}
+OPTIONS = {"row": "", "resume": "", "peers": os.environ.get("PEERS", "build/peers/src"), "runs": "5", "list": "", "readme": ""}
 for word in sys.argv[1:]:
     key, _, value = word.partition("=")
     if key not in OPTIONS:
@@ -229,7 +230,8 @@ def lesson_loss(recipe, limit):
 
 
 def lesson_seconds(recipe, limit):
-    return csv_column(Lesson.log(recipe), "seconds")[-1], limit * peak_scale()
+    """Of training alone: the lesson's clock leaves out evaluation and samples. 2,000 steps of 12 x 64 tokens."""
+    return 2000 * 12 * 64 / csv_column(Lesson.log(recipe), "tokens_per_second")[-1], limit * peak_scale()
 
 
 def compile_seconds(limit):
@@ -276,7 +278,7 @@ LIMITED = [
     ("lesson08_nanogpt", "val loss", lambda: lesson_loss("nanogpt", 1.89)),
     ("demo_loss", "val loss", lambda: lesson_loss("fast", 1.65)),
     ("demo_seconds", "s", lambda: lesson_seconds("fast", 60.0)),
-    ("compile_lesson", "s", lambda: compile_seconds(10.0)),
+    ("compile_lesson", "s", lambda: compile_seconds(10.0 * peak_scale())),
     ("mallocs_per_step", "calls", lambda: mallocs(0.0)),
 ]
 
@@ -318,7 +320,7 @@ def compare(name, unit, make_ours, make_peers, wanted):
     a, b = statistics.median(a), statistics.median(b)
     print("    %.0f s" % (time.perf_counter() - start), flush=True)
     ratio = b / a if faster is min else a / b
-    return dict(zip(FIELDS, (name, number(a), unit, label, number(b), "%.3g" % ratio, "%g" % wanted)))
+    return dict(zip(FIELDS, (name, number(a), unit, label, number(b), ("%.0f" if ratio >= 1000 else "%.3g") % ratio, "%g" % wanted)))
 
 
 def limited(name, unit, measure):
@@ -347,6 +349,36 @@ def show(rows, left_out, broken):
     print("ratio: how many times faster than the peer. Written to %s." % CSV)
 
 
+WORDS = {                               # what README calls the rows
+    "train_nano_torch": "training, 0.8 M parameters (nano), batch 12",
+    "train_baby_torch": "training, 10.8 M parameters (baby), batch 8",
+    "train_nano_llmc": "the same, nano",
+    "train_baby_llmc": "the same, baby",
+    "train_nano_peak": "nano, of the two cores' peak in float32",
+    "train_baby_peak": "baby, of that peak",
+    "matmul_openblas": "matrix product 1024 x 3072 x 768, float32",
+    "scalar_micrograd": "scalar engine, one step of the moons",
+    "bpe_train_tokenizers": "BPE training to 1,024 tokens, Tiny Shakespeare",
+    "bpe_encode_tiktoken": "cl100k encoding of Tiny Shakespeare, one thread",
+    "lesson08_nanogpt": "lesson 08, nanoGPT's recipe, 2,000 steps",
+    "demo_loss": "`make demo`, loss after its 2,000 steps",
+    "demo_seconds": "`make demo`, seconds of training",
+    "compile_lesson": "compiling lesson 08, seconds",
+    "mallocs_per_step": "calls of malloc in a training step",
+}
+
+
+def readme(path):
+    """The table of README.md, from a file that this program has written."""
+    print("| what | ours | against | ratio | wanted |\n|---|---|---|---|---|")
+    with open(path, newline="") as f:
+        for row in csv.DictReader(f):
+            peer = "%s: %s" % (row["peer"], row["peers_figure"]) if row["peer"] else ""
+            print("| %s | %s %s | %s | %s | %s |" % (WORDS[row["name"]], row["ours"], row["unit"], peer, row["ratio"],
+                                                   row["wanted"]))
+    return 0
+
+
 def machine():
     try:
         models = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
@@ -359,6 +391,8 @@ def main():
     everything = [(r[0], lambda r=r: compare(*r)) for r in COMPARED]
     everything += [(r[0], lambda r=r: limited(*r)) for r in LIMITED]
     order = [name for name, _ in everything]
+    if OPTIONS["readme"]:
+        return readme(OPTIONS["readme"])
     if OPTIONS["list"]:
         print("\n".join(order))
         return 0

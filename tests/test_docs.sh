@@ -68,5 +68,13 @@ for lesson in examples/[0-9][0-9]_*.c; do       # the one line in each first com
     *) bad "$lesson: its first comment lacks its compile line" ;;
     esac
 done
+# README's table of speed is made from the file that `make bench` wrote
+if command -v python3 > /dev/null; then
+    python3 tests/bench.py readme=tests/measured.csv > "$dir/table.md" && [ "$(wc -l < "$dir/table.md")" -gt 10 ] ||
+        bad "tests/measured.csv is no table of tests/bench.py"
+    while read -r line; do
+        grep -qxF -e "$line" README.md && ok || bad "README.md lacks this row of tests/measured.csv: $line"
+    done < "$dir/table.md"
+else echo "skipped: README's table of speed (python3 is missing)"; fi
 echo "docs: $passed passed, $failed failed"
 [ "$failed" = 0 ]
