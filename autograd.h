@@ -58,8 +58,9 @@ fused. Every sum is made in an order that is written down beside it.
 SHAPES   B batch   T time   C channels   V vocabulary   NH heads   NKV key heads   hs head size   M, N, K of a product
 Row-major, the last index runs fastest: element (i,j) of (M,N) lies at i*N + j. x_bt is what belongs to row b, time t.
 
-MEMORY   A context owns every tensor; nobody frees one. What an op returns dies at ag_reset, parameters and ag_state
-live until ag_free. From the second training step on nothing calls malloc.
+MEMORY   A context owns every tensor; nobody frees one. What an op or ag_input returns dies at ag_reset, so inputs are
+made anew in each step; parameters and ag_state live until ag_free. From the second training step on nothing calls
+malloc.
 
 ERRORS   A call that fails returns NULL (ops), a negative number or NaN, and the context keeps the first message, with
 your file and line: ag_error(ctx). Ops pass NULL on, so checking once a step is enough; backward and optimizers do
@@ -265,7 +266,7 @@ struct ag_tensor {
 #define AG_END (-2147483647)
 #define ag_param(ctx, ...) ag_param_at(AG_CTX_AT(ctx), AG_DIMS(__VA_ARGS__))            // trainable, zero at first
 #define ag_state(ctx, ...) ag_state_at(AG_CTX_AT(ctx), AG_DIMS(__VA_ARGS__))            // survives ag_reset
-#define ag_input(ctx, data, ...) ag_input_at(AG_CTX_AT(ctx), data, AG_DIMS(__VA_ARGS__))  // copied to the tape
+#define ag_input(ctx, data, ...) ag_input_at(AG_CTX_AT(ctx), data, AG_DIMS(__VA_ARGS__))  // a copy on the tape
 #define ag_zeros(ctx, ...) ag_full_at(AG_CTX_AT(ctx), 0, AG_DIMS(__VA_ARGS__))          // on the tape
 #define ag_full(ctx, value, ...) ag_full_at(AG_CTX_AT(ctx), value, AG_DIMS(__VA_ARGS__))
 ag_tensor *ag_param_at(ag_ctx *ctx, int d0, int d1, int d2, int d3, int end);
@@ -550,6 +551,8 @@ ag_tensor *const *ag_at_all(ag_tensor *const *xs, int n, const char *file, int l
 #define ag_backward(loss) ag_backward(AG_AT(loss))
 #define ag_grad_norm(ctx) ag_grad_norm(AG_CTX_AT(ctx))
 #define ag_clip_grad(ctx, max_norm) ag_clip_grad(AG_CTX_AT(ctx), max_norm)
+#define ag_newton_schulz(ctx, y, x, rows, cols, steps) ag_newton_schulz(AG_CTX_AT(ctx), y, x, rows, cols, steps)
+#define ag_check_grad(ctx, f, user, eps) ag_check_grad(AG_CTX_AT(ctx), f, user, eps)
 #define ag_sgd(ctx, lr, momentum, weight_decay) ag_sgd(AG_CTX_AT(ctx), lr, momentum, weight_decay)
 #define ag_adamw(ctx, lr, beta1, beta2, weight_decay) ag_adamw(AG_CTX_AT(ctx), lr, beta1, beta2, weight_decay)
 #define ag_sgd_group(ctx, group, lr, momentum, weight_decay) \
@@ -1336,7 +1339,8 @@ static ag_ctx *agi_ready(const agi_op *op, int n, ag_tensor *const *in) {
         if (!in[i]) return NULL;
         if (in[i]->ctx != in[0]->ctx) {
             agi_fail(in[0]->ctx, op->name,
-                     "operand %d belongs to another context; copy it over with ag_get and ag_input", i);
+                     "operand %d died at ag_reset (make inputs anew in each step), or belongs to another context (copy "
+                     "it over with ag_get and ag_input)", i);
             return NULL;
         }
     }
@@ -2873,9 +2877,10 @@ static ag_tensor *agi_next_param(ag_ctx *ctx, int group, int *i) {
 
 static int agi_step_ready(ag_ctx *ctx, const char *op, double lr, double b1, double b2, double weight_decay) {
     if (!ctx || ctx->error[0]) return 0;
-    if (!isfinite(lr) || !isfinite(weight_decay) || !(b1 >= 0 && b1 < 1) || !(b2 >= 0 && b2 < 1)) {
-        agi_fail(ctx, op, "lr %g, weight decay %g, betas or momentum %g and %g: wanted finite numbers and 0 <= beta "
-                 "< 1", lr, weight_decay, b1, b2);
+    if (!isfinite(lr) || lr < 0 || !isfinite(weight_decay) || weight_decay < 0 || !(b1 >= 0 && b1 < 1) ||
+        !(b2 >= 0 && b2 < 1)) {
+        agi_fail(ctx, op, "lr %g, weight decay %g, betas or momentum %g and %g: wanted 0 or more, and "
+                 "0 <= beta < 1", lr, weight_decay, b1, b2);
         return 0;
     }
     return ag_grad_norm(ctx) >= 0;                  // not finite: an error, and no parameter has changed
@@ -2894,7 +2899,11 @@ int ag_sgd_group(ag_ctx *ctx, int group, double lr, double momentum, double weig
 
 int ag_adamw_group(ag_ctx *ctx, int group, double lr, double beta1, double beta2, double eps, double weight_decay) {
     int i = 0;
-    if (!agi_step_ready(ctx, "ag_adamw", lr, beta1, beta2, weight_decay + eps)) return -1;
+    if (!agi_step_ready(ctx, "ag_adamw", lr, beta1, beta2, weight_decay)) return -1;
+    if (!(eps > 0 && isfinite(eps))) {
+        agi_fail(ctx, "ag_adamw", "eps is %g, wanted more than 0 (1e-8 is usual)", eps);
+        return -1;
+    }
     for (ag_tensor *p; (p = agi_next_param(ctx, group, &i)) != NULL;)
         if (!agi_moment(p, &p->m) || !agi_moment(p, &p->v)) return -1;
     for (i = 0;;) {
@@ -2936,6 +2945,11 @@ int ag_newton_schulz(ag_ctx *ctx, ag_real *y, const ag_real *x, int rows, int co
     size_t n = (size_t)rows * cols, rr = (size_t)r * r;
     double norm = 0;
     if (!ctx || ctx->error[0]) return -1;
+    if (!y || !x || rows < 1 || cols < 1 || steps < 0) {
+        agi_fail(ctx, "ag_newton_schulz", "%s, %d x %d, %d steps: wanted two matrices of at least 1 x 1",
+                 y && x ? "x and y" : "a pointer is NULL", rows, cols, steps);
+        return -1;
+    }
     ag_mark_at mark = ag_mark(ctx);
     ag_real *A = (ag_real *)agi_save(ctx, rr * sizeof *A), *B = (ag_real *)agi_save(ctx, rr * sizeof *B),
         *Z = (ag_real *)agi_save(ctx, n * sizeof *Z);
@@ -2989,6 +3003,11 @@ int ag_muon_group(ag_ctx *ctx, int group, double lr, double momentum, double wei
 double ag_check_grad(ag_ctx *ctx, ag_tensor *(*f)(ag_ctx *ctx, void *user), void *user, double eps) {
     double worst = 0;
     if (!ctx || ctx->error[0]) return NAN;
+    if (!f || !(eps > 0)) {
+        agi_fail(ctx, "ag_check_grad", "f is %s and eps is %g: wanted a function that builds a loss, and more than 0",
+                 f ? "there" : "NULL", eps);
+        return NAN;
+    }
     ag_mark_at mark = ag_mark(ctx);
     ag_zero_grad(ctx);
     if (ag_backward(f(ctx, user))) return NAN;

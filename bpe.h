@@ -2189,6 +2189,7 @@ __declspec(dllimport) void __stdcall Sleep(unsigned long milliseconds);
 #endif
 #else
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #ifndef __cplusplus
 extern int fsync(int fd);
@@ -2223,6 +2224,8 @@ static int bpei_replace_file(const char *from, const char *to) {
     }
     return EACCES;
 #else
+    struct stat old;                                        // a file must not take the place of /dev/null or of a pipe
+    if (!stat(to, &old) && !S_ISREG(old.st_mode) && !S_ISDIR(old.st_mode)) return EINVAL;
     return rename(from, to) ? errno : 0;
 #endif
 }

@@ -2687,6 +2687,7 @@ static long gpti_process(void) { return _getpid(); }
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 #if defined(__GNUC__) && !defined(__cplusplus)  // -std=c99 hides them, and a macro that shows them would come too late
@@ -2746,6 +2747,8 @@ static int gpti_rename(const char *from, const char *to) {
     errno = EACCES;
     return -1;
 #else
+    struct stat old;                // a file shall not take the place of /dev/null or of a pipe, as it could for root
+    if (!stat(to, &old) && !S_ISREG(old.st_mode) && !S_ISDIR(old.st_mode)) return errno = EINVAL, -1;
     return rename(from, to) ? -1 : 0;
 #endif
 }

@@ -67,7 +67,7 @@ static void draw(ag_graph *g, const char *title, const char *path) {
         if (v->a) plot_edge(p, (int)ag_vindex(v->a), (int)ag_vindex(v));
         if (v->b && v->b != v->a) plot_edge(p, (int)ag_vindex(v->b), (int)ag_vindex(v));
     }
-    if (plot_save(p, path) == 0) printf("wrote %s\n", path);
+    if (lessoni_saved(plot_save(p, path), plot_error(p)) == 0) printf("wrote %s\n", path);
     plot_free(p);
 }
 
@@ -125,7 +125,7 @@ int main(int argc, char **argv) {
     plot_line(p, "dy/da", eps, error_a, NUDGES), plot_dots(p);
     plot_line(p, "dy/db", eps, error_b, NUDGES), plot_dots(p);
     plot_log_x(p), plot_log_y(p);
-    if (plot_save(p, lesson_path("nudge.png")) == 0) printf("wrote %s\n", lesson_path("nudge.png"));
+    if (lesson_save(p, "nudge.png") == 0) printf("wrote %s\n", lesson_path("nudge.png"));
     plot_free(p);
     draw(g, "micrograd's expression: each value, and how y moves with it", lesson_path("graph.png"));
     write_dot(y, lesson_path("graph.dot"));

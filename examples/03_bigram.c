@@ -124,7 +124,7 @@ int main(int argc, char **argv) {
     plot_line(curve, "learned table, training text", NULL, loss_at, (size_t)steps);
     plot_hline(curve, blind, "blind guess"), plot_hline(curve, unigram, "single characters");
     plot_hline(curve, counted, "counted pairs, last tenth");
-    plot_save(curve, lesson_path("loss.png"));
+    lesson_save(curve, "loss.png");
     plot_free(curve);
 
     char names[V_MAX][8];
@@ -136,7 +136,7 @@ int main(int argc, char **argv) {
     }
     plot *table = plot_new("What follows what: the learned table", "next character", "character");
     plot_heat(table, learned, V, V, labels, labels), plot_heat_label(table, "probability");
-    plot_save(table, lesson_path("table.png"));
+    lesson_save(table, "table.png");
     plot_free(table);
     lesson_csv csv = lesson_csv_open(lesson_path("table.csv"), "character,next,counted,learned");
     for (int i = 0; i < V * V; i++) {

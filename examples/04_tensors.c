@@ -84,7 +84,7 @@ static void learn_moons(void) {
     plot_region(p, mlp_score, &m);
     plot_scatter(p, "upper moon", px[0], py[0], MOONS / 2), plot_scatter(p, "lower moon", px[1], py[1], MOONS / 2);
     plot_equal(p);
-    plot_save(p, lesson_path("moons.png"));
+    lesson_save(p, "moons.png");
     plot_free(p), ag_free(ag);
 }
 
@@ -176,7 +176,7 @@ int main(int argc, char **argv) {
     plot_csv(p, "validation", lesson_path("log.csv"), "step", "val_loss");
     plot_dots(p);
     plot_hline(p, 2.482, "pairs, counted (lesson 03)");
-    plot_save(p, lesson_path("loss.png"));
+    lesson_save(p, "loss.png");
     plot_free(p), ag_free(ag);
     free(text), free(ids), free(x), free(y);
     printf("written: out/04/moons.png, out/04/loss.png, out/04/log.csv\n");

@@ -41,7 +41,7 @@ static const char *const splits[] = {"none", "gpt2", "cl100k", "o200k"};    // i
 static int *ids;                    // room for the tokens of any text that is looked at here
 static size_t room;
 
-static void save(plot *p, const char *name) { plot_save(p, lesson_path(name)), plot_free(p); }
+static void save(plot *p, const char *name) { lesson_save(p, name), plot_free(p); }
 
 static double count_tokens(const bpe *t, const char *text, size_t n) { return (double)bpe_encode(t, text, n, NULL, 0); }
 

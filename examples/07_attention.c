@@ -62,7 +62,7 @@ static void two_ways(void) {
     printf("one head of %d positions, by hand and by ag_attention: largest difference %.1e\n", T, apart);
     plot *p = plot_new("One untrained head, by hand", "position looked at", "position that looks");
     plot_heat(p, weights, T, T, NULL, NULL), plot_values(p, "%.2f"), plot_heat_label(p, "weight");
-    plot_save(p, lesson_path("causal.png"));
+    lesson_save(p, "causal.png");
     plot_free(p), ag_free(ag);
 }
 
@@ -161,13 +161,13 @@ int main(int argc, char **argv) {
     plot *map = plot_new("Asked for each letter in turn, it looks at its pair", "position looked at", "asked for");
     plot_heat(map, seen, (size_t)pairs, (size_t)T, asked_for, looked_at), plot_heat_range(map, 0, 1);
     plot_values(map, "%.2f"), plot_heat_label(map, "weight");
-    plot_save(map, lesson_path("attention.png"));
+    lesson_save(map, "attention.png");
     plot_free(map), free(seen), free(weights);
     printf("look-up in a list of %d pairs: %d of %d answers right (a guess: one in ten)\n", pairs, right, asked);
     plot *p = plot_new("Learning to look", "step", "loss (nats an answer)");
     plot_csv(p, "lists it has never seen", lesson_path("log.csv"), "step", "train_loss");
     plot_hline(p, log(10), "a guess: ln 10");
-    plot_save(p, lesson_path("loss.png"));
+    lesson_save(p, "loss.png");
     plot_free(p);
     counts();
     printf("\nwritten: out/07/attention.png, out/07/causal.png, out/07/loss.png, out/07/log.csv\n");

@@ -10,7 +10,7 @@
 //     ./pretrain                                nanoGPT's own recipe: 2,000 steps
 //     ./pretrain recipe=fast                    the same size, today's parts and Muon: a lower loss in the same time
 //     ./pretrain data=mine.txt                  any text file of yours
-//     ./pretrain preset=small tokenizer=bpe     the base of lessons 10 and later (an hour)
+//     ./pretrain recipe=fast preset=small tokenizer=bpe steps=1000      the base of later lessons: ten minutes
 //     ./pretrain resume=1                       goes on after Ctrl-C, which saves; steps=N goes further
 //
 // It prints    the sizes of everything, the validation loss every 250 steps, samples at steps 0, 20, 400 and the end;
@@ -86,7 +86,7 @@ int main(int argc, char **argv) {
     int length = lesson_int_in("sample", 400, 1, 100000, "tokens to sample");
     int seed = lesson_int("seed", 1337, "of everything random");
     int resume = lesson_flag("resume", 0, "go on from out/08/model.safetensors");
-    const char *path = lesson_path("model.safetensors");
+    const char *path = lesson_path("model.safetensors"), *previous = lesson_path("previous.safetensors");
     lesson_options_end();
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
@@ -95,8 +95,6 @@ int main(int argc, char **argv) {
     gpt_model *m = NULL;
     char notes[1200];
     memset(&state, 0, sizeof state);
-    if (!resume && !rename(path, lesson_path("previous.safetensors")))
-        printf("the model that was there is kept as %s\n", lesson_path("previous.safetensors"));
     if (resume) {               // the checkpoint knows its text, its tokenizer, its recipe and how far it has come
         m = gpt_resume(ag, path, &state);
         bpe_load_mem(tokens, state.tokenizer, state.tokenizer_size);
@@ -105,7 +103,9 @@ int main(int argc, char **argv) {
         batch = atoi(kept(&state, "batch")), parts = atoi(kept(&state, "accumulate"));
         if (!lesson_given("data")) source = kept(&state, "data");       // it may have moved, but not changed
         if (!steps) steps = atoi(kept(&state, "steps"));
-        if (bpe_vocab_size(tokens) != m->config.n_vocab || batch < 1 || parts < 1) lesson_fail("%s is damaged", path);
+        if (!lesson_given("every")) every = atoi(kept(&state, "every"));
+        if (bpe_vocab_size(tokens) != m->config.n_vocab || batch < 1 || parts < 1 || every < 1)
+            lesson_fail("%s is damaged", path);
         printf("going on from step %lld of %d%s\n", state.step, steps, state.step < steps ? "" : " (steps=N goes on)");
     }
 
@@ -144,6 +144,7 @@ int main(int argc, char **argv) {
     lesson_report("text: %s tokens to learn from, %s to be asked about; %d steps of %d windows of %d, recipe %s",
                   lesson_commas(n_train), lesson_commas(n_val), steps, batch, T, recipe);
     if (!m) m = gpt_new(ag, &c);
+    if (!resume && !rename(path, previous)) printf("the model that was there is now %s, the only one kept\n", previous);
 
     gpt_loader loader = gpt_loader_new(ag, train, n_train, GPT_RANDOM);
     int *x = (int *)lesson_alloc((size_t)batch * T, sizeof *x), *y = (int *)lesson_alloc((size_t)batch * T, sizeof *y);
@@ -151,24 +152,25 @@ int main(int argc, char **argv) {
     unsigned char *tokenizer = (unsigned char *)lesson_alloc(tokenizer_size, 1);
     bpe_save_mem(tokens, tokenizer, tokenizer_size);
     snprintf(notes, sizeof notes, "recipe=%s\npreset=%s\ndata=%.500s\nchecksum=%u\ntokenizer=%s\nvocab=%d\nsteps=%d\n"
-             "batch=%d\naccumulate=%d\nlr=%.15g\nseed=%d\n", recipe, c.name, source, sum, kind, vocab, steps, batch,
-             parts, *peak, seed);
+             "batch=%d\naccumulate=%d\nlr=%.15g\nseed=%d\nevery=%d\n", recipe, c.name, source, sum, kind, vocab, steps,
+             batch, parts, *peak, seed, every);
     loader.cursor = state.cursor;
     lesson_log_open(resume ? (long long)state.step : -1);
     int newline = bpe_find(tokens, "\n", 1), first = newline >= 0 ? newline : train[0];
 
-    double busy = 0, speed = 0, train_loss = NAN;
+    double busy = 0, speed = 0, train_loss = NAN, best = state.step ? state.best_val_loss : HUGE_VAL;
     int done = (int)state.step;
     for (;; done++) {
         int last = done >= steps || lesson_interrupted();
         int measure = last || done % every == 0 || done == 20 || done == 100;
         double val_loss = measure ? gpt_eval(m, val, n_val, 32) : LESSON_NONE;
+        if (measure && val_loss < best) best = val_loss;
         if (measure)
             lesson_report("step %5d: validation loss %.4f, %.3f bits a byte", done, val_loss,
                           val_loss * (double)(n_val - 1) / 0.69314718056 / (double)(bytes - cut));
         if (done == 0 || done == 20 || done == 400 || done >= steps) sample(m, tokens, done, length, first);
         if (last || (measure && done > 0)) {
-            gpt_state save = {done, loader.cursor, train_loss, val_loss, val_loss, notes, tokenizer, tokenizer_size, 0};
+            gpt_state save = {done, loader.cursor, train_loss, val_loss, best, notes, tokenizer, tokenizer_size, 0};
             gpt_save(m, path, &save);
         }
         if (last) { lesson_log(done, LESSON_NONE, val_loss, LESSON_NONE, LESSON_NONE, LESSON_NONE); break; }
@@ -200,7 +202,7 @@ int main(int argc, char **argv) {
     plot_csv(p, "train", lesson_path("log.csv"), "step", "train_loss");
     plot_csv(p, "validation", lesson_path("log.csv"), "step", "val_loss"), plot_dots(p);
     if (!*source && *kind == 'c') plot_hline(p, 2.482, "pairs of characters (lesson 03)");
-    plot_save(p, lesson_path("loss.png")), plot_free(p);
+    lesson_save(p, "loss.png"), plot_free(p);
     printf("written: out/08/loss.png, out/08/log.csv, %s\n", path);
     gpt_free(m), ag_free(ag), bpe_free(tokens), gpt_state_free(&state);
     free(text), free(train), free(val), free(x), free(y), free(tokenizer);

@@ -40,6 +40,7 @@ static gpt_model *load_or_train(ag_ctx *ag, bpe *tokens, const char *path) {
     size_t bytes;
     FILE *f = fopen(path, "rb");
     memset(&state, 0, sizeof state);
+    if (!f && lesson_given("model")) lesson_fail("model=%s: %s", path, strerror(errno));
     if (f) {
         fclose(f);
         gpt_model *m = gpt_load(ag, path, &state);
@@ -129,7 +130,11 @@ int main(int argc, char **argv) {
     // The distribution after the prompt: fed once, then filtered by each rule.
     gpt_cache *cache = gpt_cache_new(m, 1);
     gpt_feed(cache, start, n_start, NULL, logits), gpt_cache_free(cache);
-    const char *names[] = {"greedy", "multinomial", "cool", "hot", "top-k", "top-p", "min-p", "beam"};
+    char named[5][16];
+    const char *names[] = {"greedy", "multinomial", "cool 0.5", named[0], named[1], named[2], named[3], named[4]};
+    snprintf(named[0], 16, "hot %.3g", temperature), snprintf(named[1], 16, "top-k %d", top_k);
+    snprintf(named[2], 16, "top-p %.3g", top_p), snprintf(named[3], 16, "min-p %.3g", min_p);
+    snprintf(named[4], 16, "beam %d", beams);
     gpt_sampling plain = {1, 0, 0, 0, NULL, 0}, rules[7];
     for (int r = 0; r < 7; r++) rules[r] = plain;
     rules[0].temperature = 0, rules[2].temperature = 0.5, rules[3].temperature = temperature;
@@ -161,7 +166,7 @@ int main(int argc, char **argv) {
         printf(" %9.1f\n", 100 * (rest > 0 ? rest : 0));
         if (r != 0) plot_bars(bars, names[r], labels, value, (size_t)shown);
     }
-    plot_save(bars, lesson_path("next.png")), plot_free(bars);
+    lesson_save(bars, "next.png"), plot_free(bars);
 
     // A text by each rule, and by beam search.
     lesson_csv csv = lesson_csv_open(lesson_path("log.csv"), "rule,surprise,repeats,seconds");
@@ -173,8 +178,8 @@ int main(int argc, char **argv) {
         else { gpt_beam(m, NULL, start, n_start, beams, 1, out, room, n_out, scores); length = n_out[0]; }
         double seconds = lesson_seconds() - begin, s = surprise(m, start, n_start, out, length);
         double again = repeats(out, length), row[3] = {s, again, seconds};
-        printf("\n--- %s: surprise %.2f nats a token, %.0f%% repeats, %.0f tokens a second\n", names[r], s, 100 * again,
-               length / seconds);
+        printf("\n--- %s: %d tokens%s, surprise %.2f nats a token, %.0f%% repeats, %.0f tokens a second\n", names[r],
+               length, r == 7 && length < n ? " (the context is full)" : "", s, 100 * again, length / seconds);
         say(tokens, start, n_start), say(tokens, out, length);
         lesson_print_text(NULL, 0), printf("\n");
         lesson_csv_text(&csv, names[r]), lesson_csv_row(&csv, row, 3);
@@ -184,7 +189,7 @@ int main(int argc, char **argv) {
     plot *p = plot_new("Dull and wild: eight ways to choose", "mean surprise (nats a token)",
                        "repeated runs of eight tokens (percent)");
     for (int r = 0; r < 8; r++) plot_note(p, x[r], y[r], names[r]);
-    plot_save(p, lesson_path("rules.png")), plot_free(p);
+    lesson_save(p, "rules.png"), plot_free(p);
     printf("\nwritten: out/09/next.png, out/09/rules.png, out/09/log.csv\n");
     gpt_free(m), ag_free(ag), bpe_free(tokens);
     free(logits), free(probs), free(out);

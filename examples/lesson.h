@@ -500,15 +500,24 @@ LESSON_FN unsigned char *lesson_file(const char *path, size_t *length) {
 }
 
 LESSON_FN unsigned char *lessoni_try(const char *folder, const char *name, size_t *length) {
+    static const struct { const char *name; long long size; } sizes[] = {
+        {"tinyshakespeare.txt", 1115394}, {"r50k_base.tiktoken", 835554}, {"cl100k_base.tiktoken", 1681126},
+        {"o200k_base.tiktoken", 3613922}};
     char path[LESSONI_PATH];
     const char *why;
     unsigned char *data;
-    long long wanted = !strcmp(name, "tinyshakespeare.txt") ? 1115394 : 0;
+    long long wanted = 0;
+    for (int i = 0; i < 4; i++) if (!strcmp(name, sizes[i].name)) wanted = sizes[i].size;
     if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path) return NULL;
     data = lessoni_read(path, length, &why);
     if (data && wanted && (long long)*length != wanted) {      // half a download, or something else of that name
         printf("data: %s has %s bytes instead of %s and is not used\n", path, lesson_commas((long long)*length),
                lesson_commas(wanted));
+        free(data);
+        return NULL;
+    }
+    if (data && !strcmp(name, "tinyshakespeare.txt") && lesson_checksum(data, *length) != 1939077656u) {
+        printf("data: %s has the right length but other bytes, and is not used\n", path);
         free(data);
         return NULL;
     }
@@ -524,8 +533,7 @@ LESSON_FN unsigned char *lessoni_try(const char *folder, const char *name, size_
 
 // A data set of examples/data, by name. The caller frees it. See the top of the file for where it looks.
 LESSON_FN unsigned char *lesson_data(const char *name, size_t *length) {
-    static const char *const folders[] = {"examples/data",    "data", "../examples/data", "", "../shared/data",
-                                          "../../shared/data"};
+    static const char *const folders[] = {"examples/data",    "data", "../examples/data", "", "../shared/data"};
     static const char *const scripts[] = {"examples/data/get.sh", "data/get.sh", "../examples/data/get.sh"};
     const char *mirror = getenv("DATA_MIRROR"), *offline = getenv("LESSON_OFFLINE");
     const char *why = offline ? "LESSON_OFFLINE=1 forbids to fetch it" : "examples/data/get.sh would fetch it";
@@ -851,13 +859,23 @@ LESSON_FN int lesson_interrupted(void) {
     return lessoni_stop != 0;
 }
 
+// A picture to out/NN/name: 0, or 1 where there is no stb_image_write, or -1: it could not be written, which is told,
+// and lesson_end returns 1.
+#define lesson_save(p, name) lessoni_saved(plot_save(p, lesson_path(name)), plot_error(p))
+LESSON_FN int lessoni_saved(int status, const char *error) {
+    if (status >= 0) return status;
+    lesson_clear();
+    fprintf(stderr, "lesson %s: %s\n", lessoni.number, error);
+    return lessoni.write_failed = 1, -1;
+}
+
 // Closes the log; returns what main should return.
 LESSON_FN int lesson_end(void) {
     lesson_clear();
     lesson_csv_close(&lessoni.log);
     free(lessoni.kept);
     lessoni.kept = NULL;
-    fflush(stdout);
+    if (fflush(stdout) || ferror(stdout)) lessoni.write_failed = 1;
     return lessoni_stop ? 130 : lessoni.write_failed ? 1 : 0;
 }
 

@@ -66,7 +66,8 @@
 // The picture is drawn here; stb_image_write only packs it.
 #define PLOTI_PNG 0
 #if defined(__has_include) && !defined(PLOT_NO_PNG)
-#if __has_include(<stb/stb_image_write.h>) || __has_include(<stb_image_write.h>) || __has_include("stb_image_write.h")
+#if __has_include(<stb/stb_image_write.h>) || __has_include(<stb_image_write.h>) || \
+    __has_include("stb_image_write.h") || __has_include("../build/stb_image_write.h")
 #undef PLOTI_PNG
 #define PLOTI_PNG 1
 #if defined(__GNUC__)
@@ -85,8 +86,10 @@
 #include <stb/stb_image_write.h>
 #elif __has_include(<stb_image_write.h>)
 #include <stb_image_write.h>
-#else
+#elif __has_include("stb_image_write.h")
 #include "stb_image_write.h"
+#else
+#include "../build/stb_image_write.h"       // where the Makefile puts it
 #endif
 #if defined(__GNUC__)
 #pragma GCC diagnostic pop

@@ -278,7 +278,7 @@ LIMITED = [
     ("lesson08_nanogpt", "val loss", lambda: lesson_loss("nanogpt", 1.89)),
     ("demo_loss", "val loss", lambda: lesson_loss("fast", 1.65)),
     ("demo_seconds", "s", lambda: lesson_seconds("fast", 60.0)),
-    ("compile_lesson", "s", lambda: compile_seconds(10.0 * peak_scale())),
+    ("compile_lesson", "s", lambda: compile_seconds(10.0)),
     ("mallocs_per_step", "calls", lambda: mallocs(0.0)),
 ]
 

@@ -43,6 +43,12 @@ if [ ! -s examples/data/tinyshakespeare.txt ] &&
         echo "setup: lessons run on the small built-in text"
     }
 fi
+# PyTorch is the oracle of one test, which is skipped without it. Only `make test` asks for it.
+has_torch() { for p in python3 /usr/bin/python3; do $p -c 'import torch' 2> /dev/null && return 0; done; return 1; }
+if [ "$1" = tests ] && ! has_torch && ! tried torch "python3-torch is missing, so one test is skipped."; then
+    echo "setup: installing python3-torch, which one test compares with (a minute)"
+    install python3-torch || { : > build/tried_torch; echo "setup: it could not be had; that test will be skipped"; }
+fi
 find_stb && rm -f build/tried_stb
 [ -s examples/data/tinyshakespeare.txt ] && rm -f build/tried_data
 exit 0

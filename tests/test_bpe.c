@@ -1121,6 +1121,11 @@ static void saving_replaces_whole_files(void) {
     CHECK_INT(bpe_vocab_size(u), 256);
     CHECK(access(left, F_OK) != 0);
     bpe_clear_error(v);
+    remove(path);                                       // a pipe, or /dev/null: root could replace it by a file
+    CHECK_INT(mkfifo(path, 0600), 0);
+    CHECK_INT(bpe_save(v, path), BPE_EFILE);
+    CHECK(access(left, F_OK) != 0);
+    bpe_clear_error(v);
     CHECK_INT(bpe_save(v, "/nonexistent folder/x.bpe"), BPE_EFILE);
     CHECK_HAS(bpe_error(v), "/nonexistent folder/x.bpe");
     CHECK_HAS(bpe_error(v), "No such file");

@@ -1085,6 +1085,14 @@ static void cannot_save_there(void) {
     CHECK_INT(gpt_save(m, in_folder("no/such/folder/a"), NULL), -1);
     CHECK_HAS(ag_error(ag), "No such file or directory");
     ag_clear_error(ag);
+#if !defined(_WIN32)
+    CHECK_INT(mkfifo(in_folder("pipe"), 0600), 0);      // or /dev/null, which root could replace by a file
+    CHECK_INT(gpt_save(m, in_folder("pipe"), NULL), -1);
+    CHECK_HAS(ag_error(ag), "Invalid argument");
+    struct stat pipe_still;
+    CHECK(!stat(in_folder("pipe"), &pipe_still) && S_ISFIFO(pipe_still.st_mode) && !remove(in_folder("pipe")));
+    ag_clear_error(ag);
+#endif
     CHECK_INT(gpt_save(m, "", NULL), -1);
     ag_clear_error(ag);
     CHECK_INT(gpt_save(m, NULL, NULL), -1);

@@ -431,6 +431,10 @@ static void wrong_calls_are_explained(void) {
     WRONG(ag_adamw(g, 0.1, 0.9, 1, 0), "0 <= beta < 1", "ag_adamw: ");
     WRONG(ag_adamw(g, 0.1, 0.9, 0.99, NAN), "nan", "ag_adamw: ");
     WRONG(ag_adamw_group(g, 0, INFINITY, 0.9, 0.99, 1e-8, 0), "inf", "ag_adamw: ");
+    WRONG(ag_adamw_group(g, 0, -1, 0.9, 0.99, 1e-8, 0), "lr -1, weight decay 0,", "ag_adamw: ");
+    WRONG(ag_adamw_group(g, 0, 0.1, 0.9, 0.99, 0, 0), "eps is 0", "ag_adamw: ");
+    WRONG(ag_check_grad(g, NULL, NULL, 1e-3), "f is NULL", "ag_check_grad: ");
+    WRONG(ag_newton_schulz(g, NULL, NULL, 2, 2, 5), "a pointer is NULL, 2 x 2", "ag_newton_schulz: ");
     WRONG(ag_clip_grad(g, -1), "-1", "ag_clip_grad: ");
     WRONG(ag_clip_grad(g, NAN), "nan", "ag_clip_grad: ");
     CHECK(ag_backward(ag_sum(v)) == 0);

@@ -40,12 +40,12 @@ if [ ! -s "$DATA_MIRROR/tinyshakespeare.txt" ]; then
 fi
 
 lesson 01; says 01 24.7041 138.8338 645.5773; has 01/graph.dot 01/graph.png
-lesson 02; has 02/log.csv
+lesson 02; says 02 "100.0 %" "99.0 %"; has 02/log.csv
 lesson 03; says 03 "ln 65 = 4.174" "unigram             3.347" "counted     2.482" "learned     2.482"
 has 03/loss.png 03/table.png 03/table.csv
 grep -q '^q,u,0.898' "$dir/out/03/table.csv" && ok || bad "lesson 03: table.csv lacks the pair q, u"
 lesson 03 add=100; says 03 "counted     2.631"
-lesson 04; says 04 "11 21 12 22 13 23" "2 2 2" "200 of 200 points"; has 04/moons.png 04/loss.png
+lesson 04; says 04 "11 21 12 22 13 23" "2 2 2" "200 of 200 points" "1.915"; has 04/moons.png 04/loss.png
 lesson 05; says 05 "8,923,152" "258 100 258 97 99"; has 05/log.csv
 have() { for f in "$@"; do [ -s "$DATA_MIRROR/${f}_base.tiktoken" ] || return 1; done; }
 if have r50k cl100k o200k; then
@@ -66,6 +66,11 @@ says 08 "after 0 steps" "after 20 steps" "after 400 steps" "after 2000 steps"
 has 08/loss.png 08/log.csv 08/model.safetensors
 cp "$dir/out/08/log.csv" "$dir/nanogpt.csv"
 lesson 08 recipe=fast; at_most "make demo (recipe=fast), validation loss" "$(last_val)" 1.65
+says 08 "step  2000: validation loss 1.5793"            # README says 1.58, and shows the end of what it writes
+sed -n '/its last sample/,/^## /s/^    //p' "$root/README.md" | while read -r line; do
+    [ -z "$line" ] || grep -qF -e "$line" "$dir/08.txt" || echo "$line"
+done > "$dir/sample.txt"
+[ -s "$dir/sample.txt" ] && { bad "README's sample is not the demo's:"; cat "$dir/sample.txt"; } || ok
 lesson 09 tokens=60; says 09 "nano-llama"
 
 # stopped and resumed is the same as never stopped, in every column but the clock's

