@@ -30,10 +30,11 @@
 // option was declared by lesson_int_in(key, default, lowest, highest, help) or lesson_float_in, which state their own
 // limits. Files of a lesson go to out/NN/ under the current directory; lesson_path("loss.png") is "out/08/loss.png".
 //
-// Data: lesson_data looks into examples/data, $DATA_MIRROR and ../shared/data, then runs examples/data/get.sh (not if
-// LESSON_OFFLINE=1 is set), and for tinyshakespeare.txt falls back to the small corpus of corpus.h, so that a lesson
-// runs everywhere. For any other name it says in one line what is missing and returns NULL. lesson_file reads the
-// reader's own file, and ends the program with a sentence when it cannot. Both add a zero byte that is not counted.
+// Data: lesson_data looks into examples/data, $DATA_MIRROR and ../shared/data (started in a folder of the repository:
+// ../examples/data, ../../shared/data), then runs examples/data/get.sh (not if LESSON_OFFLINE=1 is set), and for
+// tinyshakespeare.txt falls back to the small corpus of corpus.h, so that a lesson runs everywhere. For any other name
+// it says in one line what is missing and returns NULL. lesson_file reads the reader's own file, and ends the program
+// with a sentence when it cannot. Both add a zero byte that is not counted.
 //
 // Log: a header row once, then the columns step, train_loss, val_loss, lr, grad_norm, tokens_per_second, seconds;
 // LESSON_NONE leaves a cell empty. lesson_log_open(-1) starts a new file; lesson_log_open(step) continues one after a
@@ -533,7 +534,8 @@ LESSON_FN unsigned char *lessoni_try(const char *folder, const char *name, size_
 
 // A data set of examples/data, by name. The caller frees it. See the top of the file for where it looks.
 LESSON_FN unsigned char *lesson_data(const char *name, size_t *length) {
-    static const char *const folders[] = {"examples/data",    "data", "../examples/data", "", "../shared/data"};
+    static const char *const folders[] = {"examples/data",    "data", "../examples/data", "", "../shared/data",
+                                          "../../shared/data"};
     static const char *const scripts[] = {"examples/data/get.sh", "data/get.sh", "../examples/data/get.sh"};
     const char *mirror = getenv("DATA_MIRROR"), *offline = getenv("LESSON_OFFLINE");
     const char *why = offline ? "LESSON_OFFLINE=1 forbids to fetch it" : "examples/data/get.sh would fetch it";
