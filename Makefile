@@ -6,7 +6,7 @@
 CC = cc
 CXX = c++
 LESSONS = $(patsubst examples/%.c,build/%,$(sort $(wildcard examples/[0-9][0-9]_*.c)))
-HEADERS = autograd.h bpe.h gpt.h examples/lesson.h examples/plot.h examples/corpus.h tests/test.h tests/op_cases.h
+HEADERS = autograd.h bpe.h gpt.h examples/lesson.h examples/plot.h examples/corpus.h tests/test.h tests/damage.h tests/op_cases.h
 # test programs: as a reader builds (-O3), and again with sanitizers; the ops in double
 PROGRAMS = $(patsubst tests/%.c,%,$(sort $(wildcard tests/test_*.c)))
 CHECKED = $(addprefix build/tests/,$(PROGRAMS)) $(addprefix build/asan/,$(PROGRAMS))

@@ -423,7 +423,7 @@ struct ag_backend {
     // g (contiguous, the full shape) (+)= dy * d f / d x[which]
     int (*map_back)(ag_backend *b, int op, int which, ag_real *g, const ag_real *y, const ag_real *const x[3],
                     const ag_real *dy, const int shape[4], const size_t stride[3][4], double p, double q,
-                        int accumulate);
+                    int accumulate);
     // y[i*ystride] (+)= x[i*xstride]: permute, slice, concat and their gradients
     int (*copy)(ag_backend *b, ag_real *y, const size_t ystride[4], const ag_real *x, const size_t xstride[4],
                 const int shape[4], int accumulate);
@@ -461,8 +461,7 @@ struct ag_backend {
     int (*attention)(ag_backend *b, const ag_attention_args *a);
     int (*attention_back)(ag_backend *b, const ag_attention_args *a);
     // x (B,T,H*hs) -> y. RMSNorm with weights q_norm (hs) on heads 0..nq-1 and k_norm on the next nk (NULL: none; rrms
-    // (B*T, nq+nk) keeps 1/rms), then rotation of the first nq+nk heads by (start[b]+t) * theta^(-2i/hs) (theta 0:
-    // none).
+    // (B*T, nq+nk) keeps 1/rms), then the first nq+nk heads turn by (start[b]+t) * theta^(-2i/hs); not for theta 0.
     int (*qk_rope)(ag_backend *b, ag_real *y, ag_real *rrms, const ag_real *x, const ag_real *q_norm,
                    const ag_real *k_norm, int B, int T, int H, int hs, int nq, int nk, const int *start, double theta,
                    double eps);
@@ -1350,8 +1349,8 @@ static ag_ctx *agi_ready(const agi_op *op, int n, ag_tensor *const *in) {
 // A result of an op: with memory of its own, or on the memory of in[0] (reshape, detach).
 static ag_tensor *agi_node(const agi_op *op, int n_in, ag_tensor *const *in, int ndim, const int *shape, int view) {
     ag_ctx *ctx = in[0]->ctx;
-    ag_tensor *y = view ? agi_tensor(ctx, AGI_TAPE, op->name, ndim, shape) : agi_new(ctx, AGI_TAPE, op->name, ndim,
-                                                                                     shape);
+    ag_tensor *(*make)(ag_ctx *, int, const char *, int, const int *) = view ? agi_tensor : agi_new;
+    ag_tensor *y = make(ctx, AGI_TAPE, op->name, ndim, shape);
     int needs = 0;
     if (!y) return NULL;
     if (view) y->data = in[0]->data;
@@ -1380,8 +1379,8 @@ static ag_real *agi_grad(ag_tensor *x, int *accumulate) {
     *accumulate = x->has_grad;
     if (!x->grad && x->op) {
         for (int i = ctx->n_spare - 1; i >= 0 && !x->grad; i--)         // the last one used is the warmest
-            if (ctx->spare[i].count == x->count) x->grad = ctx->spare[i].grad,
-                ctx->spare[i] = ctx->spare[--ctx->n_spare];
+            if (ctx->spare[i].count == x->count)
+                x->grad = ctx->spare[i].grad, ctx->spare[i] = ctx->spare[--ctx->n_spare];
     }
     if (!x->grad) {
         int life = x->op ? AGI_TAPE : AGI_PARAMS;
@@ -1400,8 +1399,7 @@ static void agi_drop_grad(ag_tensor *y) {
     y->grad = NULL, y->has_grad = 0;
 }
 
-// dx = dy, as the first contribution: x takes the buffer over, since y is done with it. 0: it cannot, somebody has to
-// copy.
+// dx = dy, as the first contribution: x takes the buffer over, since y is done with it. 0: it cannot, copy instead.
 static int agi_move_grad(ag_tensor *x, ag_tensor *y) {
     if (!x->needs_grad || !x->op || x->has_grad || x->grad || y->keep_grad || x->count != y->count) return 0;
     x->grad = y->grad, x->has_grad = 1, y->grad = NULL, y->has_grad = 0;
@@ -1591,10 +1589,10 @@ static void agi_map_backward(ag_tensor *y) {
 static const agi_op agi_map_ops[AG_MAP_COUNT] = {       // in the order of ag_map_op
     AGI_MAP_OP(AG_MAP_ADD, "ag_add"), AGI_MAP_OP(AG_MAP_SUB, "ag_sub"), AGI_MAP_OP(AG_MAP_MUL, "ag_mul"),
     AGI_MAP_OP(AG_MAP_DIV, "ag_div"), AGI_MAP_OP(AG_MAP_MIN, "ag_minimum"), AGI_MAP_OP(AG_MAP_MAX, "ag_maximum"),
-    AGI_MAP_OP(AG_MAP_GREATER, "ag_greater"), AGI_MAP_OP(AG_MAP_WHERE, "ag_where"), AGI_MAP_OP(AG_MAP_SCALE,
-            "ag_scale"),
-    AGI_MAP_OP(AG_MAP_SHIFT, "ag_shift"), AGI_MAP_OP(AG_MAP_POW, "ag_pow"), AGI_MAP_OP(AG_MAP_EXP, "ag_exp"),
-    AGI_MAP_OP(AG_MAP_LOG, "ag_log"), AGI_MAP_OP(AG_MAP_SQRT, "ag_sqrt"), AGI_MAP_OP(AG_MAP_TANH, "ag_tanh"),
+    AGI_MAP_OP(AG_MAP_GREATER, "ag_greater"), AGI_MAP_OP(AG_MAP_WHERE, "ag_where"),
+    AGI_MAP_OP(AG_MAP_SCALE, "ag_scale"), AGI_MAP_OP(AG_MAP_SHIFT, "ag_shift"), AGI_MAP_OP(AG_MAP_POW, "ag_pow"),
+    AGI_MAP_OP(AG_MAP_EXP, "ag_exp"), AGI_MAP_OP(AG_MAP_LOG, "ag_log"), AGI_MAP_OP(AG_MAP_SQRT, "ag_sqrt"),
+    AGI_MAP_OP(AG_MAP_TANH, "ag_tanh"),
     AGI_MAP_OP(AG_MAP_SIGMOID, "ag_sigmoid"), AGI_MAP_OP(AG_MAP_LOG_SIGMOID, "ag_log_sigmoid"),
     AGI_MAP_OP(AG_MAP_RELU, "ag_relu"), AGI_MAP_OP(AG_MAP_GELU, "ag_gelu"), AGI_MAP_OP(AG_MAP_SILU, "ag_silu"),
     AGI_MAP_OP(AG_MAP_CLAMP, "ag_clamp"), AGI_MAP_OP(AG_MAP_AXPBY, "ag_axpby")
@@ -1762,8 +1760,7 @@ ag_tensor *ag_permute(ag_tensor *x, int p0, int p1, int p2, int p3) {
     return AGI_RUN(ctx, copy, y->data, ys, x->data, xs, shape4, 0) ? NULL : y;
 }
 
-// A run of `n` entries of dimension `dim` from `first` on, seen as (outer, n, inner) of a tensor with (outer, all,
-// inner).
+// A run of `n` entries of dimension `dim` from `first` on: (outer, n, inner) of a tensor (outer, all, inner).
 static int agi_copy_run(ag_tensor *part, ag_real *to, const ag_real *from, const ag_tensor *whole, int dim, int first,
                         int into_whole, int accumulate) {
     size_t inner = 1, outer = 1, n = (size_t)part->shape[dim], all = (size_t)whole->shape[dim], sp[4] = {0, 0, 0, 1},
@@ -2126,8 +2123,8 @@ static int agi_naive_norm(ag_backend *be, ag_real *y, ag_real *stats, const ag_r
     return 0;
 }
 
-// With g = dy w:  dx = rstd (g - mean(g) - h mean(g h)), without the term mean(g) for RMSNorm;  dw += dy h;  dbias +=
-// dy.
+// With g = dy w:  dx = rstd (g - mean(g) - h mean(g h)), without the term mean(g) for RMSNorm;
+// dw += dy h;  dbias += dy.
 static int agi_naive_norm_back(ag_backend *be, ag_real *dx, ag_real *dw, ag_real *dbias, const ag_real *x,
                                const ag_real *w, const ag_real *stats, const ag_real *dy, size_t rows, size_t n,
                                int rms, int accumulate) {
@@ -2464,9 +2461,8 @@ static int agi_naive_qk_rope(ag_backend *be, ag_real *y, ag_real *rrms, const ag
         if (rrms) rrms[((size_t)b * T + t) * (nq + nk) + h] = (ag_real)r;
         if (hs % 2) y[hs - 1] = (ag_real)(x[hs - 1] * r * (w ? w[hs - 1] : 1));     // theta is 0: nothing turns
         for (int i = 0; i + 1 < hs; i += 2) {
-            double angle = theta > 0 ? ((start ? start[b] : 0) + t) * pow(theta, -(double)i / hs) : 0, c = cos(angle),
-                s = sin(angle);
-            double x0 = x[i] * r * (w ? w[i] : 1), x1 = x[i + 1] * r * (w ? w[i + 1] : 1);
+            double angle = theta > 0 ? ((start ? start[b] : 0) + t) * pow(theta, -(double)i / hs) : 0;
+            double c = cos(angle), s = sin(angle), x0 = x[i] * r * (w ? w[i] : 1), x1 = x[i + 1] * r * (w ? w[i + 1] : 1);
             y[i] = (ag_real)(x0 * c - x1 * s), y[i + 1] = (ag_real)(x0 * s + x1 * c);
         }
     }
@@ -2477,7 +2473,7 @@ static int agi_naive_qk_rope(ag_backend *be, ag_real *y, ag_real *rrms, const ag
 static int agi_naive_qk_rope_back(ag_backend *be, ag_real *dx, ag_real *dq_norm, ag_real *dk_norm, const ag_real *x,
                                   const ag_real *q_norm, const ag_real *k_norm, const ag_real *rrms, const ag_real *dy,
                                   int B, int T, int H, int hs, int nq, int nk, const int *start, double theta,
-                                      int accumulate) {
+                                  int accumulate) {
     (void)be;
     if (dq_norm && !(accumulate & 2)) for (int i = 0; i < hs; i++) dq_norm[i] = 0;
     if (dk_norm && !(accumulate & 4)) for (int i = 0; i < hs; i++) dk_norm[i] = 0;
@@ -2800,8 +2796,7 @@ double ag_grad_norm(ag_ctx *ctx) {
     return (ctx->grad_norm = sqrt(sum)) * ctx->grad_scale;
 }
 
-// The gradients stay as they are; the optimizer multiplies by grad_scale as it reads them, which saves a pass over
-// memory.
+// The gradients stay as they are; the optimizer multiplies by grad_scale as it reads them: a pass over memory less.
 double ag_clip_grad(ag_ctx *ctx, double max_norm) {
     double norm = ag_grad_norm(ctx);
     if (norm == norm && !(max_norm > 0)) {

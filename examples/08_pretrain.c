@@ -36,13 +36,6 @@
 #include "lesson.h"
 #include "plot.h"
 
-static int *encode(const bpe *tokens, const unsigned char *text, size_t bytes, size_t *n) {
-    *n = (size_t)bpe_encode(tokens, text, bytes, NULL, 0);
-    int *ids = (int *)lesson_alloc(*n + 1, sizeof *ids);
-    bpe_encode(tokens, text, bytes, ids, *n);
-    return ids;
-}
-
 static int print_token(void *user, int row, int id) {
     size_t size;
     const char *text = bpe_token((const bpe *)user, id, &size);
@@ -110,14 +103,16 @@ int main(int argc, char **argv) {
     }
 
     // The text: nine tenths to learn from, one tenth, the validation text, to be asked about.
-    size_t bytes, cut, n_train, n_val;
+    size_t bytes, cut;
     unsigned char *text = *source ? lesson_file(source, &bytes) : lesson_data("tinyshakespeare.txt", &bytes);
     unsigned sum = lesson_checksum(text, bytes);
     if (resume && sum != strtoul(kept(&state, "checksum"), NULL, 10))
         lesson_fail("data=%s: not the text that %s has learned from", source, path);
     for (cut = bytes * 9 / 10; cut < bytes && (text[cut] & 0xC0) == 0x80;) cut++;       // not inside a UTF-8 character
     if (!resume) *kind == 'c' ? bpe_chars(tokens, text, bytes) : bpe_train(tokens, text, cut, vocab, BPE_SPLIT_GPT2);
-    int *train = encode(tokens, text, cut, &n_train), *val = encode(tokens, text + cut, bytes - cut, &n_val);
+    int *train = (int *)lesson_alloc(bytes, sizeof *train), *val = train + cut;     // no more tokens than bytes
+    size_t n_train = (size_t)bpe_encode(tokens, text, cut, train, cut);
+    size_t n_val = (size_t)bpe_encode(tokens, text + cut, bytes - cut, val, bytes - cut);
 
     // The model, and nanoGPT's settings (config/train_shakespeare_char.py and its CPU variant) or ours.
     int fast = !strcmp(recipe, "fast");
@@ -131,9 +126,9 @@ int main(int argc, char **argv) {
     if (lr > 0) *peak = lr;
     if (batch % parts)
         lesson_fail("batch=%d does not divide into accumulate=%d parts; try accumulate=%d", batch, parts, batch);
-    int least = (T + 1) * 10 / 9 + 2, have = (int)(n_train + n_val);
-    if (T > 0 && (n_train < (size_t)T + 1 || n_val < 2))
-        lesson_fail("the text has %d tokens; a context of %d needs at least %d", have, T, least);
+    if (n_train < (size_t)T + 1 || n_val < 2)
+        lesson_fail("the text has %d tokens; a context of %d needs at least %d", (int)(n_train + n_val), T,
+                    (T + 1) * 10 / 9 + 2);
 
     gpt_memory memory = gpt_memory_needed(&c, batch / parts, T, optimizer.kind);
     printf("%s: %s parameters, %d layers, %d heads, %d channels, context %d, vocabulary %d; %s on %d threads\n",
@@ -205,6 +200,6 @@ int main(int argc, char **argv) {
     lesson_save(p, "loss.png"), plot_free(p);
     printf("written: out/08/loss.png, out/08/log.csv, %s\n", path);
     gpt_free(m), ag_free(ag), bpe_free(tokens), gpt_state_free(&state);
-    free(text), free(train), free(val), free(x), free(y), free(tokenizer);
+    free(text), free(train), free(x), free(y), free(tokenizer);
     return lesson_end();
 }

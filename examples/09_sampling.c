@@ -54,9 +54,8 @@ static gpt_model *load_or_train(ag_ctx *ag, bpe *tokens, const char *path) {
     printf("%s is not there (lesson 08 makes it): a small model learns now\n", path);
     unsigned char *text = lesson_data("tinyshakespeare.txt", &bytes);
     bpe_chars(tokens, text, bytes);
-    size_t n = (size_t)bpe_encode(tokens, text, bytes, NULL, 0);
-    int *ids = (int *)lesson_alloc(n, sizeof *ids), x[12 * 64], y[12 * 64];
-    bpe_encode(tokens, text, bytes, ids, n);
+    int *ids = (int *)lesson_alloc(bytes, sizeof *ids), x[12 * 64], y[12 * 64];
+    size_t n = (size_t)bpe_encode(tokens, text, bytes, ids, bytes);
     gpt_config c = gpt_preset("nano-llama");
     c.n_vocab = bpe_vocab_size(tokens);
     gpt_model *m = gpt_new(ag, &c);
@@ -130,11 +129,11 @@ int main(int argc, char **argv) {
     // The distribution after the prompt: fed once, then filtered by each rule.
     gpt_cache *cache = gpt_cache_new(m, 1);
     gpt_feed(cache, start, n_start, NULL, logits), gpt_cache_free(cache);
-    char named[5][16];
-    const char *names[] = {"greedy", "multinomial", "cool 0.5", named[0], named[1], named[2], named[3], named[4]};
-    snprintf(named[0], 16, "hot %.3g", temperature), snprintf(named[1], 16, "top-k %d", top_k);
-    snprintf(named[2], 16, "top-p %.3g", top_p), snprintf(named[3], 16, "min-p %.3g", min_p);
-    snprintf(named[4], 16, "beam %d", beams);
+    static const char *const kinds[] = {"greedy", "multinomial", "cool", "hot", "top-k", "top-p", "min-p", "beam"};
+    const double set[] = {0, 0, 0.5, temperature, top_k, top_p, min_p, beams};
+    char names[8][16];
+    for (int r = 0; r < 8; r++)
+        r < 2 ? snprintf(names[r], 16, "%s", kinds[r]) : snprintf(names[r], 16, "%s %.3g", kinds[r], set[r]);
     gpt_sampling plain = {1, 0, 0, 0, NULL, 0}, rules[7];
     for (int r = 0; r < 7; r++) rules[r] = plain;
     rules[0].temperature = 0, rules[2].temperature = 0.5, rules[3].temperature = temperature;

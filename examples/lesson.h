@@ -537,7 +537,8 @@ LESSON_FN unsigned char *lesson_data(const char *name, size_t *length) {
     static const char *const folders[] = {"examples/data",    "data", "../examples/data", "", "../shared/data",
                                           "../../shared/data"};
     static const char *const scripts[] = {"examples/data/get.sh", "data/get.sh", "../examples/data/get.sh"};
-    const char *mirror = getenv("DATA_MIRROR"), *offline = getenv("LESSON_OFFLINE");
+    const char *mirror = getenv("DATA_MIRROR"), *set = getenv("LESSON_OFFLINE");
+    int offline = set && !strcmp(set, "1");
     const char *why = offline ? "LESSON_OFFLINE=1 forbids to fetch it" : "examples/data/get.sh would fetch it";
     unsigned char *data;
     size_t i;
@@ -551,7 +552,7 @@ LESSON_FN unsigned char *lesson_data(const char *name, size_t *length) {
     // wrote.
     if (strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._") != strlen(name))
         lesson_fail("no data set is called %s", name);
-    for (i = 0; !(offline && !strcmp(offline, "1")) && i < 3; i++) {
+    for (i = 0; !offline && i < 3; i++) {
         char command[LESSONI_PATH];
         FILE *f = fopen(scripts[i], "rb");
         if (!f) continue;

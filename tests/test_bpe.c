@@ -3,6 +3,7 @@
 // Compile: cc -O2 -std=gnu99 tests/test_bpe.c -o build/test_bpe -lm -pthread. Run from the root, where build/ is.
 #define _GNU_SOURCE             // clock_gettime, setrlimit and access under -std=c99
 #include "test.h"
+#include "damage.h"
 #include <pthread.h>
 #include <stdint.h>
 #include <sys/resource.h>
@@ -64,14 +65,6 @@ static uint64_t r_next(void) {      // SplitMix64, as in make_bpe_golden.py
     return z ^ z >> 31;
 }
 static size_t r_below(size_t n) { return (size_t)(r_next() % n); }
-
-// Numbers at which something overflows, and what is no number.
-static const char *const edge_numbers[] = {
-    "0", "1", "2", "259", "2147483647", "2147483648", "4294967295", "4294967296", "1073741824", "1073741825",
-    "4611686018427387904", "9223372036854775807", "9223372036854775808", "18446744073709551612",
-    "18446744073709551615", "18446744073709551616", "-1", "-0", "1.5", "1e3", "0x1", "00", "+1", "", "null",
-    "99999999999999999999999999999999999999"};
-enum { EDGE_NUMBERS = sizeof edge_numbers / sizeof *edge_numbers };
 
 static char *read_all(const char *path, size_t *size) {
     FILE *f = fopen(path, "rb");
@@ -1741,51 +1734,6 @@ static void make_files(void) {
         f_text[i] = i < 300 ? 'a' : (char)(r_below(9) ? (size_t) "the cat sat\n"[r_below(12)] : r_below(256));
 }
 
-// Changes p (n bytes, room for cap): flips, deletions, duplications, splices, boundary values, other numbers.
-static size_t mutate(char *p, size_t n, size_t cap, const char *other, size_t other_n) {
-    static const uint64_t edges[] = {0, 1, 2, 7, 127, 255, 65535, 0x7F800000, 0x7FFFFFFF, 0x80000000u, 0xFFFFFFFFu,
-                                     0x100000000ull, 1ull << 62, (1ull << 63) - 1, 1ull << 63, ~0ull, ~0ull - 3};
-    for (size_t times = 1 + r_below(3); times && n; times--) {
-        size_t at = r_below(n), length = 1 + r_below(r_below(4) ? 12 : 200), k;
-        switch (r_below(10)) {
-        case 0: case 1: p[at] ^= (char)(1 << r_below(8)); break;
-        case 2: p[at] = (char)r_below(256); break;
-        case 3:                                         // delete
-            if (length > n - at) length = n - at;
-            memmove(p + at, p + at + length, n - at - length), n -= length;
-            break;
-        case 4:                                         // duplicate
-            if (length > n - at) length = n - at;
-            if (n + length > cap) break;
-            memmove(p + at + length, p + at, n - at), n += length;
-            break;
-        case 5:                                         // splice: a part of another file
-            k = r_below(other_n);
-            if (length > other_n - k) length = other_n - k;
-            if (n + length > cap) break;
-            memmove(p + at + length, p + at, n - at), memcpy(p + at, other + k, length), n += length;
-            break;
-        case 6:                                         // a boundary value in four or eight bytes
-            k = r_below(2) ? 4 : 8;
-            if (at + k > n) break;
-            for (uint64_t v = edges[r_below(sizeof edges / sizeof *edges)], i = 0; i < k; i++, v >>= 8)
-                p[at + i] = (char)v;
-            break;
-        case 7: if (r_below(4) == 0) n = at; break;     // cut off
-        case 8: p[at] = "0123456789\"{}[],:\\u- \n=A"[r_below(24)]; break;
-        default: {                                      // a number of the text becomes another
-            const char *number = edge_numbers[r_below(EDGE_NUMBERS)];
-            size_t size = strlen(number), end;
-            while (at < n && (p[at] < '0' || p[at] > '9')) at++;
-            for (end = at; end < n && p[end] >= '0' && p[end] <= '9';) end++;
-            if (at == n || n - (end - at) + size > cap) break;
-            memmove(p + at + size, p + end, n - end), memcpy(p + at, number, size);
-            n = n - (end - at) + size;
-        } }
-    }
-    return n;
-}
-
 // Damaged files of every kind: each is refused with a message, or makes a tokenizer that works; and none makes a
 // loader take more than 8 times the file and a megabyte.
 static void random_damage(void) {
@@ -1801,7 +1749,7 @@ static void random_damage(void) {
             int other = (i + 1 + round % (PARSERS - 1)) % PARSERS, status = 0;
             r_state = (uint64_t)i << 32 | (uint64_t)round;      // a counter: round n is the same in every run
             memcpy(text, seed[i], size[i]);
-            size_t n = mutate(text, size[i], sizeof text - 200, seed[other], size[other]), total = n;
+            size_t n = mutate(text, size[i], sizeof text - 200, size[i], seed[other], size[other], r_below), total = n;
             char *head = (char *)memchr(text, '\n', n);
             if (i == 5 && head && r_below(4)) {                 // behind a correct checksum
                 char line[96];

@@ -16,6 +16,7 @@ static const gpt_io *hook_io(void);
 #define GPT_IMPLEMENTATION
 #include "../gpt.h"                             // the rest
 #include "test.h"
+#include "damage.h"
 #if !defined(_WIN32)
 #include <signal.h>
 #include <sys/resource.h>
@@ -721,12 +722,6 @@ static void llama2c_files(void) {
 }
 
 // Every number of a header, in turn, is each of the numbers at which something overflows.
-static const char *const edge_numbers[] = {
-    "0", "1", "2", "2147483647", "2147483648", "4294967295", "4294967296", "1073741824", "1073741825",
-    "4611686018427387904", "9223372036854775807", "9223372036854775808", "18446744073709551612",
-    "18446744073709551615", "18446744073709551616", "-1", "-0", "1.5", "1e3", "0x1", "00", "+1", "", "null", "\"1\"",
-    "99999999999999999999999999999999999999" };
-enum { EDGE_NUMBERS = sizeof edge_numbers / sizeof *edge_numbers };
 static void edge_numbers_in_headers(void) {
     ag_ctx *ag = context(1);
     memset(&made, 0, sizeof made);
@@ -900,51 +895,6 @@ static void hostile_checkpoints(void) {
 static ag_rng damage;                                   // counter-based: round i of a seed is always the same
 static size_t below(size_t n) { return n ? (size_t)(ag_rng_u32(&damage) % n) : 0; }
 
-// Changes p (n bytes, room for cap) near the front (head bytes) most of the time. Returns the new length.
-static size_t mutate(unsigned char *p, size_t n, size_t cap, size_t head, const unsigned char *other, size_t other_n) {
-    static const uint64_t edges[] = { 0, 1, 2, 7, 127, 255, 65535, 0x7FFFFFFF, 0x80000000u, 0xFFFFFFFFu, 0x100000000ull,
-                                      1ull << 62, (1ull << 63) - 1, 1ull << 63, ~0ull, ~0ull - 3 };
-    for (size_t times = 1 + below(3); times && n; times--) {
-        size_t area = below(8) && head < n ? head : n, at = below(area), length = 1 + below(below(4) ? 12 : 200), k;
-        switch (below(9)) {
-        case 0: p[at] ^= (unsigned char)(1u << below(8)); break;
-        case 1: p[at] = (unsigned char)ag_rng_u32(&damage); break;
-        case 2:                                         // delete
-            if (length > n - at) length = n - at;
-            memmove(p + at, p + at + length, n - at - length), n -= length;
-            break;
-        case 3:                                         // duplicate
-            if (length > n - at) length = n - at;
-            if (n + length > cap) break;
-            memmove(p + at + length, p + at, n - at), n += length;
-            break;
-        case 4:                                         // splice: a part of another file
-            k = below(other_n);
-            if (length > other_n - k) length = other_n - k;
-            if (n + length > cap) break;
-            memmove(p + at + length, p + at, n - at), memcpy(p + at, other + k, length), n += length;
-            break;
-        case 5:                                         // a boundary value in four or eight bytes
-            k = below(2) ? 4 : 8, at -= below(4) ? at % 4 : 0;
-            if (at + k > n) break;
-            for (uint64_t v = edges[below(sizeof edges / sizeof *edges)], i = 0; i < k; i++, v >>= 8)
-                p[at + i] = (unsigned char)v;
-            break;
-        case 6: if (below(4) == 0) n = at; break;       // cut off
-        case 7: p[at] = (unsigned char)"0123456789\"{}[],:\\u-"[below(20)]; break;
-        default: {                                      // a number of the text becomes another
-            const char *number = edge_numbers[below(EDGE_NUMBERS)];
-            size_t size = strlen(number), end;
-            while (at < area && (p[at] < '0' || p[at] > '9')) at++;
-            for (end = at; end < area && p[end] >= '0' && p[end] <= '9';) end++;
-            if (at == area || n - (end - at) + size > cap) break;
-            memmove(p + at + size, p + end, n - end), memcpy(p + at, number, size);
-            n = n - (end - at) + size;
-        } }
-    }
-    return n;
-}
-
 static ag_ctx *fuzz_context(void) {                     // the arenas' first chunks are not what a file takes
     ag_ctx *ag = context(1);
     CHECK(ag_param(ag, 4) != NULL && ag_state_at(ag, 4, AG_END, AG_END, AG_END, AG_END) != NULL);
@@ -977,7 +927,7 @@ static void random_damage(void) {
             damage.key = (uint64_t)i << 32 | (uint64_t)round, damage.counter = 0;
             if (i < 3) memcpy(&head, seed[i], 8), head += 8;
             memcpy(p, seed[i], size[i]);
-            size_t n = mutate(p, size[i], size[i] + 4096, (size_t)head, seed[other], size[other]);
+            size_t n = mutate((char *)p, size[i], size[i] + 4096, (size_t)head, (char *)seed[other], size[other], below);
             size_t grown = (size_t)head - 8 + n - size[i];      // if all of the change was in the header
             if (i < 2 && below(4)) repair(p, n, n >= size[i] || head - 8 > size[i] - n ? grown : (size_t)head - 8);
             else if (i == 2 && below(4) && n >= 8)
