@@ -74,7 +74,8 @@ SECURITY   Loaders treat every file as hostile: lengths, overlaps, checksums and
 taken for them, and nothing in a file is ever executed. A valid file may still hold a model larger than your machine.
 
 READING ORDER   GPT_PARAMS_TOP below is the whole model on one page; then chapter 2, the forward pass; chapter 3,
-learning; chapter 4, generation; chapter 1 and 5 when you want to know how models are made, saved and loaded.
+learning; chapter 4, generation; chapter 5, conversations and what reinforcement learning needs; chapters 1 and 6 when
+you want to know how models are made, saved and loaded.
 Licence: MIT, at the end.
 */
 #ifndef GPT_H
@@ -107,8 +108,12 @@ typedef struct gpt_config {
     int tied;                       // 1: the head is the embedding table; 0: it has a matrix of its own
     int bias;                       // gpt2 shape: 1 is GPT-2 itself, 0 leaves out the biases of linear layers and norms
     int qk_norm;                    // llama shape: RMSNorm on each query and key head
+    int scalar;                     // 1: a scalar head as well, for rewards or values: gpt_scalar
+    int lora_rank;                  // rank of the adapters beside the blocks' matrices; 0: there are none. With them only
+                                    // they and the scalar head are trained (Hu et al. 2021, "LoRA")
     double rope_theta, norm_eps;
     double dropout;                 // after the embedding and each residual projection, while training
+    double lora_alpha;              // adapters count lora_alpha / lora_rank times
 } gpt_config;
 
 // "nano", "baby", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl" (gpt2 shape), "nano-llama", "small" (llama shape). The
@@ -145,6 +150,7 @@ gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_ki
 // can be exchanged), name in the llama shape, rows, columns (0: a vector), standard deviation at the start (GPT-2's:
 // 0.02, and 0.02/sqrt(2L) for what adds to the residual stream; ONES; 0), group. Q = (NH+2*NKV)*hs: queries, keys and
 // values side by side; U: columns of the up projection, H, or gate and up side by side, 2H; llama: 1 in that shape.
+// Adapters stand at the end of a block: R is their rank, lora_a (in,R) starts random, lora_b (R,out) at 0.
 #define GPT_PARAMS_TOP(X) \
     X(wte,      1,                "wte.weight",  "wte.weight",  V, C, 0.02, GPT_GROUP_OTHER) \
     X(wpe,      !llama,           "wpe.weight",  "",            T, C, 0.02, GPT_GROUP_OTHER)
@@ -162,11 +168,21 @@ gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_ki
     X(up,       1,                "mlp.c_fc.weight",    "mlp.gate_up.weight", C,  U, 0.02, GPT_GROUP_MATRIX) \
     X(up_b,     !llama && c->bias, "mlp.c_fc.bias",     "",                   U,  0, 0,    GPT_GROUP_OTHER) \
     X(down,     1,                "mlp.c_proj.weight",  "mlp.down.weight",    H,  C, RESIDUAL, GPT_GROUP_MATRIX) \
-    X(down_b,   !llama && c->bias, "mlp.c_proj.bias",   "",                   C,  0, 0,    GPT_GROUP_OTHER)
+    X(down_b,   !llama && c->bias, "mlp.c_proj.bias",   "",                   C,  0, 0,    GPT_GROUP_OTHER) \
+    X(qkv_a,    R, "attn.c_attn.lora_a", "attn.qkv.lora_a",    C, R, 1 / sqrt(1.0 * C), GPT_GROUP_OTHER) \
+    X(qkv_z,    R, "attn.c_attn.lora_b", "attn.qkv.lora_b",    R, Q, 0, GPT_GROUP_OTHER) \
+    X(proj_a,   R, "attn.c_proj.lora_a", "attn.proj.lora_a",   C, R, 1 / sqrt(1.0 * C), GPT_GROUP_OTHER) \
+    X(proj_z,   R, "attn.c_proj.lora_b", "attn.proj.lora_b",   R, C, 0, GPT_GROUP_OTHER) \
+    X(up_a,     R, "mlp.c_fc.lora_a",    "mlp.gate_up.lora_a", C, R, 1 / sqrt(1.0 * C), GPT_GROUP_OTHER) \
+    X(up_z,     R, "mlp.c_fc.lora_b",    "mlp.gate_up.lora_b", R, U, 0, GPT_GROUP_OTHER) \
+    X(down_a,   R, "mlp.c_proj.lora_a",  "mlp.down.lora_a",    H, R, 1 / sqrt(1.0 * H), GPT_GROUP_OTHER) \
+    X(down_z,   R, "mlp.c_proj.lora_b",  "mlp.down.lora_b",    R, C, 0, GPT_GROUP_OTHER)
 #define GPT_PARAMS_END(X) \
     X(norm_f,   1,                "ln_f.weight", "norm_f.weight", C, 0, ONES, GPT_GROUP_OTHER) \
     X(norm_f_b, !llama && c->bias, "ln_f.bias",  "",              C, 0, 0,    GPT_GROUP_OTHER) \
-    X(head,     !c->tied,         "head.weight", "head.weight",   C, V, 0.02, GPT_GROUP_OTHER)
+    X(head,     !c->tied,         "head.weight", "head.weight",   C, V, 0.02, GPT_GROUP_OTHER) \
+    X(score,    c->scalar,        "scalar.weight", "scalar.weight", C, 1, 0,  GPT_GROUP_OTHER) \
+    X(score_b,  c->scalar,        "scalar.bias", "scalar.bias",   1, 0, 0,    GPT_GROUP_OTHER)
 
 #define GPT_FIELD(field, exists, gpt2_name, llama_name, rows, cols, std, group) ag_tensor *field;
 typedef struct gpt_layer { GPT_PARAMS_LAYER(GPT_FIELD) } gpt_layer;      // NULL where a parameter does not exist
@@ -192,6 +208,7 @@ ag_tensor *gpt_forward(gpt_model *m, const int *ids, int B, int T);
 // NULL: row b is right-padded after len[b] positions, and the others have the same bits with or without the padding.
 ag_tensor *gpt_trunk(gpt_model *m, const int *ids, int B, int T, const int *len);
 ag_tensor *gpt_head(gpt_model *m, ag_tensor *x);                    // (...,C) -> (...,V)
+ag_tensor *gpt_scalar(gpt_model *m, ag_tensor *x);                  // (B,T,C) -> (B,T), (n,C) -> (n): config.scalar
 // Dropout on (1) or off (0); returns the old setting. New and resumed models train, loaded ones do not; gpt_eval and
 // generation never drop. Attention weights have no dropout: there is no (T,T) matrix that it could be applied to.
 int        gpt_train(gpt_model *m, int on);
@@ -278,6 +295,62 @@ int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *co
 int gpt_beam(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int beams, double length_power, int *out,
              int cap, int *n_out, double *scores);
 
+// ---- after pretraining ----------------------------------------------------------------------------------------------
+// m again, as a new model in ctx (m's own, or another) with configuration c, which may differ from m's in these fields:
+//   n_vocab     larger: each new token begins as the mean of the old ones (a tied row of zeros would give it the score
+//               0, above most others)
+//   scalar      1: a scalar head, all zeros at first; 0: without
+//   lora_rank   a new rank: adapters that change nothing yet; 0: what adapters have learned goes into the matrices
+//   dropout, lora_alpha (together with a new rank), name
+// NULL for c is a plain copy. The optimizer starts fresh. NULL: an error, which names what c must not change.
+gpt_model *gpt_adapt(ag_ctx *ctx, gpt_model *m, const gpt_config *c);
+gpt_model *gpt_grow(ag_ctx *ctx, gpt_model *m, int n_vocab);        // gpt_adapt to so many tokens
+void       gpt_freeze(gpt_model *m);                                // no parameter of m learns: a reference
+
+// Texts of different lengths stand in one array: ids (B,T), row b right-padded after len[b] tokens. mask (B,T) says
+// which tokens count (NULL: all). targets (B,T): at position t what the model should say next, ids[b,t+1]; AG_IGNORE
+// where that token does not count or is padding. The loss of fine-tuning is ag_cross_entropy with these.
+void       gpt_targets(const int *ids, const unsigned char *mask, int B, int T, const int *len, int *targets);
+// At position t the log-probability of token t+1, with gradient, and 0 where that token does not count: (B,T).
+ag_tensor *gpt_logprobs(gpt_model *m, const int *ids, const unsigned char *mask, int B, int T, const int *len);
+// gpt_generate_batch, and the log-probability of each new token: logprobs (B,cap). The model's own, before temperature
+// and filters, and to the last bit what gpt_logprobs says of the finished text: so PPO's first ratio is exactly 1.
+int        gpt_rollout(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n, int *out,
+                       int cap, int *n_out, ag_real *logprobs);
+
+// ---- conversations --------------------------------------------------------------------------------------------------
+// A language model only continues a text. It becomes a partner in conversation when the text says who speaks, by
+// special tokens in an order that is a mere convention, a template. The one that it was trained with is the one to use.
+enum { GPT_SYSTEM, GPT_USER, GPT_ASSISTANT, GPT_TOOL, GPT_ROLES };
+typedef struct gpt_message {
+    int role;                       // GPT_USER, ...
+    const char *text;               // what is said; ends in 0
+    int trusted;                    // 1: "<|...|>" in text are special tokens. Only for text that your program wrote:
+} gpt_message;                      // never for what a user, a file or a tool said, or they could speak for others
+typedef struct gpt_template {
+    const char *name;
+    const char *begin, *between, *end, *after;  // <begin>role<between>text<end><after>; "%s" in begin is the role's name
+} gpt_template;
+// "im": <|im_start|>user\nHello<|im_end|>\n     "sep": <|im_start|>user<|im_sep|>Hello<|im_end|>
+// "tags": <|user|>\nHello<|end|>\n               NULL: no such template
+const gpt_template *gpt_template_find(const char *name);
+// The reader's tokenizer. encode: text to at most cap ids, returns the number wanted, as snprintf; never a special token,
+// whatever the text. special: the id of a special token, or negative. piece: the bytes of an id.
+typedef struct gpt_text {
+    void *tokenizer;
+    long (*encode)(void *tokenizer, const char *text, size_t n, int *ids, size_t cap);
+    int (*special)(void *tokenizer, const char *name);
+    const char *(*piece)(void *tokenizer, int id, size_t *n);
+} gpt_text;
+// n messages -> ids and mask (cap each), which is 1 for what the assistant said and for the <end> after it, which it has
+// to learn to say, and 0 for all else. reply 1: ends with the beginning of the assistant's next message. Returns the
+// number of tokens, which may be more than cap, or -1.
+long   gpt_chat(ag_ctx *ctx, const gpt_template *t, const gpt_text *by, const gpt_message *messages, int n, int reply,
+                int *ids, unsigned char *mask, size_t cap);
+// The tokens as text for a terminal, those with mask 1 in green, the others in grey. Writes at most cap bytes with the
+// final 0, returns how many the whole text has.
+size_t gpt_show_mask(const gpt_text *by, const int *ids, const unsigned char *mask, size_t n, char *out, size_t cap);
+
 // ---- files ----------------------------------------------------------------------------------------------------------
 // A checkpoint is one safetensors file: weights under their names, the optimizer's moments as "optim.m/NAME" and
 // "optim.v/NAME", its step counts as "optim.steps", the tokenizer's bytes as "tokenizer"; the rest in __metadata__.
@@ -348,6 +421,14 @@ gpt_cache *gpt_cache_at(gpt_cache *k, const char *file, int line);
 #define gpt_cache_copy(k, to, from) gpt_cache_copy(GPT_CACHE_AT(k), to, from)
 #define gpt_feed(k, ids, T, len, logits) gpt_feed(GPT_CACHE_AT(k), ids, T, len, logits)
 #define gpt_generate(m, s, prompt, n, out, cap, each, user) gpt_generate(GPT_AT(m), s, prompt, n, out, cap, each, user)
+#define gpt_adapt(ctx, m, c) gpt_adapt(AG_CTX_AT(ctx), m, c)
+#define gpt_grow(ctx, m, n_vocab) gpt_grow(AG_CTX_AT(ctx), m, n_vocab)
+#define gpt_scalar(m, x) gpt_scalar(GPT_AT(m), x)
+#define gpt_logprobs(m, ids, mask, B, T, len) gpt_logprobs(GPT_AT(m), ids, mask, B, T, len)
+#define gpt_rollout(m, s, B, prompts, n, out, cap, n_out, logprobs) \
+    gpt_rollout(GPT_AT(m), s, B, prompts, n, out, cap, n_out, logprobs)
+#define gpt_chat(ctx, t, by, messages, n, reply, ids, mask, cap) \
+    gpt_chat(AG_CTX_AT(ctx), t, by, messages, n, reply, ids, mask, cap)
 #define gpt_generate_batch(m, s, B, prompts, n, out, cap, n_out, each, user) \
     gpt_generate_batch(GPT_AT(m), s, B, prompts, n, out, cap, n_out, each, user)
 #define gpt_beam(m, s, prompt, n, beams, length_power, out, cap, n_out, scores) \
@@ -443,8 +524,9 @@ gpt_config gpt_preset(const char *name) {
 // Every whole number of a configuration, with its limits: checking, saving and loading expand from here.
 #define GPTI_CONFIG_INTS(X) \
     X(shape, 0, 1) X(n_layer, 1, 4096) X(n_head, 1, 65536) X(n_kv_head, 1, 65536) X(n_embd, 1, 1 << 20) \
-    X(n_ctx, 1, 1 << 24) X(n_vocab, 1, 1 << 24) X(n_hidden, 1, 1 << 24) X(tied, 0, 1) X(bias, 0, 1) X(qk_norm, 0, 1)
-#define GPTI_CONFIG_REALS(X) X(rope_theta) X(norm_eps) X(dropout)
+    X(n_ctx, 1, 1 << 24) X(n_vocab, 1, 1 << 24) X(n_hidden, 1, 1 << 24) X(tied, 0, 1) X(bias, 0, 1) X(qk_norm, 0, 1) \
+    X(scalar, 0, 1) X(lora_rank, 0, 1 << 16)
+#define GPTI_CONFIG_REALS(X) X(rope_theta) X(norm_eps) X(dropout) X(lora_alpha)
 
 // 0, or -1 and the reason: what a model cannot have, and what would overflow further down. Nothing is allocated before.
 static int gpti_check(const gpt_config *c, char *why, size_t size) {
@@ -481,6 +563,9 @@ static int gpti_check(const gpt_config *c, char *why, size_t size) {
         snprintf(why, size, "dropout is %g, wanted 0 <= dropout < 1", c->dropout);
     } else if (c->shape == GPT_SHAPE_LLAMA && !(c->rope_theta >= 1 && c->rope_theta <= 1e12)) {
         snprintf(why, size, "rope_theta is %g, wanted 1 to 1e12", c->rope_theta);
+    } else if (c->lora_rank && !(c->lora_alpha > 0 && c->lora_alpha <= 1e6)) {
+        snprintf(why, size, "lora_alpha is %g, wanted more than 0 and at most 1e6: twice lora_rank is common",
+                 c->lora_alpha);
     } else {
         for (int i = 0; gpt_param_at(c, i, &p); i++) total += (double)p.count;
         if (total < (double)(SIZE_MAX / 16 / sizeof(ag_real))) return 0;
@@ -490,11 +575,18 @@ static int gpti_check(const gpt_config *c, char *why, size_t size) {
     return -1;
 }
 
+static int gpti_same(const gpt_config *a, const gpt_config *b) {       // all that decides the meaning of the weights
+#define GPTI_SAME(field, low, high) if (a->field != b->field) return 0;
+    GPTI_CONFIG_INTS(GPTI_SAME)
+#undef GPTI_SAME
+    return a->norm_eps == b->norm_eps && (a->shape == GPT_SHAPE_GPT2 || a->rope_theta == b->rope_theta);
+}
+
 // ---- the list of parameters, read in order --------------------------------------------------------------------------
 // Parameter i: what it is, and (if m is given) where the model keeps it. 0 past the last.
 static int gpti_param(const gpt_config *c, gpt_model *m, int i, gpt_param *p, ag_tensor ***field) {
     const int llama = c->shape == GPT_SHAPE_LLAMA, V = c->n_vocab, T = c->n_ctx, C = c->n_embd, H = c->n_hidden;
-    const int hs = C / c->n_head, Q = (c->n_head + 2 * c->n_kv_head) * hs, U = llama ? 2 * H : H;
+    const int hs = C / c->n_head, Q = (c->n_head + 2 * c->n_kv_head) * hs, U = llama ? 2 * H : H, R = c->lora_rank;
     // 2L matrices add to the residual stream; if each adds 1/sqrt(2L) of a usual amount, the sum keeps its size.
     const double ONES = -1, RESIDUAL = 0.02 / sqrt(2.0 * c->n_layer);
     int at = 0, per_layer = 0, layer = -1;
@@ -616,6 +708,11 @@ void gpt_free(gpt_model *m) {
     GPT_FREE(m);
 }
 
+// With adapters the model itself stands still: they learn, and a scalar head, which nobody has trained before.
+static int gpti_trained(const gpt_config *c, const gpt_param *p) {
+    return !c->lora_rank || strstr(p->label, "lora_") || !strncmp(p->label, "scalar.", 7);
+}
+
 // random 0: the weights will come from a file, and drawing millions of numbers before that would take its time.
 static gpt_model *gpti_new(ag_ctx *ctx, const gpt_config *c, int random) {
     gpt_model *m = (gpt_model *)gpti_alloc(ctx, 1, sizeof *m);
@@ -634,6 +731,7 @@ static gpt_model *gpti_new(ag_ctx *ctx, const gpt_config *c, int random) {
         ag_tensor *t = *field = ag_param_at(ctx, p.rows, p.cols ? p.cols : AG_END, AG_END, AG_END, AG_END);
         if (!t) { gpt_free(m); return NULL; }
         t->decay = p.decay, t->group = p.group;
+        ag_trainable(t, gpti_trained(c, &p));
         ag_name(t, p.label);
         if (p.std < 0) ag_fill(t, 1);
         else if (p.std > 0 && random) ag_randn(t, (ag_real)p.std);
@@ -675,10 +773,11 @@ gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_ki
         int muon = optimizer_kind == GPT_MUON && p.group == GPT_GROUP_MATRIX;
         double small = p.rows < p.cols ? p.rows : p.cols, scratch = 3 * (double)p.count + 2 * small * small;
         m.params += p.count * sizeof(ag_real);
+        if (!gpti_trained(c, &p)) continue;
+        m.grads += p.count * sizeof(ag_real);
         m.optimizer += p.count * sizeof(ag_real) * (muon ? 1 : 2);
         if (muon && scratch > matrix) matrix = scratch;
     }
-    m.grads = m.params;
     // A block: two norms with their statistics, qkv, attention with the logarithm of its sums, projection, sum; up,
     // what follows it, down, sum.
     tape = L * (N * (7 * C + 4) + N * Q + N * c->n_head + N * (U + H));
@@ -686,6 +785,7 @@ gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_ki
     tape += N * C + (llama ? 0 : N * C + (double)T * C) + N * (C + 2);  // embeddings and their sum, last norm
     tape += N * V + 5 * N;                                              // scores, loss
     if (c->dropout > 0) tape += (2 * L + 1) * N * C;
+    if (c->lora_rank) tape += L * N * (4.0 * c->lora_rank + 3 * (Q + C + U + C));
     grads = 3 * N * C + (llama ? 2 : 1) * N * Q + N * U + N * H + N * V + (llama ? 0 : (double)T * C) + 3 * N;
     // A tensor does not cross from one chunk of the arena into the next: about a twentieth stays empty at their ends.
     m.activations = (size_t)(1.05 * (tape + grads + matrix) * sizeof(ag_real));
@@ -700,6 +800,15 @@ gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_ki
 // The residual stream x (B,T,C) runs through the model; each block reads a normalised copy of it and adds to it, twice:
 // attention moves information between positions, the MLP works on each position alone. Norms stand before what they
 // feed ("pre-norm"), as in GPT-2. There is no backward pass here: the ops know theirs.
+
+// y = x W + bias, and with an adapter + alpha/R (x A) Z: what fine-tuning adds to a matrix has a low rank, so that two
+// narrow matrices can say it (Hu et al. 2021). At first Z is 0 and nothing has changed.
+static ag_tensor *gpti_linear(const gpt_config *c, ag_tensor *x, ag_tensor *w, ag_tensor *bias, ag_tensor *a,
+                              ag_tensor *z) {
+    ag_tensor *y = ag_linear(x, w, bias);
+    if (!a) return y;
+    return ag_add(y, ag_scale(ag_linear(ag_linear(x, a, NULL), z, NULL), c->lora_alpha / c->lora_rank));
+}
 
 // Rows that begin at start[b] and read older keys from kv (L); or start NULL, kv NULL: everything is in ids.
 static ag_tensor *gpti_trunk(gpt_model *m, const int *ids, int B, int T, const int *start, const int *len, ag_kv *kv,
@@ -716,16 +825,16 @@ static ag_tensor *gpti_trunk(gpt_model *m, const int *ids, int B, int T, const i
     for (int i = 0; i < c->n_layer; i++) {
         const gpt_layer *l = &m->layer[i];
         ag_tensor *h = llama ? ag_rmsnorm(x, l->norm_1, eps) : ag_layernorm(x, l->norm_1, l->norm_1_b, eps);
-        h = ag_linear(h, l->qkv, l->qkv_b);                                             // (B,T,(NH+2*NKV)*hs)
+        h = gpti_linear(c, h, l->qkv, l->qkv_b, l->qkv_a, l->qkv_z);                    // (B,T,(NH+2*NKV)*hs)
         if (llama && c->qk_norm)
             h = ag_qk_norm_rope(h, l->q_norm, l->k_norm, c->n_head, c->n_kv_head, start, c->rope_theta, eps);
         else if (llama) h = ag_rope(h, hs, c->n_head + c->n_kv_head, start, c->rope_theta);
         h = ag_attention(h, c->n_head, c->n_kv_head, kv ? &kv[i] : NULL, start, len);   // (B,T,C)
-        x = ag_add(x, ag_dropout(ag_linear(h, l->proj, l->proj_b), drop));
+        x = ag_add(x, ag_dropout(gpti_linear(c, h, l->proj, l->proj_b, l->proj_a, l->proj_z), drop));
         h = llama ? ag_rmsnorm(x, l->norm_2, eps) : ag_layernorm(x, l->norm_2, l->norm_2_b, eps);
-        h = ag_linear(h, l->up, l->up_b);                                               // (B,T,H), llama (B,T,2H)
+        h = gpti_linear(c, h, l->up, l->up_b, l->up_a, l->up_z);                        // (B,T,H), llama (B,T,2H)
         h = llama ? ag_swiglu(h) : ag_gelu(h);                                          // (B,T,H)
-        x = ag_add(x, ag_dropout(ag_linear(h, l->down, l->down_b), drop));
+        x = ag_add(x, ag_dropout(gpti_linear(c, h, l->down, l->down_b, l->down_a, l->down_z), drop));
     }
     return llama ? ag_rmsnorm(x, m->norm_f, eps) : ag_layernorm(x, m->norm_f, m->norm_f_b, eps);
 }
@@ -762,6 +871,16 @@ ag_tensor *gpt_trunk(gpt_model *m, const int *ids, int B, int T, const int *len)
 ag_tensor *gpt_head(gpt_model *m, ag_tensor *x) {
     if (!m || !x) return NULL;
     return m->head ? ag_linear(x, m->head, NULL) : ag_matmul_t(x, m->wte);
+}
+
+ag_tensor *gpt_scalar(gpt_model *m, ag_tensor *x) {
+    if (!m || !x) return NULL;
+    if (!m->score) {
+        ag_fail(m->ctx, "gpt_scalar: the model has no scalar head: gpt_adapt it to a configuration with scalar = 1");
+        return NULL;
+    }
+    ag_tensor *y = ag_linear(x, m->score, m->score_b);                                  // (B,T,1)
+    return y ? ag_reshape_to(y, x->shape[0], x->ndim > 2 ? x->shape[1] : AG_END, AG_END, AG_END, AG_END) : NULL;
 }
 
 ag_tensor *gpt_forward(gpt_model *m, const int *ids, int B, int T) {
@@ -1205,7 +1324,12 @@ int gpt_feed(gpt_cache *k, const int *ids, int T, const int *len, ag_real *logit
 // cache, so the shorter ones just begin to generate earlier; rows that have ended are fed nothing.
 // When the context is full, positions have to move, and with them all keys that were rotated or that carry a learned
 // position: what is kept is computed again. Keeping half makes that rare: T/2 tokens are generated for T/2 fed again.
-typedef struct gpti_batch { ag_rng *rng; ag_real *logits; int *ids, *len, *done; gpt_cache *cache; } gpti_batch;
+typedef struct gpti_batch {
+    ag_rng *rng;
+    ag_real *logits, *logprobs;     // (B,V); (B,cap) or NULL
+    int *ids, *len, *done;
+    gpt_cache *cache;
+} gpti_batch;
 
 // Token i of row b's text: prompt, then output.
 static int gpti_token(const int *prompt, int n, const int *out, int i) { return i < n ? prompt[i] : out[i - n]; }
@@ -1213,6 +1337,16 @@ static int gpti_token(const int *prompt, int n, const int *out, int i) { return 
 static int gpti_is_stop(const gpt_sampling *s, int id) {
     for (int i = 0; s && i < s->n_stop; i++) if (s->stop[i] == id) return 1;
     return 0;
+}
+
+// log softmax(logits)[id], by the op that training uses: the same bits.
+static int gpti_logprob(gpt_model *m, const ag_real *logits, int id, ag_real *logprob) {
+    ag_mark_at mark = ag_mark(m->ctx);
+    int recorded = ag_no_grad(m->ctx, 1);
+    ag_get(ag_neg(ag_nll(ag_input_at(m->ctx, logits, 1, m->config.n_vocab, AG_END, AG_END, AG_END), &id)), logprob);
+    ag_no_grad(m->ctx, recorded);
+    ag_rewind(m->ctx, mark);
+    return ag_error(m->ctx) ? -1 : 0;
 }
 
 static int gpti_generate(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n, int *out,
@@ -1239,7 +1373,9 @@ static int gpti_generate(gpt_model *m, const gpt_sampling *s, int B, const int *
             if (w->done[b]) continue;
             int id = gpt_sample(m, s, w->logits + (size_t)b * (size_t)V, &w->rng[b]);
             if (id < 0) return -1;
-            out[(size_t)b * (size_t)cap + (size_t)n_out[b]++] = id;
+            size_t at = (size_t)b * (size_t)cap + (size_t)n_out[b]++;
+            out[at] = id;
+            if (w->logprobs && gpti_logprob(m, w->logits + (size_t)b * (size_t)V, id, &w->logprobs[at])) return -1;
             if (each && each(user, b, id)) w->done[b] = 1;
             w->len[b] = 1;
             if (w->done[b] || n_out[b] >= cap || gpti_is_stop(s, id)) w->done[b] = 1, w->len[b] = 0, left--;
@@ -1254,8 +1390,8 @@ static int gpti_generate(gpt_model *m, const gpt_sampling *s, int B, const int *
     return 0;
 }
 
-int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n, int *out,
-                       int cap, int *n_out, gpt_each each, void *user) {
+static int gpti_generate_all(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n,
+                             int *out, int cap, int *n_out, gpt_each each, void *user, ag_real *logprobs) {
     gpti_batch w;
     int bad, T;
     if (!m || ag_error(m->ctx) || gpti_sampling_ok(m, s)) return -1;
@@ -1263,6 +1399,10 @@ int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *co
     if (!prompts || !n || !n_out || (cap && !out))
         return ag_fail(m->ctx, "gpt_generate: %s is NULL: pass an array", !prompts ? "prompts" : !n ? "n"
                        : !n_out ? "n_out" : "out");
+    for (int b = 0; logprobs && b < B; b++)
+        if (n[b] > T || cap > T + 1 - n[b])
+            return ag_fail(m->ctx, "gpt_rollout: a prompt of %d tokens and %d new ones exceed the context of %d: shorten "
+                           "one of them", n[b], cap, T);
     if (B < 1 || cap < 0)
         return ag_fail(m->ctx, "gpt_generate: %d rows of up to %d tokens: wanted at least 1 row and no less than 0 "
                        "tokens", B, cap);
@@ -1276,6 +1416,7 @@ int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *co
                                m->config.n_vocab, m->config.n_vocab - 1);
     }
     memset(&w, 0, sizeof w);
+    w.logprobs = logprobs;
     for (int b = 0; b < B; b++) n_out[b] = 0;
     if (cap == 0) return 0;
     w.cache = gpt_cache_new(m, B);
@@ -1289,6 +1430,16 @@ int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *co
     if (w.ids) GPT_FREE(w.ids);
     gpt_cache_free(w.cache);
     return bad ? -1 : 0;
+}
+
+int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n, int *out,
+                       int cap, int *n_out, gpt_each each, void *user) {
+    return gpti_generate_all(m, s, B, prompts, n, out, cap, n_out, each, user, NULL);
+}
+
+int gpt_rollout(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n, int *out, int cap,
+                int *n_out, ag_real *logprobs) {
+    return gpti_generate_all(m, s, B, prompts, n, out, cap, n_out, NULL, NULL, logprobs);
 }
 
 int gpt_generate(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int *out, int cap, gpt_each each,
@@ -1403,7 +1554,225 @@ int gpt_beam(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int 
 }
 
 // ====================================================================================================================
-// Chapter 5: files
+// Chapter 5: after pretraining
+// ====================================================================================================================
+// What fine-tuning, reward models and reinforcement learning need besides: models made from models, the probability of
+// a given text, and conversations. The losses themselves are formulas, and stand in the lessons.
+
+// ---- models from models ---------------------------------------------------------------------------------------------
+// Values of the old tensor into the new one. Tokens are rows of the embedding (V,C) and columns of the head (C,V); those
+// that are new get the mean of the old ones: equally near to all, as befits something never seen.
+static int gpti_adapt_values(ag_tensor *to, const ag_tensor *from, ag_real *old, ag_real *values) {
+    const size_t rows = (size_t)from->shape[0], cols = from->count / (rows ? rows : 1), more = (size_t)to->shape[1];
+    if (ag_get(from, old)) return -1;
+    if (to->count == from->count) return ag_set(to, old);
+    if (more == cols || to->ndim == 1) {
+        memcpy(values, old, from->count * sizeof *old);
+        for (size_t j = 0; j < cols; j++) {
+            double sum = 0;
+            for (size_t i = 0; i < rows; i++) sum += old[i * cols + j];
+            for (size_t i = rows; i < (size_t)to->shape[0]; i++) values[i * cols + j] = (ag_real)(sum / (double)rows);
+        }
+        return ag_set(to, values);
+    }
+    for (size_t i = 0; i < rows; i++) {
+        double sum = 0;
+        for (size_t j = 0; j < cols; j++) values[i * more + j] = old[i * cols + j], sum += old[i * cols + j];
+        for (size_t j = cols; j < more; j++) values[i * more + j] = (ag_real)(sum / (double)cols);
+    }
+    return ag_set(to, values);
+}
+
+// w += scale a z: what the adapters of m have learned becomes part of the matrix w of another model.
+static int gpti_merge(ag_tensor *w, ag_tensor *a, ag_tensor *z, double scale, ag_real *sum, ag_real *part) {
+    ag_mark_at mark = ag_mark(a->ctx);
+    int recorded = ag_no_grad(a->ctx, 1);
+    int bad = ag_get(ag_scale(ag_linear(a, z, NULL), scale), part) || ag_get(w, sum);
+    ag_no_grad(a->ctx, recorded);
+    ag_rewind(a->ctx, mark);
+    for (size_t i = 0; !bad && i < w->count; i++) sum[i] += part[i];
+    return bad || ag_set(w, sum);
+}
+
+static int gpti_adapt_all(gpt_model *y, gpt_model *m, ag_real *old, ag_real *values) {
+    const int merge = m->config.lora_rank && y->config.lora_rank != m->config.lora_rank;
+    const double scale = merge ? m->config.lora_alpha / m->config.lora_rank : 0;
+    gpt_param p;
+    ag_tensor **field;
+    for (int i = 0; gpti_param(&y->config, y, i, &p, &field); i++) {
+        const ag_tensor *from = merge && strstr(p.label, "lora_") ? NULL : gpt_tensor(m, p.name);
+        if (from ? gpti_adapt_values(*field, from, old, values) : 0) return -1;
+        if (!from && p.std > 0) ag_randn(*field, (ag_real)p.std);
+    }
+    for (int i = 0; merge && i < y->config.n_layer; i++) {
+        const gpt_layer *to = &y->layer[i], *l = &m->layer[i];
+        if (gpti_merge(to->qkv, l->qkv_a, l->qkv_z, scale, old, values) ||
+            gpti_merge(to->proj, l->proj_a, l->proj_z, scale, old, values) ||
+            gpti_merge(to->up, l->up_a, l->up_z, scale, old, values) ||
+            gpti_merge(to->down, l->down_a, l->down_z, scale, old, values)) return -1;
+    }
+    return ag_error(y->ctx) || ag_error(m->ctx) ? -1 : 0;
+}
+
+gpt_model *gpt_adapt(ag_ctx *ctx, gpt_model *m, const gpt_config *want) {
+    gpt_config c, known;
+    gpt_param p;
+    gpt_model *y = NULL;
+    size_t most = 0;
+    char why[256];
+    if (!ctx || ag_error(ctx) || !m) return NULL;
+    c = known = want ? *want : m->config;
+    if (gpti_check(&c, why, sizeof why)) { ag_fail(ctx, "gpt_adapt: %s", why); return NULL; }
+    known.n_vocab = m->config.n_vocab, known.scalar = m->config.scalar, known.lora_rank = m->config.lora_rank;
+    if (!gpti_same(&known, &m->config) || c.n_vocab < m->config.n_vocab) {
+        ag_fail(ctx, "gpt_adapt: only a larger n_vocab (it is %d, wanted %d or more), scalar, lora_rank and dropout can "
+                "change: copy the rest of the model's own config", c.n_vocab, m->config.n_vocab);
+        return NULL;
+    }
+    if (c.lora_rank && c.lora_rank == m->config.lora_rank && c.lora_alpha != m->config.lora_alpha) {
+        ag_fail(ctx, "gpt_adapt: lora_alpha is %g, but these adapters have learned with %g: keep it", c.lora_alpha,
+                m->config.lora_alpha);
+        return NULL;
+    }
+    for (int i = 0; gpt_param_at(&c, i, &p); i++) if (p.count > most) most = p.count;
+    ag_real *old = (ag_real *)gpti_alloc(ctx, 2 * most, sizeof *old);
+    if (old) y = gpti_new(ctx, &c, 0);
+    if (y && gpti_adapt_all(y, m, old, old + most)) gpt_free(y), y = NULL;
+    if (y) y->training = m->training;
+    if (old) GPT_FREE(old);
+    return y;
+}
+
+gpt_model *gpt_grow(ag_ctx *ctx, gpt_model *m, int n_vocab) {
+    gpt_config c;
+    if (!m) return NULL;
+    c = m->config, c.n_vocab = n_vocab;
+    return gpt_adapt(ctx, m, &c);
+}
+
+void gpt_freeze(gpt_model *m) {
+    gpt_param p;
+    ag_tensor **field;
+    for (int i = 0; m && gpti_param(&m->config, m, i, &p, &field); i++) ag_trainable(*field, 0);
+}
+
+// ---- the probability of a given text --------------------------------------------------------------------------------
+void gpt_targets(const int *ids, const unsigned char *mask, int B, int T, const int *len, int *targets) {
+    for (int b = 0; b < B; b++)
+        for (int t = 0; t < T; t++) {
+            int at = b * T + t, counts = t + 1 < (len ? len[b] : T) && (!mask || mask[at + 1]);
+            targets[at] = counts ? ids[at + 1] : AG_IGNORE;
+        }
+}
+
+ag_tensor *gpt_logprobs(gpt_model *m, const int *ids, const unsigned char *mask, int B, int T, const int *len) {
+    ag_tensor *y = gpt_head(m, gpt_trunk(m, ids, B, T, len));
+    int *targets = y ? (int *)gpti_alloc(m->ctx, (size_t)B * (size_t)T, sizeof *targets) : NULL;
+    if (!targets) return NULL;
+    gpt_targets(ids, mask, B, T, len, targets);
+    y = ag_neg(ag_nll(y, targets));
+    GPT_FREE(targets);
+    return y;
+}
+
+// ---- conversations --------------------------------------------------------------------------------------------------
+const gpt_template *gpt_template_find(const char *name) {
+    static const gpt_template known[] = {
+        { "im", "<|im_start|>%s", "\n", "<|im_end|>", "\n" },
+        { "sep", "<|im_start|>%s", "<|im_sep|>", "<|im_end|>", "" },
+        { "tags", "<|%s|>", "\n", "<|end|>", "\n" } };
+    for (int i = 0; name && i < 3; i++) if (!strcmp(name, known[i].name)) return &known[i];
+    return NULL;
+}
+
+typedef struct gpti_chat {
+    ag_ctx *ctx;
+    const gpt_text *by;
+    int *ids;
+    unsigned char *mask;
+    size_t cap, n;
+} gpti_chat;
+
+// Plain text: its tokens cannot be special, whatever it says.
+static int gpti_chat_plain(gpti_chat *w, const char *text, size_t n, int trained) {
+    size_t room = w->n < w->cap ? w->cap - w->n : 0;
+    long more = n ? w->by->encode(w->by->tokenizer, text, n, room ? w->ids + w->n : NULL, room) : 0;
+    if (more < 0) return ag_fail(w->ctx, "gpt_chat: the tokenizer fails with status %ld on \"%.*s\"", more,
+                                 (int)(n < 40 ? n : 40), text);
+    if (w->mask) memset(w->mask + w->cap - room, trained, (size_t)more < room ? (size_t)more : room);
+    w->n += (size_t)more;
+    return 0;
+}
+
+// Text in which <|...|> is a special token, and must be one: a template's, or a message's that is trusted.
+static int gpti_chat_special(gpti_chat *w, const char *text, int trained) {
+    char name[64];
+    for (const char *from = strstr(text, "<|"), *to; from; text = to, from = strstr(text, "<|")) {
+        if (!(to = strstr(from + 2, "|>"))) break;
+        to += 2;
+        snprintf(name, sizeof name, "%.*s", (int)(to - from < 60 ? to - from : 60), from);
+        int id = w->by->special(w->by->tokenizer, name);
+        if (id < 0) return ag_fail(w->ctx, "gpt_chat: the tokenizer has no special token %s: add it, and gpt_grow the "
+                                   "model", name);
+        if (gpti_chat_plain(w, text, (size_t)(from - text), trained)) return -1;
+        if (w->n < w->cap) {
+            w->ids[w->n] = id;
+            if (w->mask) w->mask[w->n] = (unsigned char)trained;
+        }
+        w->n++;
+    }
+    return gpti_chat_plain(w, text, strlen(text), trained);
+}
+
+static int gpti_chat_begin(gpti_chat *w, const gpt_template *t, int role) {
+    static const char *const names[GPT_ROLES] = { "system", "user", "assistant", "tool" };
+    const char *hole = strstr(t->begin, "%s");
+    char begin[96];
+    snprintf(begin, sizeof begin, "%.*s%s%.40s", hole ? (int)(hole - t->begin) : 40, t->begin, hole ? names[role] : "",
+             hole ? hole + 2 : "");
+    return gpti_chat_special(w, begin, 0) || gpti_chat_special(w, t->between, 0) ? -1 : 0;
+}
+
+long gpt_chat(ag_ctx *ctx, const gpt_template *t, const gpt_text *by, const gpt_message *messages, int n, int reply,
+              int *ids, unsigned char *mask, size_t cap) {
+    gpti_chat w;
+    if (!ctx || ag_error(ctx)) return -1;
+    if (!t || !by || !by->encode || !by->special || (n > 0 && !messages) || (cap && !ids))
+        return ag_fail(ctx, "gpt_chat: %s is NULL", !t ? "the template (gpt_template_find: im, sep, tags)" :  !by ||
+                       !by->encode || !by->special ? "the tokenizer, or its encode or special" : cap && !ids ? "ids"
+                       : "messages");
+    w.ctx = ctx, w.by = by, w.ids = ids, w.mask = mask, w.cap = cap, w.n = 0;
+    for (int i = 0; i < n; i++) {
+        const gpt_message *say = &messages[i];
+        const int trained = say->role == GPT_ASSISTANT;
+        if (say->role < 0 || say->role >= GPT_ROLES || !say->text)
+            return ag_fail(ctx, "gpt_chat: message %d has role %d and %s text: wanted GPT_SYSTEM, GPT_USER, GPT_ASSISTANT "
+                           "or GPT_TOOL, and a text", i, say->role, say->text ? "a" : "no");
+        if (gpti_chat_begin(&w, t, say->role) ||
+            (say->trusted ? gpti_chat_special(&w, say->text, trained)
+                          : gpti_chat_plain(&w, say->text, strlen(say->text), trained)) ||
+            gpti_chat_special(&w, t->end, trained) || gpti_chat_special(&w, t->after, 0)) return -1;
+    }
+    if (reply && gpti_chat_begin(&w, t, GPT_ASSISTANT)) return -1;
+    return (long)w.n;
+}
+
+size_t gpt_show_mask(const gpt_text *by, const int *ids, const unsigned char *mask, size_t n, char *out, size_t cap) {
+    gpti_page t;
+    t.out = out, t.size = cap, t.used = 0;
+    for (size_t i = 0; i < n; i++) {
+        size_t size = 0;
+        const char *piece = by->piece(by->tokenizer, ids[i], &size);
+        if (i == 0 || mask[i] != mask[i - 1]) gpti_print(&t, mask[i] ? "\033[32m" : "\033[90m");
+        for (size_t k = 0; piece && k < size; k++)      // control characters would move the cursor, or worse
+            gpti_print(&t, "%c", (unsigned char)piece[k] < 32 && piece[k] != '\n' ? '?' : piece[k]);
+    }
+    gpti_print(&t, "\033[0m");
+    return t.used;
+}
+
+// ====================================================================================================================
+// Chapter 6: files
 // ====================================================================================================================
 // A safetensors file is eight bytes (the length of the header, little endian), the header (JSON: name, type, shape and
 // place of each tensor) and the tensors, one behind the other. Nothing in it can be executed, and everything in it is
@@ -2449,13 +2818,6 @@ static void gpti_close(gpti_file *f) {
     if (f->piece) GPT_FREE(f->piece);
     if (f->values) GPT_FREE(f->values);
     gpt_state_free(&f->state);
-}
-
-static int gpti_same(const gpt_config *a, const gpt_config *b) {       // all that decides the meaning of the weights
-#define GPTI_SAME(field, low, high) if (a->field != b->field) return 0;
-    GPTI_CONFIG_INTS(GPTI_SAME)
-#undef GPTI_SAME
-    return a->norm_eps == b->norm_eps && (a->shape == GPT_SHAPE_GPT2 || a->rope_theta == b->rope_theta);
 }
 
 // Everything that loads goes through here. into: a model to fill, or NULL to make one.
