@@ -242,6 +242,7 @@ typedef struct gpt_loader {
     size_t n;
     int order;
     uint64_t cursor;                // GPT_RANDOM: windows given so far; GPT_SEQUENTIAL: where the next one begins
+    double repeats;                 // GPT_RANDOM: share of the windows whose passages come several times; 0 at first
 } gpt_loader;                       // the cursor and the stream are the whole state, and gpt_save keeps both
 gpt_loader gpt_loader_new(ag_ctx *ctx, const int *tokens, size_t n, int order);
 int        gpt_next(gpt_loader *l, int B, int T, int *x, int *y);   // x, y (B,T); -1: n < T+1 or a bad argument
@@ -1008,11 +1009,25 @@ double gpt_lr_linear(long step, long warmup, long total, double last_part) {
 // ---- data -----------------------------------------------------------------------------------------------------------
 gpt_loader gpt_loader_new(ag_ctx *ctx, const int *tokens, size_t n, int order) {
     gpt_loader l;
-    l.ctx = ctx, l.tokens = tokens, l.n = n, l.order = order, l.cursor = 0;
+    l.ctx = ctx, l.tokens = tokens, l.n = n, l.order = order, l.cursor = 0, l.repeats = 0;
     if (!tokens) l.n = 0;
     if (ctx && l.n < 2) ag_fail(ctx, "gpt_loader_new: %zu tokens: there is nothing to predict. Give at least 2; is "
                               "the text empty?", l.n);
     return l;
+}
+
+// In a window (T+1 tokens, in x and y) each passage comes two to four times. Texts of the web quote and repeat
+// themselves, and from that models learn to look back and copy (Chan et al. 2022, "Data distributional properties drive
+// emergent in-context learning"; Olsson et al. 2022). A play hardly ever does. Passages have 4 to T/2 tokens, short ones
+// more often: there the right place to look at is found by chance, and what is learned helps with the long ones.
+static void gpti_repeat(ag_rng *rng, int T, int *x, int *y) {
+    for (int at = 0; at < T;) {
+        int n = (int)(4 * exp(ag_rng_uniform(rng) * log(T > 8 ? T / 8.0 : 1)));
+        int end = at + n * (2 + (int)(ag_rng_uniform(rng) * 3));
+        for (int i = at + n; i < end && i <= T; i++) *(i < T ? &x[i] : &y[T - 1]) = x[i - n];
+        at = end;
+    }
+    memcpy(y, x + 1, (size_t)(T - 1) * sizeof *y);
 }
 
 int gpt_next(gpt_loader *l, int B, int T, int *x, int *y) {
@@ -1034,6 +1049,8 @@ int gpt_next(gpt_loader *l, int B, int T, int *x, int *y) {
         }
         memcpy(x + (size_t)b * T, l->tokens + at, (size_t)T * sizeof *x);
         memcpy(y + (size_t)b * T, l->tokens + at + 1, (size_t)T * sizeof *y);
+        if (l->order == GPT_RANDOM && l->repeats > 0 && ag_rng_uniform(ag_stream(l->ctx, AG_RNG_DATA)) < l->repeats)
+            gpti_repeat(ag_stream(l->ctx, AG_RNG_DATA), T, x + (size_t)b * T, y + (size_t)b * T);
     }
     return 0;
 }

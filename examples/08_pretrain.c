@@ -10,7 +10,7 @@
 //     ./pretrain                                nanoGPT's own recipe: 2,000 steps
 //     ./pretrain recipe=fast                    the same size, today's parts and Muon: a lower loss in the same time
 //     ./pretrain data=mine.txt                  any text file of yours
-//     ./pretrain recipe=fast preset=small tokenizer=bpe steps=1000      the base of later lessons: ten minutes
+//     ./pretrain recipe=fast preset=small tokenizer=bpe repeats=0.5     the base of later lessons: ten minutes
 //     ./pretrain resume=1                       goes on after Ctrl-C, which saves; steps=N goes further
 //
 // It prints    the sizes of everything, the validation loss every 250 steps, samples at steps 0, 20, 400 and the end;
@@ -75,6 +75,7 @@ int main(int argc, char **argv) {
     int batch = lesson_int("batch", 0, "windows a step (0: the preset's)");
     int parts = lesson_int_in("accumulate", 1, 1, 1000, "parts that a batch is computed in, to save memory");
     double lr = lesson_float("lr", 0, "peak learning rate (0: the recipe's; with Muon, that of the matrices)");
+    double repeats = lesson_float_in("repeats", 0, 0, 1, "share of windows whose passages repeat (lesson 10)");
     int every = lesson_int_in("every", 250, 1, 1000000000, "steps between two evaluations, each followed by a save");
     int length = lesson_int_in("sample", 400, 1, 100000, "tokens to sample");
     int seed = lesson_int("seed", 1337, "of everything random");
@@ -94,6 +95,7 @@ int main(int argc, char **argv) {
         recipe = kept(&state, "recipe"), preset = kept(&state, "preset"), kind = kept(&state, "tokenizer");
         vocab = atoi(kept(&state, "vocab")), seed = atoi(kept(&state, "seed")), lr = atof(kept(&state, "lr"));
         batch = atoi(kept(&state, "batch")), parts = atoi(kept(&state, "accumulate"));
+        repeats = atof(kept(&state, "repeats"));
         if (!lesson_given("data")) source = kept(&state, "data");       // it may have moved, but not changed
         if (!steps) steps = atoi(kept(&state, "steps"));
         if (!lesson_given("every")) every = atoi(kept(&state, "every"));
@@ -147,9 +149,9 @@ int main(int argc, char **argv) {
     unsigned char *tokenizer = (unsigned char *)lesson_alloc(tokenizer_size, 1);
     bpe_save_mem(tokens, tokenizer, tokenizer_size);
     snprintf(notes, sizeof notes, "recipe=%s\npreset=%s\ndata=%.500s\nchecksum=%u\ntokenizer=%s\nvocab=%d\nsteps=%d\n"
-             "batch=%d\naccumulate=%d\nlr=%.15g\nseed=%d\nevery=%d\n", recipe, c.name, source, sum, kind, vocab, steps,
-             batch, parts, *peak, seed, every);
-    loader.cursor = state.cursor;
+             "batch=%d\naccumulate=%d\nlr=%.15g\nrepeats=%.15g\nseed=%d\nevery=%d\n", recipe, c.name, source, sum, kind, vocab, steps,
+             batch, parts, *peak, repeats, seed, every);
+    loader.cursor = state.cursor, loader.repeats = repeats;
     lesson_log_open(resume ? (long long)state.step : -1);
     int newline = bpe_find(tokens, "\n", 1), first = newline >= 0 ? newline : train[0];
 

@@ -546,6 +546,40 @@ static void loads_windows(void) {
     ag_free(ag);
 }
 
+// Tokens that count upwards show where a passage begins again, and how long it is.
+static void data_repeats(void) {
+    enum { T = 64, WINDOWS = 2000 };
+    ag_ctx *ag = ag_new(9);
+    int text[1000], x[T], y[T], with = 0, lengths[T + 1] = {0}, copies = 0, last = 0;
+    for (int i = 0; i < 1000; i++) text[i] = i;
+    gpt_loader l = gpt_loader_new(ag, text, 1000, GPT_RANDOM);
+    l.repeats = 0.3;
+    for (int k = 0; k < WINDOWS; k++) {
+        int n = 0;
+        gpt_next(&l, 1, T, x, y);
+        for (int i = 0; i <= T; i++) {
+            int token = i < T ? x[i] : y[T - 1], back = x[0] + i - token;       // so far before its place in the text
+            if (i > 0 && i < T) CHECK_INT(y[i - 1], x[i]);
+            if (back && !n) n = back, lengths[n < T ? n : T]++;                 // the first passage, a second time
+            CHECK(back >= 0 && back < T);
+            if (n && i < 2 * n) CHECK_INT(back, i < n ? 0 : n);
+            copies += back > 0, last += i == T && back > 0;
+        }
+        with += n > 0;
+    }
+    CHECK(with > 500 && with < 700);                        // 600, deviation 20
+    CHECK(copies > with * T * 4 / 10 && copies < with * T * 8 / 10 && last > with / 3);
+    for (int i = 0; i <= T; i++) CHECK(i >= 4 && i <= T / 2 ? 1 : !lengths[i]);
+    CHECK(lengths[4] > 4 * lengths[20]);                    // short ones more often
+    int one[1], next[1];
+    l.repeats = 1;
+    for (int k = 0; k < 100; k++) {                         // a window of one token has no room for it
+        CHECK_INT(gpt_next(&l, 1, 1, one, next), 0);
+        CHECK_INT(next[0], one[0] + 1);
+    }
+    ag_free(ag);
+}
+
 // The mean over all windows, in any batch size, is what one gets by hand, and nothing is left behind.
 static void evaluates(void) {
     for (int llama = 0; llama < 2; llama++) {
@@ -1182,6 +1216,7 @@ int main(int argc, char **argv) {
     T_RUN(steps_groups);
     T_RUN(schedules);
     T_RUN(loads_windows);
+    T_RUN(data_repeats);
     T_RUN(evaluates);
     T_RUN(drops_only_while_training);
     T_RUN(threads_do_not_matter);
