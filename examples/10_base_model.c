@@ -1,0 +1,256 @@
+// Lesson 10: what has a model learned that has only ever read?
+//
+//     cc -O3 examples/10_base_model.c -o base_model -lm && ./base_model
+//
+// A base model continues texts, and that is all it does. It does not answer, and it does not know that it does not know.
+// Out of continuing comes more than one would think: to continue a repeated passage it has to find it again and copy,
+// so it learns that, and learns from its context while its weights stand still. Here each such thing is a number.
+//
+// It prints    the loss of a passage and of the same passage once more; a pattern continued from examples; how long it
+//              copies its own training text; one prompt, three continuations; speeches of persons who never were
+// It writes    out/10/position.png     the loss against the position in the context
+//              out/10/window.png       what reading one window again and again does to the next token's probability
+//              out/10/log.csv          the numbers of both
+// It takes     30 seconds after pretraining. It wants lesson 08's model (preset=small tokenizer=bpe); without it a
+//              smaller one learns first, for a minute or two.
+// Next         11_sft.c makes an assistant of it.
+//
+// Exercises
+//   1. copies= and tokens= change the repeated passage. With copies=3, is the third copy cheaper than the second?
+//   2. Give a prompt=: a line that every reader of Shakespeare knows, then the same line with one word changed. Does it
+//      return to the original? (temperature=0 is the likeliest continuation.)
+//   3. ask="Who is the king of France?": what does a base model take a question for? Try to write a prompt after which
+//      the answer is the natural continuation.
+#define AG_DIE_ON_ERROR
+#define AUTOGRAD_IMPLEMENTATION
+#define GPT_IMPLEMENTATION
+#define BPE_DIE_ON_ERROR
+#define BPE_IMPLEMENTATION
+#include "../gpt.h"
+#include "../bpe.h"
+#include "lesson.h"
+#include "plot.h"
+#include "stage.h"
+
+// -log p of tokens 1..n-1, each given all before it, in nats: nll[t] belongs to ids[t].
+static void surprises(stage *s, const int *ids, int n, ag_real *nll) {
+    ag_mark_at mark = ag_mark(s->ag);
+    int old = ag_no_grad(s->ag, 1);
+    ag_get(ag_neg(gpt_logprobs(s->model, ids, NULL, 1, n, NULL)), nll + 1);
+    ag_no_grad(s->ag, old), ag_rewind(s->ag, mark);
+}
+
+static double mean(const ag_real *x, int n) {
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += x[i];
+    return sum / n;
+}
+
+// What follows a prompt, in one call; to be freed. The mean probability of the tokens goes to *sure.
+static char *goes_on(stage *s, const char *prompt, double temperature, int tokens, double *sure) {
+    gpt_sampling how = {temperature, 0, 0, 0, NULL, 0};
+    int n, n_out, *ids = stage_ids(s, prompt, &n), *out = (int *)lesson_alloc((size_t)tokens, sizeof *out);
+    const int *const prompts[1] = {ids};
+    ag_real *lp = (ag_real *)lesson_alloc((size_t)tokens, sizeof *lp);
+    gpt_rollout(s->model, &how, 1, prompts, &n, out, tokens, &n_out, lp);
+    double sum = 0;
+    for (int i = 0; i < n_out; i++) sum += exp(lp[i]);
+    if (sure) *sure = sum / n_out;
+    char *text = stage_string(s, out, n_out);
+    free(ids), free(out), free(lp);
+    return text;
+}
+
+// Does a passage cost less when it has been read before? The weights do not change: what changes is the context.
+static void learning_in_context(stage *s, const int *val, int n_val, int length, int copies) {
+    enum { PASSAGES = 30 };
+    double loss[8] = {0};
+    int *ids = (int *)lesson_alloc((size_t)(length * copies), sizeof *ids);
+    ag_real *nll = (ag_real *)lesson_alloc((size_t)(length * copies) + 1, sizeof *nll);
+    for (int p = 0; p < PASSAGES; p++) {
+        for (int i = 0; i < length * copies; i++) ids[i] = val[(long)p * (n_val - length) / PASSAGES + i % length];
+        surprises(s, ids, length * copies, nll);
+        for (int c = 0; c < copies; c++) loss[c] += mean(nll + c * length + 1, length - 1) / PASSAGES;
+    }
+    printf("\na passage that it has never seen, %d times in a row (nats a token):", copies);
+    for (int c = 0; c < copies; c++) printf(" %.3f", loss[c]);
+    printf("\n"), stage_result("repeat_first", loss[0]), stage_result("repeat_second", loss[1]);
+    free(ids), free(nll);
+}
+
+// "king love night king love" and now? That three words go round stands nowhere but in the examples.
+static double patterns(stage *s, int examples) {
+    static const char *const words[] = {" king", " love", " night", " blood", " death", " heart", " queen", " father",
+                                        " sword", " world", " hand", " duke", " time", " grace", " eyes", " war"};
+    int right = 0, n;
+    for (int w = 0; w < 16; w++) {
+        const char *round[] = {words[w], words[(w + 5) % 16], words[(w + 11) % 16]};
+        char prompt[400] = "\n";
+        for (int i = 0; i < 3 * examples + 2; i++) strcat(prompt, round[i % 3]);
+        int *want = stage_ids(s, round[2], &n);
+        char *text = goes_on(s, prompt, 0, n, NULL);
+        right += !strcmp(text, round[2]);
+        free(text), free(want);
+    }
+    return right / 16.0;
+}
+
+// The longest piece of `made` that stands word for word in the text.
+static int longest_copy(const char *made, const char *text, size_t bytes) {
+    size_t best = 0, n = strlen(made);
+    for (size_t at = 0; at < bytes; at++)
+        for (size_t i = 0; i + best < n; i++) {
+            if (text[at] != made[i] || at + best >= bytes || text[at + best] != made[i + best]) continue;
+            size_t k = 0;
+            while (i + k < n && at + k < bytes && text[at + k] == made[i + k]) k++;
+            if (k > best) best = k;
+        }
+    return (int)best;
+}
+
+static int copied(stage *s, const int *ids, int n, const char *text, size_t cut, const char **example) {
+    enum { PROMPTS = 12, GIVEN = 48, MADE = 64 };
+    static char kept[2][2000];
+    static int which;
+    int most = -1, out[MADE];
+    gpt_sampling greedy = {0, 0, 0, 0, NULL, 0};
+    for (int p = 0; p < PROMPTS; p++) {
+        const int *from = ids + (long)p * (n - GIVEN) / PROMPTS;
+        int k = gpt_generate(s->model, &greedy, from, GIVEN, out, MADE, NULL, NULL);
+        char *made = stage_string(s, out, k);
+        int length = longest_copy(made, text, cut);
+        if (length > most) most = length, snprintf(kept[which & 1], sizeof kept[0], "%s", made);
+        free(made);
+    }
+    *example = kept[which++ & 1];
+    return most;
+}
+
+// Persons of the plays and persons who never were: is the model less sure of what the second say?
+static void inventions(stage *s) {
+    static const char *const real[] = {"ROMEO", "JULIET", "GLOUCESTER", "MENENIUS", "PETRUCHIO", "ISABELLA", "LEONTES",
+                                       "PROSPERO", "COMINIUS", "HORTENSIO"};
+    static const char *const invented[] = {"ZORVANE", "BLENCHO", "QUIBALD", "MARDOLIN", "FESTRIX", "OLVORIO", "TAMBRESS",
+                                           "WENDRICK", "HALQUIN", "PERTOVAR"};
+    double sure[2][10], least = 1;
+    int confident = 0;
+    for (int i = 0; i < 20; i++) {
+        char prompt[64];
+        snprintf(prompt, sizeof prompt, "\n\n%s:\n", i < 10 ? real[i] : invented[i - 10]);
+        char *text = goes_on(s, prompt, 0, 40, &sure[i / 10][i % 10]);
+        if (i == 10 || i == 11) printf("%s:\n%.*s\n", invented[i - 10], (int)strcspn(text, "\n"), text);
+        free(text);
+    }
+    for (int i = 0; i < 10; i++) if (sure[0][i] < least) least = sure[0][i];
+    for (int i = 0; i < 10; i++) confident += sure[1][i] >= least;
+    printf("mean probability of its words: as %s %.2f, as %s %.2f. For how many who never were does it speak as surely\n"
+           "as for those it has read?\n", real[0], sure[0][0], invented[0], sure[1][0]);
+    stage_result("invents", confident / 10.0);
+}
+
+static void row(lesson_csv *csv, int picture, double at, double value) {
+    const double cells[] = {picture, at, value};
+    lesson_csv_row(csv, cells, 3);
+}
+
+// How good is it at the end of its context, how good at the beginning?
+static void positions(stage *s, const int *val, int n_val, lesson_csv *csv) {
+    enum { MOST = 1024 };
+    double sum[MOST] = {0}, at[MOST];
+    int T = s->model->config.n_ctx < MOST ? s->model->config.n_ctx : MOST, windows = n_val / T;
+    ag_real nll[MOST + 1];
+    for (int w = 0; w < windows; w++) {
+        surprises(s, val + w * T, T, nll);
+        for (int t = 1; t < T; t++) sum[t] += nll[t] / windows;
+    }
+    for (int t = 1; t < T; t++) at[t] = t, row(csv, 1, t, sum[t]);
+    plot *p = plot_new("What a longer context is worth", "tokens read before", "loss (nats a token)");
+    plot_smooth(p, "validation text", at + 1, sum + 1, (size_t)T - 1, 0.9), plot_log_x(p);
+    lesson_save(p, "position.png"), plot_free(p);
+    double early = 0, late = 0;
+    for (int t = 1; t < 9; t++) early += sum[t] / 8;
+    for (int t = T / 2; t < T; t++) late += sum[t] / (T - T / 2);
+    printf("\nloss after 1 to 8 tokens %.3f, after %d and more %.3f\n", early, T / 2, late);
+}
+
+// A fresh model reads one window again and again: from 1/V, which is knowing nothing, to knowing it by heart.
+static void one_window(ag_ctx *ag, const int *window, int V, lesson_csv *csv) {
+    enum { T = 64, BARS = 6 };
+    static const int steps[BARS] = {0, 5, 10, 20, 40, 80};
+    static const char *const labels[BARS] = {"0", "5", "10", "20", "40", "80"};
+    double known[BARS];
+    ag_real lp[T];
+    gpt_config c = gpt_preset("nano-llama");
+    c.n_vocab = V;
+    gpt_model *m = gpt_new(ag, &c);
+    gpt_optimizer o = gpt_adamw();
+    int y[T], bar = 0;
+    gpt_targets(window, NULL, 1, T, NULL, y);
+    for (int step = 0; bar < BARS; step++) {
+        ag_tensor *nll = ag_nll(gpt_forward(m, window, 1, T), y);
+        if (step == steps[bar]) {
+            ag_get(nll, lp);
+            known[bar] = 0;
+            for (int t = 0; t < T - 1; t++) known[bar] += exp(-lp[t]) / (T - 1);
+            row(csv, 2, step, known[bar++]);
+        }
+        ag_backward(ag_mean(nll));
+        gpt_step(m, &o, 1, NULL), ag_reset(ag);
+    }
+    printf("\none window read again and again: the next token's probability rises from %.4f (1/%d is %.4f) to %.2f\n",
+           known[0], V, 1.0 / V, known[BARS - 1]);
+    plot *p = plot_new("One window, learned by heart", "", "mean probability of the next token");
+    plot_bars(p, "after so many steps", labels, known, BARS), plot_values(p, "%.3f");
+    lesson_save(p, "window.png"), plot_free(p);
+    gpt_free(m);
+}
+
+int main(int argc, char **argv) {
+    lesson_begin(argc, argv, "10", "what a base model is");
+    const char *prompt = lesson_str("prompt", "\n\nROMEO:\n", "a text to continue, three times");
+    const char *ask = lesson_str("ask", "Who is Juliet?", "a question, to see what becomes of it");
+    double temperature = lesson_float("temperature", 0.8, "of the continuations");
+    int length = lesson_int_in("tokens", 64, 8, 128, "of the passage that is repeated");
+    int copies = lesson_int_in("copies", 2, 2, 8, "of that passage");
+    int steps = lesson_int("steps", 400, "of training, where lesson 08's model is missing");
+    int seed = lesson_int("seed", 1, "of everything random");
+    lesson_options_end();
+
+    ag_ctx *ag = ag_new((unsigned long long)seed);
+    stage s = stage_base(ag, steps);
+    size_t bytes, cut;
+    char *text = stage_shakespeare(&bytes, &cut);
+    int n, n_val, *train = stage_ids_n(&s, text, cut, &n), *val = stage_ids_n(&s, text + cut, bytes - cut, &n_val);
+    if (length * copies > s.model->config.n_ctx)
+        lesson_fail("%d copies of %d tokens do not fit into a context of %d", copies, length, s.model->config.n_ctx);
+    gpt_train(s.model, 0);
+    lesson_csv csv = lesson_csv_open(lesson_path("log.csv"), "picture,at,value");
+
+    learning_in_context(&s, val, n_val, length, copies);
+    printf("\"king love night king love\": goes on with night, after 0, 1 and 3 examples: %.2f %.2f %.2f\n",
+           patterns(&s, 0), patterns(&s, 1), patterns(&s, 3));
+
+    const char *seen, *unseen;
+    int copy_train = copied(&s, train, n, text, cut, &seen), copy_val = copied(&s, val, n_val, text, cut, &unseen);
+    printf("\nlongest verbatim copies of what it has read, characters, after a prompt from there and from elsewhere:\n");
+    stage_result("copy_train", copy_train), stage_result("copy_val", copy_val);
+    printf("after a prompt from the training text:\n%.200s\n", seen);
+
+    printf("\none prompt, three continuations:\n");
+    for (int i = 0; i < 3; i++) {
+        char *said = goes_on(&s, prompt, temperature, 40, NULL);
+        printf("%d. ", i + 1), lesson_print_text(said, strlen(said)), lesson_print_text(NULL, 0), printf("\n");
+        free(said);
+    }
+    char *said = goes_on(&s, ask, temperature, 40, NULL);
+    printf("\nit is asked: %s\nand goes on: ", ask);
+    lesson_print_text(said, strlen(said)), lesson_print_text(NULL, 0), printf("\n\npersons who never were:\n");
+    inventions(&s);
+    positions(&s, val, n_val, &csv);
+    one_window(ag, train, s.model->config.n_vocab, &csv);
+    lesson_csv_close(&csv);
+    printf("written: out/10/position.png, window.png, log.csv\n");
+    free(said), free(text), free(train), free(val);
+    stage_free(&s), ag_free(ag);
+    return lesson_end();
+}

@@ -1,0 +1,87 @@
+// plays.h - Tiny Shakespeare as speeches: who says what, and after whom. Lessons 11 to 16 make their data of it.
+//
+//     plays p = plays_read();                      // the text of lesson_data; plays_free(&p) at the end
+//     p.speech[7].name, p.speech[7].text           // the speech after p.speech[6]; [n_train..n) are from the last tenth
+
+#ifndef PLAYS_H
+#define PLAYS_H
+
+enum { PLAYS_TEXT = 160, PLAYS_PERSONS = 400 };
+typedef struct speech {
+    char name[32];
+    char text[PLAYS_TEXT + 1];                      // as many whole lines as fit
+    char first[128], second[128];                   // its first two lines, the second perhaps empty
+    int person;
+} speech;
+typedef struct person { char name[32]; int speeches; } person;
+typedef struct plays {
+    char *text;                                     // all of it, `bytes`; a model has read those before `cut`
+    size_t bytes, cut;
+    speech *speech;
+    int n, n_train;                                 // speeches, and how many begin before `cut`
+    person person[PLAYS_PERSONS];
+    int n_persons;
+    unsigned char (*beside)[PLAYS_PERSONS];         // [a][b]: b speaks right before or after a somewhere
+} plays;
+
+LESSON_FN void playsi_line(char *to, size_t size, const char *from) {
+    snprintf(to, size, "%.*s", (int)strcspn(from, "\n"), from);
+}
+
+// "NAME:\nlines\n\n", one speech after the other.
+LESSON_FN plays plays_read(void) {
+    plays p;
+    memset(&p, 0, sizeof p);
+    p.text = (char *)lesson_data("tinyshakespeare.txt", &p.bytes), p.cut = p.bytes * 9 / 10;
+    p.beside = (unsigned char (*)[PLAYS_PERSONS])lesson_alloc(PLAYS_PERSONS, sizeof *p.beside);
+    size_t room = 1;
+    for (const char *at = p.text; (at = strstr(at, ":\n")) != NULL; at++) room++;
+    p.speech = (speech *)lesson_alloc(room, sizeof *p.speech);
+    for (const char *at = p.text, *end; at < p.text + p.bytes && p.n < (int)room; at = end + 2) {
+        const char *colon = strstr(at, ":\n");
+        speech *s = &p.speech[p.n];
+        if ((end = strstr(at, "\n\n")) == NULL) end = p.text + p.bytes;
+        if (!colon || colon > end || colon - at > 30) continue;
+        snprintf(s->name, sizeof s->name, "%.*s", (int)(colon - at), at);
+        snprintf(s->text, sizeof s->text, "%.*s", (int)(end - colon - 2), colon + 2);
+        if (end - colon - 2 > PLAYS_TEXT && strrchr(s->text, '\n')) *strrchr(s->text, '\n') = 0;
+        playsi_line(s->first, sizeof s->first, s->text);
+        const char *rest = s->text + strcspn(s->text, "\n");
+        playsi_line(s->second, sizeof s->second, rest + (*rest != 0));
+        for (s->person = 0; s->person < p.n_persons && strcmp(p.person[s->person].name, s->name);) s->person++;
+        if (s->person == PLAYS_PERSONS) continue;
+        if (s->person == p.n_persons) strcpy(p.person[p.n_persons++].name, s->name);
+        p.person[s->person].speeches++;
+        if (p.n) p.beside[s->person][s[-1].person] = p.beside[s[-1].person][s->person] = 1;
+        p.n++;
+        if (at < p.text + p.cut) p.n_train = p.n;
+    }
+    return p;
+}
+
+LESSON_FN void plays_free(plays *p) { free(p->text), free(p->speech), free(p->beside); }
+
+LESSON_FN int plays_below(ag_rng *rng, int n) { return (int)(ag_rng_uniform(rng) * n); }
+
+// Some speech that has one before it, from the first nine tenths, or (held 1) from the last one.
+LESSON_FN const speech *plays_any(const plays *p, ag_rng *rng, int held) {
+    int from = held ? p->n_train + 1 : 1, to = held ? p->n : p->n_train;
+    return &p->speech[from + plays_below(rng, to - from)];
+}
+
+// ---- what a user may ask an assistant that knows the plays, and the answer ----
+enum { ASK_SPEAK_AS, ASK_ANSWER, ASK_GO_ON, ASK_WHO, ASK_WORDS, ASK_KINDS };
+LESSON_FN void plays_ask(const speech *s, int kind, char asked[256], char answer[256]) {
+    static const char *const counts[] = {"none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
+                                         "ten", "eleven", "twelve", "more than twelve"};
+    static const char *const forms[] = {"Speak as %s.", "Answer this: %s", "Go on: %s", "Who says this? %s",
+                                        "How many words? %s"};
+    int words = 1;
+    for (const char *c = s->first; *c; c++) words += *c == ' ';
+    if (kind == ASK_GO_ON && !s->second[0]) kind = ASK_WHO;
+    const char *about[] = {s->name, s[-1].first, s->first, s->first, s->first};
+    const char *reply[] = {s->text, s->first, s->second, s->name, counts[words > 12 ? 13 : words]};
+    snprintf(asked, 256, forms[kind], about[kind]), snprintf(answer, 256, "%s", reply[kind]);
+}
+
+#endif // PLAYS_H

@@ -1,0 +1,303 @@
+// stage.h - what lessons 10 and later share: the model that the lesson before has made, and its tokenizer.
+//
+// Use: include it after gpt.h, bpe.h and lesson.h, all with their implementations. Every function is static.
+//
+//     stage s = stage_base(ag, 1);                     // out/08/model.safetensors, or a small model that learns now
+//     stage t = stage_load(ag, "out/11/model.safetensors", "sft");      // t.model is NULL where there is no such file
+//     int n, *ids = stage_ids(&s, "ROMEO:\n", &n);     // to be freed
+//     stage_save(&s, lesson_path("model.safetensors"), "sft");
+//     stage_free(&s);                                  // not the context
+//
+// Every checkpoint notes its stage: base, sft, reward, ppo, ... A lesson that is given another one says so and ends.
+
+#ifndef STAGE_H
+#define STAGE_H
+
+typedef struct stage {
+    ag_ctx *ag;
+    gpt_model *model;
+    bpe *tokens;
+    gpt_text by;                    // the tokenizer as gpt_chat wants it
+    double val_loss;
+} stage;
+
+static long stagei_encode(void *t, const char *text, size_t n, int *ids, size_t cap) {
+    return bpe_encode((const bpe *)t, text, n, ids, cap);
+}
+static int stagei_special(void *t, const char *name) { return bpe_special((const bpe *)t, name); }
+static const char *stagei_piece(void *t, int id, size_t *n) { return bpe_token((const bpe *)t, id, n); }
+
+LESSON_FN stage stage_new(ag_ctx *ag) {
+    stage s;
+    memset(&s, 0, sizeof s);
+    s.ag = ag, s.tokens = bpe_new();
+    s.by.tokenizer = s.tokens, s.by.encode = stagei_encode, s.by.special = stagei_special, s.by.piece = stagei_piece;
+    return s;
+}
+
+LESSON_FN void stage_free(stage *s) {
+    gpt_free(s->model), bpe_free(s->tokens);
+    s->model = NULL, s->tokens = NULL;
+}
+
+LESSON_FN int *stage_ids_n(const stage *s, const char *text, size_t size, int *n) {
+    long need = bpe_encode(s->tokens, text, size, NULL, 0);
+    int *ids = (int *)lesson_alloc((size_t)need + 1, sizeof *ids);
+    *n = (int)bpe_encode(s->tokens, text, size, ids, (size_t)need);
+    return ids;
+}
+LESSON_FN int *stage_ids(const stage *s, const char *text, int *n) { return stage_ids_n(s, text, strlen(text), n); }
+
+// The text of some tokens, with a 0 behind it; to be freed.
+LESSON_FN char *stage_string(const stage *s, const int *ids, int n) {
+    long size = bpe_decode(s->tokens, ids, (size_t)n, NULL, 0);
+    char *text = (char *)lesson_alloc((size_t)size + 1, 1);
+    bpe_decode(s->tokens, ids, (size_t)n, text, (size_t)size + 1);
+    return text;
+}
+
+LESSON_FN void stage_save(stage *s, const char *path, const char *name) {
+    gpt_state state;
+    char notes[64];
+    long size = bpe_save_mem(s->tokens, NULL, 0);
+    memset(&state, 0, sizeof state);
+    snprintf(notes, sizeof notes, "stage=%s\n", name);
+    state.notes = notes, state.val_loss = s->val_loss, state.tokenizer_size = (size_t)size;
+    state.tokenizer = (unsigned char *)lesson_alloc((size_t)size, 1);
+    bpe_save_mem(s->tokens, state.tokenizer, (size_t)size);
+    gpt_save(s->model, path, &state);
+    free(state.tokenizer);
+}
+
+LESSON_FN stage stage_load(ag_ctx *ag, const char *path, const char *name) {
+    stage s = stage_new(ag);
+    gpt_state state;
+    char is[32];
+    FILE *f = fopen(path, "rb");
+    if (!f) return s;
+    fclose(f);
+    memset(&state, 0, sizeof state);
+    s.model = gpt_load(ag, path, &state);
+    if (!gpt_note(&state, "stage", is, sizeof is)) strcpy(is, "base");          // lesson 08 notes none
+    if (strcmp(is, name)) lesson_fail("%s is a model of stage %s, wanted one of stage %s", path, is, name);
+    bpe_load_mem(s.tokens, state.tokenizer, state.tokenizer_size);
+    if (bpe_vocab_size(s.tokens) > s.model->config.n_vocab) lesson_fail("%s does not fit its own tokenizer", path);
+    s.val_loss = state.val_loss;
+    gpt_state_free(&state);
+    return s;
+}
+
+// Nine tenths of Tiny Shakespeare to learn from; the last tenth begins at *cut.
+LESSON_FN char *stage_shakespeare(size_t *bytes, size_t *cut) {
+    char *text = (char *)lesson_data("tinyshakespeare.txt", bytes);
+    *cut = *bytes * 9 / 10;
+    return text;
+}
+
+// Lesson 08's model of 1,024 byte pairs. Where there is none, a smaller one learns for a minute and is kept for the
+// next lesson: it shows the same things, less well.
+LESSON_FN stage stage_base(ag_ctx *ag, int steps) {
+    const char *path = "out/08/model.safetensors", *own = "out/10/base.safetensors";
+    stage s = stage_load(ag, path, "base");
+    if (s.model && s.model->config.n_ctx >= 256 && bpe_vocab_size(s.tokens) >= 512) own = path;
+    else {
+        if (s.model) printf("%s is %s of %d tokens, too small for this lesson.\n", path, s.model->config.name,
+                            s.model->config.n_vocab);
+        stage_free(&s);
+        s = stage_load(ag, own, "base");
+    }
+    if (s.model) {
+        printf("%s: %s, %s parameters, validation loss %.3f\n", own, s.model->config.name,
+               lesson_commas((long long)gpt_count(&s.model->config)), s.val_loss);
+        return s;
+    }
+    printf("For the real one: lesson 08 with recipe=fast preset=small tokenizer=bpe repeats=0.5. A smaller one learns now.\n");
+    size_t bytes, cut;
+    char *text = stage_shakespeare(&bytes, &cut);
+    bpe_train(s.tokens, text, cut, 1024, BPE_SPLIT_GPT2);
+    int n, n_val, *ids = stage_ids_n(&s, text, cut, &n), *val = stage_ids_n(&s, text + cut, bytes - cut, &n_val);
+    enum { B = 8, T = 256 };
+    static int x[B * T], y[B * T];
+    gpt_config c = gpt_preset("small");
+    c.n_vocab = bpe_vocab_size(s.tokens), c.n_layer = 4;
+    s.model = gpt_new(ag, &c);
+    gpt_optimizer muon = gpt_muon();
+    gpt_loader loader = gpt_loader_new(ag, ids, (size_t)n, GPT_RANDOM);
+    loader.repeats = 0.5;
+    for (int step = 0; step < steps; step++) {
+        gpt_next(&loader, B, T, x, y);
+        ag_tensor *loss = ag_cross_entropy(gpt_forward(s.model, x, B, T), y, NULL);
+        ag_backward(loss);
+        gpt_step(s.model, &muon, gpt_lr_linear(step, 20, steps, 0.7), NULL);
+        lesson_progress(step + 1, steps, ag_item(loss), LESSON_NONE);
+        ag_reset(ag);
+    }
+    s.val_loss = gpt_eval(s.model, val, (size_t)n_val, B);
+    printf("a base model of our own: validation loss %.3f nats a token\n", s.val_loss);
+    lessoni_mkdir("out"), lessoni_mkdir("out/10");
+    stage_save(&s, own, "base");
+    free(text), free(ids), free(val);
+    return s;
+}
+
+// ---- conversations ----
+
+// The special tokens of our template, and two for tools; the model grows by as many rows.
+LESSON_FN void stage_chat(stage *s) {
+    static const char *const names[] = {"<|im_start|>", "<|im_end|>", "<|tool_start|>", "<|tool_end|>"};
+    if (bpe_special(s->tokens, names[0]) >= 0) return;
+    for (int i = 0; i < 4; i++) bpe_add_special(s->tokens, names[i], -1);
+    gpt_model *old = s->model;
+    s->model = gpt_grow(s->ag, old, bpe_vocab_size(s->tokens));
+    gpt_freeze(old), gpt_free(old);
+}
+
+typedef struct stage_talk { int *ids, n; unsigned char *mask; } stage_talk;     // a conversation as tokens
+
+LESSON_FN stage_talk stage_render(stage *s, const gpt_message *say, int n, int reply) {
+    const gpt_template *im = gpt_template_find("im");
+    stage_talk t;
+    t.n = (int)gpt_chat(s->ag, im, &s->by, say, n, reply, NULL, NULL, 0);
+    t.ids = (int *)lesson_alloc((size_t)t.n + 1, sizeof *t.ids), t.mask = (unsigned char *)lesson_alloc((size_t)t.n + 1, 1);
+    gpt_chat(s->ag, im, &s->by, say, n, reply, t.ids, t.mask, (size_t)t.n);
+    return t;
+}
+
+// What is learned in green, on a terminal; elsewhere between brackets.
+LESSON_FN void stage_print_mask(const stage *s, const stage_talk *t) {
+    if (lessoni_terminal()) {
+        size_t size = gpt_show_mask(&s->by, t->ids, t->mask, (size_t)t->n, NULL, 0) + 1;
+        char *text = (char *)lesson_alloc(size, 1);
+        gpt_show_mask(&s->by, t->ids, t->mask, (size_t)t->n, text, size);
+        fputs(text, stdout), free(text);
+        return;
+    }
+    for (int i = 0; i < t->n; i++) {
+        if (t->mask[i] != (i ? t->mask[i - 1] : 0)) putchar(t->mask[i] ? '[' : ']');
+        fputs(bpe_token(s->tokens, t->ids[i], NULL), stdout);
+    }
+}
+
+LESSON_FN void stage_talk_free(stage_talk *t) { free(t->ids), free(t->mask), t->ids = NULL; }
+
+// The loss of B conversations side by side, right-padded: only what the assistant says counts.
+LESSON_FN ag_tensor *stage_loss(gpt_model *m, const stage_talk *const *talks, int B) {
+    int T = 0, *len = (int *)lesson_alloc((size_t)B, sizeof *len);
+    for (int b = 0; b < B; b++) {
+        len[b] = talks[b]->n < m->config.n_ctx ? talks[b]->n : m->config.n_ctx;
+        if (len[b] > T) T = len[b];
+    }
+    int *ids = (int *)lesson_alloc((size_t)(2 * B * T), sizeof *ids), *y = ids + B * T;
+    unsigned char *mask = (unsigned char *)lesson_alloc((size_t)(B * T), 1);
+    for (int b = 0; b < B; b++) {
+        memcpy(ids + b * T, talks[b]->ids, (size_t)len[b] * sizeof *ids);
+        memcpy(mask + b * T, talks[b]->mask, (size_t)len[b]);
+    }
+    gpt_targets(ids, mask, B, T, len, y);
+    ag_tensor *loss = ag_cross_entropy(gpt_head(m, gpt_trunk(m, ids, B, T, len)), y, NULL);
+    free(len), free(ids), free(mask);
+    return loss;
+}
+
+// What the assistant says to each of B users (to be freed), at most cap tokens. well[b] (or well NULL): it ended by
+// <|im_end|>, said something, and nothing special before.
+LESSON_FN void stage_replies(stage *s, const char *const *asked, int B, double temperature, int cap, char **said,
+                             int *well) {
+    int stop[2] = {bpe_special(s->tokens, "<|im_end|>"), bpe_special(s->tokens, "<|im_start|>")};
+    gpt_sampling how = {temperature, 0, 0, 0, stop, 2};
+    stage_talk *t = (stage_talk *)lesson_alloc((size_t)B, sizeof *t);
+    int *n = (int *)lesson_alloc((size_t)(2 * B), sizeof *n), *n_out = n + B;
+    int *out = (int *)lesson_alloc((size_t)(B * cap), sizeof *out);
+    const int **prompts = (const int **)lesson_alloc((size_t)B, sizeof *prompts);
+    for (int b = 0; b < B; b++) {
+        gpt_message say = {GPT_USER, asked[b], 0};
+        t[b] = stage_render(s, &say, 1, 1), prompts[b] = t[b].ids, n[b] = t[b].n;
+    }
+    gpt_generate_batch(s->model, &how, B, prompts, n, out, cap, n_out, NULL, NULL);
+    for (int b = 0; b < B; b++) {
+        int k = n_out[b], ended = k > 1 && out[b * cap + k - 1] == stop[0];
+        for (int i = 0; i < k - ended; i++) ended &= out[b * cap + i] < stop[1];
+        said[b] = stage_string(s, out + b * cap, ended ? k - 1 : k);
+        if (well) well[b] = ended;
+        stage_talk_free(&t[b]);
+    }
+    free(t), free(n), free(out), free(prompts);
+}
+
+// ---- reinforcement learning ----
+
+// B prompts and what the model said to each, as one right-padded batch for gpt_trunk and gpt_logprobs.
+typedef struct stage_rows {
+    int B, T;
+    int *ids, *len, *prompt;        // (B,T), (B), (B): tokens of a row, and how many of these are the prompt
+    int *ended;                     // (B): 1 where the last token is <|im_end|>, 0 where there was no room to end
+    unsigned char *mask;            // (B,T): 1 for what the model said, its end token included
+    ag_real *logprobs;              // (B,T): at t the log-probability that token t+1 had when it was drawn, else 0
+} stage_rows;
+
+// Draws them. prompts[b] (n[b] tokens); at most cap new tokens each, all within the context.
+LESSON_FN stage_rows stage_rollout(stage *s, const gpt_sampling *how, int B, const int *const *prompts, const int *n,
+                                   int cap) {
+    stage_rows r;
+    int end = bpe_special(s->tokens, "<|im_end|>"), *out = (int *)lesson_alloc((size_t)(B * cap + 4 * B), sizeof *out);
+    ag_real *lp = (ag_real *)lesson_alloc((size_t)(B * cap), sizeof *lp);
+    gpt_sampling stops = *how;
+    r.B = B, r.T = 0, r.len = out + B * cap, r.prompt = r.len + B, r.ended = r.prompt + B;
+    int *n_out = r.ended + B;
+    if (!stops.n_stop) stops.stop = &end, stops.n_stop = 1;
+    gpt_rollout(s->model, &stops, B, prompts, n, out, cap, n_out, lp);
+    for (int b = 0; b < B; b++) {
+        r.prompt[b] = n[b], r.len[b] = n[b] + n_out[b];
+        r.ended[b] = n_out[b] > 0 && out[b * cap + n_out[b] - 1] == end;
+        if (r.len[b] > r.T) r.T = r.len[b];
+    }
+    size_t size = (size_t)B * (size_t)r.T;
+    int *ids = (int *)lesson_alloc(size + 3 * (size_t)B, sizeof *ids);
+    memcpy(ids + size, r.len, 3 * (size_t)B * sizeof *ids);
+    r.mask = (unsigned char *)lesson_alloc(size, 1), r.logprobs = (ag_real *)lesson_alloc(size, sizeof *lp);
+    for (int b = 0; b < B; b++) {
+        size_t at = (size_t)b * (size_t)r.T + (size_t)n[b], k = (size_t)n_out[b];
+        memcpy(ids + at - n[b], prompts[b], (size_t)n[b] * sizeof *ids);
+        memcpy(ids + at, out + b * cap, k * sizeof *ids);
+        memset(r.mask + at, 1, k);
+        memcpy(r.logprobs + at - 1, lp + b * cap, k * sizeof *lp);
+    }
+    r.ids = ids, r.len = ids + size, r.prompt = r.len + B, r.ended = r.prompt + B;
+    free(out), free(lp);
+    return r;
+}
+
+LESSON_FN void stage_rows_free(stage_rows *r) {
+    free(r->ids), free(r->mask), free(r->logprobs);
+    memset(r, 0, sizeof *r);
+}
+
+// What the model said in row b, without the end token; to be freed.
+LESSON_FN char *stage_said(const stage *s, const stage_rows *r, int b) {
+    const int *from = r->ids + (size_t)b * (size_t)r->T + r->prompt[b];
+    return stage_string(s, from, r->len[b] - r->prompt[b] - r->ended[b]);
+}
+
+// A reward model's score of each row, (B): 8 times the mean of what its scalar head says at the row's tokens, so a reply
+// is judged word by word. (Most read the last token alone. There the head has to wait until attention has learned to
+// collect what the words tell: at this size it saw nothing after 500 pairs, and this way much.)
+LESSON_FN ag_tensor *stage_score(gpt_model *reward, const int *ids, int B, int T, const int *len) {
+    ag_real *share = (ag_real *)lesson_alloc((size_t)(B * T), sizeof *share);
+    for (int b = 0; b < B; b++) for (int t = 0; t < len[b]; t++) share[b * T + t] = (ag_real)8 / (ag_real)len[b];
+    ag_tensor *said = gpt_scalar(reward, gpt_trunk(reward, ids, B, T, len));
+    ag_tensor *score = ag_sum_dim(ag_mul(said, ag_input(reward->ctx, share, B, T)), 1);
+    free(share);
+    return ag_reshape(score, B);
+}
+
+// ---- results ----
+
+// A number that a lesson is about: printed as "name value", and a row of out/NN/results.csv (make results collects them).
+LESSON_FN void stage_result(const char *measure, double value) {
+    static lesson_csv csv;
+    if (!csv.columns) csv = lesson_csv_open(lesson_path("results.csv"), "measure,value");
+    lesson_report("%-20s %.4g", measure, value);
+    lesson_csv_text(&csv, measure), lesson_csv_number(&csv, value), lesson_csv_end(&csv);
+}
+
+#endif // STAGE_H
