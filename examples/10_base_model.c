@@ -153,24 +153,28 @@ static void row(lesson_csv *csv, int picture, double at, double value) {
     lesson_csv_row(csv, cells, 3);
 }
 
-// How good is it at the end of its context, how good at the beginning?
+// How good is it at the end of its context, how good at the beginning? Means over positions 1, 2, 3-4, 5-8 and so on.
 static void positions(stage *s, const int *val, int n_val, lesson_csv *csv) {
-    enum { MOST = 1024 };
-    double sum[MOST] = {0}, at[MOST];
-    int T = s->model->config.n_ctx < MOST ? s->model->config.n_ctx : MOST, windows = n_val / T;
-    ag_real nll[MOST + 1];
-    for (int w = 0; w < windows; w++) {
-        surprises(s, val + w * T, T, nll);
-        for (int t = 1; t < T; t++) sum[t] += nll[t] / windows;
+    double sum[16] = {0}, at[16], count[16] = {0};
+    int T = s->model->config.n_ctx, k = 0;
+    ag_real *nll = (ag_real *)lesson_alloc((size_t)T + 1, sizeof *nll);
+    for (int first = 0; first + T <= n_val; first += T / 4) {
+        surprises(s, val + first, T, nll);
+        for (int t = 1; t < T; t++) {
+            for (k = 0; t > 1 << k;) k++;
+            sum[k] += nll[t], count[k]++;
+        }
     }
-    for (int t = 1; t < T; t++) at[t] = t, row(csv, 1, t, sum[t]);
-    plot *p = plot_new("What a longer context is worth", "tokens read before", "loss (nats a token)");
-    plot_smooth(p, "validation text", at + 1, sum + 1, (size_t)T - 1, 0.9), plot_log_x(p);
+    for (int i = 0; i <= k; i++) {
+        sum[i] /= count[i], at[i] = i < k ? 1 << i : T - 1;
+        row(csv, 1, at[i], sum[i]);
+    }
+    plot *p = plot_new("What a longer context is worth", "tokens read before, at most", "loss (nats a token)");
+    plot_line(p, "validation text", at, sum, (size_t)k + 1), plot_dots(p), plot_log_x(p);
     lesson_save(p, "position.png"), plot_free(p);
-    double early = 0, late = 0;
-    for (int t = 1; t < 9; t++) early += sum[t] / 8;
-    for (int t = T / 2; t < T; t++) late += sum[t] / (T - T / 2);
-    printf("\nloss after 1 to 8 tokens %.3f, after %d and more %.3f\n", early, T / 2, late);
+    printf("\nloss after 1 token %.3f, after 5 to 8 %.3f, after %d and more %.3f\n", sum[0], sum[3], (1 << (k - 1)) + 1,
+           sum[k]);
+    free(nll);
 }
 
 // A fresh model reads one window again and again: from 1/V, which is knowing nothing, to knowing it by heart.

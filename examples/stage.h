@@ -111,7 +111,8 @@ LESSON_FN stage stage_base(ag_ctx *ag, int steps) {
                lesson_commas((long long)gpt_count(&s.model->config)), s.val_loss);
         return s;
     }
-    printf("For the real one: lesson 08 with recipe=fast preset=small tokenizer=bpe repeats=0.5. A smaller one learns now.\n");
+    printf("For the real one: lesson 08 with recipe=fast preset=small tokenizer=bpe repeats=0.5 steps=3000.\n"
+           "A smaller one learns now.\n");
     size_t bytes, cut;
     char *text = stage_shakespeare(&bytes, &cut);
     bpe_train(s.tokens, text, cut, 1024, BPE_SPLIT_GPT2);
