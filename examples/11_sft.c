@@ -85,14 +85,19 @@ static void invent(char *name, ag_rng *rng) {
 // How many of `times` answers about each person agree with the text: they name somebody who speaks beside him.
 static void ask_about(stage *s, const person *about, int n, int real, int times, double temperature, int *agree,
                       int *refuse) {
-    for (int i = 0; i < n; i++) {
-        char ask[96], answer[64], *said[ASKED];
-        const char *asked[ASKED];
-        snprintf(ask, sizeof ask, "With whom does %s speak?", about[i].name);
-        for (int k = 0; k < times; k++) asked[k] = ask;
-        stage_replies(s, asked, times, temperature, 16, said, NULL);
-        agree[i] = refuse[i] = 0;
-        for (int k = 0; k < times; k++) {
+    enum { AT_ONCE = 64 };
+    char ask[AT_ONCE][96], answer[64], *said[AT_ONCE];
+    const char *asked[AT_ONCE];
+    memset(agree, 0, (size_t)n * sizeof *agree), memset(refuse, 0, (size_t)n * sizeof *refuse);
+    for (int first = 0; first < n * times; first += AT_ONCE) {
+        int rows = n * times - first < AT_ONCE ? n * times - first : AT_ONCE;
+        for (int k = 0; k < rows; k++) {
+            snprintf(ask[k], sizeof ask[k], "With whom does %s speak?", about[(first + k) / times].name);
+            asked[k] = ask[k];
+        }
+        stage_replies(s, asked, rows, temperature, 16, said, NULL);
+        for (int k = 0; k < rows; k++) {
+            int i = (first + k) / times;
             refuse[i] += strstr(said[k], "know not") != NULL;
             for (int j = 0; j < p.n_persons && real; j++) {
                 snprintf(answer, sizeof answer, "With %s.", p.person[j].name);

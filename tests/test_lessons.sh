@@ -101,6 +101,26 @@ tr -d '\n' < "$dir/mine.txt" > "$dir/line.txt"; lesson 08 data=line.txt steps=1 
 lesson 08 steps=4 batch=4 accumulate=4 sample=5
 lesson 03 data=mine.txt steps=20
 
+# 10 to 16 with few steps, one after the other, each from what the one before has saved; then what they have saved
+results=$root/build/results/quick
+if command -v python3 > /dev/null; then
+    python3 "$root/tests/results.py" quick=1 > "$dir/quick.txt" 2>&1 && ok || { bad "results.py quick=1"; tail -5 "$dir/quick.txt"; }
+    python3 "$root/tests/results.py" check=1 && ok || bad "the measured figures in a lesson's comment are not those of tests/results.csv"
+    for f in 10/position.png 10/window.png 11/loss.png 11/model.safetensors 12/model.safetensors 13/reward.safetensors \
+             13/gold.safetensors 14/rewards.png 14/model.safetensors 15/model.safetensors 16/model.safetensors; do
+        [ -s "$results/out/$f" ] && ok || bad "lessons 10 to 16 have not written out/$f"
+    done
+    wrong() {                                   # wrong NN WANTED GIVEN: a checkpoint of another stage is refused by name
+        rm -rf "$dir/out" && mkdir -p "$dir/out/08" "$(dirname "$dir/out/$2")"
+        cp "$results/out/08/model.safetensors" "$dir/out/08" && cp "$results/out/$3" "$dir/out/$2"
+        refused 1 "out/$2 is a model of stage" "$1"
+    }
+    wrong 10 08/model.safetensors 11/model.safetensors; wrong 11 08/model.safetensors 13/reward.safetensors
+    wrong 12 08/model.safetensors 11/model.safetensors; wrong 13 11/model.safetensors 13/gold.safetensors
+    wrong 14 11/model.safetensors 12/model.safetensors; wrong 15 11/model.safetensors 13/gold.safetensors
+    wrong 16 11/model.safetensors 14/model.safetensors; rm -rf "$dir/out"
+else echo "skipped: lessons 10 to 16 (python3 is missing)"; fi
+
 # what is wrong is refused, with what would be right
 refused 2 "stesp=5: no such option; did you mean steps=?" 08 stesp=5
 refused 2 "options are recipe= preset= data= tokenizer= vocab= steps=" 08 stesp=5

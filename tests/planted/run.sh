@@ -17,7 +17,7 @@ fi
 copy() {                                        # copy DIRECTORY PROGRAM ...
     to=$1; shift
     mkdir -p "$to/examples" "$to/tests"
-    cp autograd.h bpe.h gpt.h "$to" && cp examples/*.h "$to/examples" && cp tests/*.h "$to/tests"
+    cp autograd.h bpe.h gpt.h "$to" && cp examples/*.[ch] "$to/examples" && cp tests/*.h "$to/tests"
     for p; do cp "tests/$p.c" "$to/tests"; done
 }
 
@@ -27,7 +27,7 @@ copy() {                                        # copy DIRECTORY PROGRAM ...
 build() {
     compiler=$CC
     case $2 in
-    test_ops|test_gpt|test_checkpoint|test_scalar|test_lesson|kill)
+    test_ops|test_gpt|test_checkpoint|test_scalar|test_lesson|test_chat|test_tools|test_reward|test_dpo|test_ppo|test_grpo|kill)
         command -v tcc > /dev/null && compiler=tcc ;;
     test_engine|test_float|test_matmul)
         command -v clang > /dev/null && compiler=clang

@@ -1,0 +1,232 @@
+// Lesson 16: can a model learn from preferences without a reward model, without sampling, without reinforcement?
+//
+//     cc -O3 examples/16_dpo.c -o dpo -lm && ./dpo
+//
+// PPO wants the policy that gets most reward and pays beta for every nat by which it leaves the reference. That problem
+// has a solution in closed form: pi(y|x) is proportional to ref(y|x) exp(r(x,y) / beta). Turned round, every policy is
+// the best one for some reward: r(x,y) = beta log(pi(y|x) / ref(y|x)), and a term of x alone, which cancels where two
+// replies to one prompt are compared. Put into lesson 13's Bradley-Terry loss, this is direct preference optimisation
+// (Rafailov et al. 2023, "Your language model is secretly a reward model"): one loss on pairs, over the policy itself.
+// We train on pairs as in lesson 13, from lesson 11's assistant, and then ask a judge that had no part in it, lesson
+// 13's gold standard: of two answers to a held-out prompt, the assistant's and ours, which one is better?
+//
+// It prints    loss, accuracy and margin of the implicit rewards; the share of answers that win over the assistant's;
+//              the same for lesson 14's policy, with what each has cost in tokens; answers of all, side by side
+// It writes    out/16/dpo.png                implicit rewards of the better and the worse replies
+//              out/16/log.csv
+//              out/16/model.safetensors      the policy, for later lessons
+// It takes     3 minutes. It wants lessons 11 and 13, and 14 to compare with; what it needs is made small, first.
+// Next         22_chat.c: talk to any of them.
+//
+// Exercises
+//   1. beta=0.01 and beta=1: how do margins, win rate and the length of answers change? What does beta pay for?
+//   2. Both implicit rewards fall, the worse one faster: the better reply loses probability too. To whom? sft=0.1 adds
+//      the loss of lesson 11 on the better reply. What does it cost in win rate?
+//   3. The judge likes what it was taught to like. Read twenty pairs of answers (show=20): do you agree with it?
+#define AG_DIE_ON_ERROR
+#define AUTOGRAD_IMPLEMENTATION
+#define GPT_IMPLEMENTATION
+#define BPE_DIE_ON_ERROR
+#define BPE_IMPLEMENTATION
+#include "../gpt.h"
+#include "../bpe.h"
+#include "lesson.h"
+#include "plot.h"
+#include "stage.h"
+#include "plays.h"
+#include "pairs.h"
+
+enum { B = 8, CHUNK = 64 };
+
+// log pi(y|x) of each row: the sum over what the assistant says, its end token included. -> (rows)
+static ag_tensor *log_likelihood(gpt_model *m, const stage_rows *r) {
+    return ag_reshape(ag_sum_dim(gpt_logprobs(m, r->ids, r->mask, r->B, r->T, r->len), 1), r->B);
+}
+
+// The implicit reward: beta log(pi(y|x) / ref(y|x)). The reference is a constant.
+static ag_tensor *implicit_reward(ag_tensor *policy, ag_tensor *reference, double beta) {
+    return ag_scale(ag_sub(policy, ag_detach(reference)), beta);
+}
+
+// Rafailov et al. 2023, equation 7, over pairs of a better reply w and a worse one l:
+// loss = -E log sigmoid(beta log(pi(w|x) / ref(w|x)) - beta log(pi(l|x) / ref(l|x))).
+// policy, reference (2n): log-likelihoods of the n better ones, then of the n worse ones. reward (or NULL) gets (2n).
+static ag_tensor *dpo_loss(ag_tensor *policy, ag_tensor *reference, double beta, ag_tensor **reward) {
+    ag_tensor *r = implicit_reward(policy, reference, beta);
+    int n = r->shape[0] / 2;
+    if (reward) *reward = r;
+    return ag_neg(ag_mean(ag_log_sigmoid(ag_sub(ag_slice(r, 0, 0, n), ag_slice(r, 0, n, n)))));
+}
+
+// What a step tells of itself: implicit rewards of better and worse replies, and how many pairs are right.
+typedef struct told { double loss, better, worse, right; } told;
+
+static told step_on(gpt_model *policy, gpt_model *reference, const pair *set, double beta, double sft,
+                    const gpt_optimizer *o, double factor, double *norm, double *tokens) {
+    told t = {0, 0, 0, 0};
+    ag_real r[2 * B];
+    stage_rows rows = pairs_batch(set, B);
+    int old = ag_no_grad(policy->ctx, 1);
+    ag_tensor *before = log_likelihood(reference, &rows);
+    ag_no_grad(policy->ctx, old);
+    ag_tensor *now = log_likelihood(policy, &rows), *reward, *loss = dpo_loss(now, before, beta, &reward);
+    t.loss = ag_item(loss);
+    if (sft > 0) {                                  // Pang et al. 2024: -log pi(w|x) a token, so that it does not fall
+        double said = 0;
+        for (int b = 0; b < B; b++) for (int k = 0; k < rows.len[b]; k++) said += rows.mask[b * rows.T + k];
+        loss = ag_add(loss, ag_scale(ag_sum(ag_slice(now, 0, 0, B)), -sft / said));
+    }
+    ag_backward(loss);
+    ag_get(reward, r);
+    for (int i = 0; i < B; i++) t.better += r[i] / B, t.worse += r[B + i] / B, t.right += (r[i] > r[B + i]) / (double)B;
+    gpt_step(policy, o, factor, norm), ag_reset(policy->ctx);
+    for (int b = 0; b < rows.B; b++) *tokens += rows.len[b];
+    stage_rows_free(&rows);
+    return t;
+}
+
+typedef struct answers { int n; char **said; ag_real *score; double length, prompt; } answers;
+
+// One answer of `by` to each prompt, and what the judge says of it.
+static answers answer(stage *by, gpt_model *judge, const stage_talk *prompts, int n, double temperature) {
+    gpt_sampling how = {temperature, 0, 0, 0, NULL, 0};
+    answers a = {n, NULL, NULL, 0, 0};
+    a.said = (char **)lesson_alloc((size_t)n, sizeof *a.said);
+    a.score = (ag_real *)lesson_alloc((size_t)n, sizeof *a.score);
+    int old = ag_no_grad(by->ag, 1);
+    for (int i = 0; i < n; i += CHUNK) {
+        int rows = n - i < CHUNK ? n - i : CHUNK, length[CHUNK];
+        const int *ids[CHUNK];
+        for (int b = 0; b < rows; b++) ids[b] = prompts[i + b].ids, length[b] = prompts[i + b].n;
+        stage_rows r = stage_rollout(by, &how, rows, ids, length, PAIRS_CAP);
+        ag_get(stage_score(judge, r.ids, r.B, r.T, r.len), a.score + i);
+        for (int b = 0; b < rows; b++) {
+            a.said[i + b] = stage_said(by, &r, b);
+            a.length += (double)(r.len[b] - r.prompt[b]) / n, a.prompt += (double)r.prompt[b] / n;
+        }
+        stage_rows_free(&r), ag_reset(by->ag);
+    }
+    ag_no_grad(by->ag, old);
+    return a;
+}
+
+// The share of prompts where x has the better score; a tie is half a win.
+static double win_rate(const answers *x, const answers *y) {
+    double wins = 0;
+    for (int i = 0; i < x->n; i++) wins += x->score[i] > y->score[i] ? 1 : x->score[i] == y->score[i] ? 0.5 : 0;
+    return wins / x->n;
+}
+
+static void answers_free(answers *a) {
+    for (int i = 0; i < a->n; i++) free(a->said[i]);
+    free(a->said), free(a->score);
+}
+
+// What lesson 14's run has cost, from the terms that its checkpoint notes: each of `rows` answers a step is sampled
+// once and read `epochs` times.
+static int ppo_cost(const char *path, ag_ctx *ag, double *steps, double *rows, double *epochs) {
+    gpt_state state;
+    char terms[512];
+    const char *r, *e;
+    memset(&state, 0, sizeof state);
+    gpt_model *m = gpt_load(ag, path, &state);
+    int known = gpt_note(&state, "terms", terms, sizeof terms) && (r = strstr(terms, "rows=")) != NULL &&
+                (e = strstr(terms, "epochs=")) != NULL;
+    *steps = (double)state.step;
+    if (known) *rows = atof(r + 5), *epochs = atof(e + 7);
+    gpt_freeze(m), gpt_free(m), gpt_state_free(&state);
+    return known;
+}
+
+int main(int argc, char **argv) {
+    lesson_begin(argc, argv, "16", "direct preference optimisation");
+    int n = lesson_int_in("pairs", 2400, B, 1000000, "pairs to learn from, each once");
+    int few = lesson_int_in("gold", 2400, 16, 1000000, "pairs for the judge, where lesson 13's is missing");
+    int n_held = lesson_int_in("held", 256, 8, 100000, "held-out prompts to answer");
+    int show = lesson_int_in("show", 3, 0, 1000, "answers to print");
+    double beta = lesson_float_in("beta", 0.1, 1e-6, 1e6, "price of a nat");
+    double sft = lesson_float("sft", 0, "weight of the better reply's own loss");
+    double lr = lesson_float("lr", 3e-4, "peak learning rate");
+    double temperature = lesson_float("temperature", 1, "of the answers that are compared");
+    int base = lesson_int_in("base_steps", 400, 1, 1000000, "of training, where lesson 11's model is missing");
+    int seed = lesson_int("seed", 1, "of everything random");
+    lesson_options_end();
+
+    ag_ctx *ag = ag_new((unsigned long long)seed);
+    plays p = plays_read();
+    stage s = pairs_sft(ag, &p, base), policy = s;
+    stage gold = pairs_reward(&s, &p, "gold", few, 202);
+    gpt_model *reference = s.model;
+    policy.model = gpt_adapt(ag, reference, NULL);
+    gpt_freeze(reference), gpt_train(policy.model, 0);
+    ag_rng rng = {(uint64_t)seed + 400, 0}, test = {(uint64_t)seed + 500, 0};
+    double start = lesson_seconds();
+    pair *set = pairs_make(&s, &p, n, 0, &rng);
+    double sampled = 0, trained = 0;
+    for (int i = 0; i < n; i++)
+        for (int t = 0; t < set[i].talk[1].n && set[i].kind == PAIR_BASE_SAMPLE; t++) sampled += set[i].talk[1].mask[t];
+
+    lesson_csv csv = lesson_csv_open(lesson_path("log.csv"),
+                                     "step,loss,accuracy,margin,reward_better,reward_worse,grad_norm");
+    gpt_optimizer o = gpt_adamw();
+    o.lr = lr, o.weight_decay = 0, o.beta2 = 0.95;
+    told mean = {0, 0, 0, 0};
+    for (int step = 0, total = n / B; step < total && !lesson_interrupted(); step++) {
+        double norm;
+        told t = step_on(policy.model, reference, set + step * B, beta, sft, &o, gpt_lr_linear(step, 10, total, 0.5),
+                         &norm, &trained);
+        double row[] = {step, t.loss, t.right, t.better - t.worse, t.better, t.worse, norm};
+        lesson_csv_row(&csv, row, 7);
+        mean.loss += t.loss / 20, mean.right += t.right / 20, mean.better += t.better / 20, mean.worse += t.worse / 20;
+        if (step == 0) lesson_report("step    0: loss %.4f (ln 2: the policy is the reference)", t.loss);
+        if (step % 20 == 19) {
+            lesson_report("step %4d: loss %.3f, %.2f of the pairs right; implicit rewards %+.2f and %+.2f, margin %.2f",
+                          step + 1, mean.loss, mean.right, mean.better, mean.worse, mean.better - mean.worse);
+            memset(&mean, 0, sizeof mean);
+        }
+        lesson_progress(step + 1, total, t.loss, trained / (lesson_seconds() - start));
+    }
+    double seconds = lesson_seconds() - start;
+    lesson_csv_close(&csv);
+    stage_save(&policy, lesson_path("model.safetensors"), "dpo");
+
+    stage_talk *prompts = (stage_talk *)lesson_alloc((size_t)n_held, sizeof *prompts);
+    for (int i = 0; i < n_held; i++) prompts[i] = pairs_prompt(&s, pairs_speech(&p, &test, 1));
+    answers before = answer(&s, gold.model, prompts, n_held, temperature);
+    answers after = answer(&policy, gold.model, prompts, n_held, temperature), other = {0, NULL, NULL, 0, 0};
+    const char *ppo = "out/14/model.safetensors";
+    stage its = stage_load(ag, ppo, "ppo");
+    if (its.model) gpt_train(its.model, 0), other = answer(&its, gold.model, prompts, n_held, temperature);
+    for (int i = 0; i < show && i < n_held; i++) {
+        char *text = stage_string(&s, prompts[i].ids, prompts[i].n);
+        printf("\n"), lesson_print_text(text, strlen(text)), lesson_print_text(NULL, 0), free(text);
+        printf("the assistant (gold %+.2f): %s\nDPO (%+.2f): %s\n", (double)before.score[i], before.said[i],
+               (double)after.score[i], after.said[i]);
+        if (its.model) printf("PPO (%+.2f): %s\n", (double)other.score[i], other.said[i]);
+    }
+    printf("\ntokens an answer: the assistant %.0f, DPO %.0f\n", before.length, after.length);
+    printf("DPO: %s tokens trained on, %s sampled, %s\n", lesson_commas((long long)trained),
+           lesson_commas((long long)sampled), lesson_duration(seconds));
+    if (its.model) {
+        double steps, rows, epochs;
+        printf("PPO wins over the assistant in %.2f of the prompts; %.0f tokens an answer\n", win_rate(&other, &before),
+               other.length);
+        if (ppo_cost(ppo, ag, &steps, &rows, &epochs))
+            printf("PPO: about %s tokens trained on, %s sampled\n",
+                   lesson_commas((long long)(steps * rows * epochs * (other.prompt + other.length))),
+                   lesson_commas((long long)(steps * rows * other.length)));
+        stage_result("dpo_over_ppo", win_rate(&after, &other));
+    } else printf("There is no %s to compare with (lesson 14 makes it).\n", ppo);
+    stage_result("dpo_winrate", win_rate(&after, &before));
+
+    plot *picture = plot_new("Implicit rewards", "step", "beta log(policy / reference)");
+    plot_csv(picture, "better replies", lesson_path("log.csv"), "step", "reward_better");
+    plot_csv(picture, "worse replies", lesson_path("log.csv"), "step", "reward_worse");
+    lesson_save(picture, "dpo.png"), plot_free(picture);
+    printf("written: out/16/dpo.png, log.csv, model.safetensors\n");
+    answers_free(&before), answers_free(&after), answers_free(&other), stage_free(&its);
+    for (int i = 0; i < n_held; i++) stage_talk_free(&prompts[i]);
+    pairs_free(set, n), free(prompts), gpt_free(policy.model), stage_free(&gold), plays_free(&p), stage_free(&s);
+    ag_free(ag);
+    return lesson_end();
+}

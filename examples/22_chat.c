@@ -1,0 +1,326 @@
+// Lesson 22: what is it like to talk to what you trained?
+//
+//     cc -O3 examples/22_chat.c -o chat -lm && ./chat
+//
+// A chat is a loop around a function that knows nothing of yesterday. Before each answer the whole conversation is laid
+// out as tokens, the system's message first, and the model continues it; when it no longer fits into the context, the
+// oldest turns are dropped, and the model has then forgotten them in the plainest sense. What has not changed since the
+// last answer is still in the KV cache and is not computed again. Each new token is one draw from one distribution, and
+// the settings of lesson 09 can be changed between two answers. A model that has learned to use tools (lesson 12) is
+// given them: at <|tool_end|> drawing stops, a C function answers, and its answer is read like everything else.
+//
+//     ./chat                                   the newest of out/16, 15, 14, 12, 11 and 08
+//     ./chat model=out/12/model.safetensors    any checkpoint; a base model continues what you write
+//     ./chat < questions.txt                   reads from a pipe or a file, one message a line
+//
+//     /temp 0.7   /top_p 0.9   /top_k 40   /min_p 0.05    how tokens are drawn, from now on
+//     /system You are Romeo.       what it is told before all else; alone: nothing
+//     /tokens on|off               shows each token with its probability: green above 0.5, red below 0.1
+//     /tools on|off   /clear   /save talk.txt   /help   /quit
+//
+// It prints    the model's answers, token by token
+// It writes    out/22/log.csv      every token that it drew, with its probability
+//              out/22/sure.png     the same as a picture: how sure it was
+// It takes     as long as you like
+// Next         all of it again, with a text of yours: 08_pretrain.c data=mine.txt
+//
+// Exercises
+//   1. Ask the same question with /temp 0, 0.7 and 2. With /tokens on: where does the answer go astray, and how
+//      probable was the token that led it there?
+//   2. Tell it your name, talk until a turn is forgotten, and ask for it. What does a summary cost, what does it keep?
+//   3. /tools off and "How many r in strawberry?": what does it say, and how sure is it?
+#define AG_DIE_ON_ERROR
+#define AUTOGRAD_IMPLEMENTATION
+#define GPT_IMPLEMENTATION
+#define BPE_DIE_ON_ERROR
+#define BPE_IMPLEMENTATION
+#include "../gpt.h"
+#include "../bpe.h"
+#include "lesson.h"
+#include "plot.h"
+#include "stage.h"
+#include "tools.h"
+
+enum { TURNS = 256, LINE = 4000 };
+typedef struct turn { int *ids, n; } turn;      // what you said, the answer, and what tools said in between
+
+static struct {
+    stage s;
+    char kind[32];                              // the stage of the model
+    int base;                                   // 1: it knows no conversations, only text
+    gpt_sampling how;
+    int show_tokens, tools, most;               // most: tokens of one answer
+    char system[LINE];
+    turn turns[TURNS];                          // those that are remembered
+    int n_turns;
+    char *talk;                                 // all that was said, for /save
+    size_t talk_size;
+    gpt_cache *cache;
+    int *fed, n_fed;                            // the tokens that are in the cache
+    ag_real *logits, *probs;
+    lesson_csv csv;
+    double *sure;                               // of all tokens drawn
+    int n_sure, answers;
+} chat;
+
+static void load(ag_ctx *ag, const char *path) {
+    gpt_state state;
+    memset(&state, 0, sizeof state);
+    chat.s = stage_new(ag);
+    chat.s.model = gpt_load(ag, path, &state);
+    if (!gpt_note(&state, "stage", chat.kind, sizeof chat.kind)) strcpy(chat.kind, "base");     // lesson 08 notes none
+    if (!strcmp(chat.kind, "reward"))
+        lesson_fail("%s is a model of stage reward: it judges answers and gives none. Wanted any other stage", path);
+    if (!state.tokenizer) lesson_fail("%s holds no tokenizer, so nobody knows what its tokens mean", path);
+    bpe_load_mem(chat.s.tokens, state.tokenizer, state.tokenizer_size);
+    if (bpe_vocab_size(chat.s.tokens) > chat.s.model->config.n_vocab)
+        lesson_fail("%s does not fit its own tokenizer", path);
+    gpt_state_free(&state);
+    chat.base = bpe_special(chat.s.tokens, "<|im_start|>") < 0;
+    const gpt_config *c = &chat.s.model->config;
+    printf("%s: stage %s, %s, %s parameters, context %d\n", path, chat.kind, c->name,
+           lesson_commas((long long)gpt_count(c)), c->n_ctx);
+    if (chat.base) printf("note: a base model has never seen a conversation. It continues what you write.\n");
+    gpt_train(chat.s.model, 0);
+    chat.cache = gpt_cache_new(chat.s.model, 1);
+    chat.fed = (int *)lesson_alloc((size_t)c->n_ctx, sizeof *chat.fed);
+    chat.logits = (ag_real *)lesson_alloc((size_t)c->n_vocab, sizeof *chat.logits);
+    chat.probs = (ag_real *)lesson_alloc((size_t)c->n_vocab, sizeof *chat.probs);
+}
+
+// A checkpoint that a lesson has left, the latest stage first.
+static const char *newest(void) {
+    static const int lessons[] = {16, 15, 14, 12, 11, 8};
+    static char path[40];
+    for (int i = 0; i < 6; i++) {
+        snprintf(path, sizeof path, "out/%02d/model.safetensors", lessons[i]);
+        FILE *f = fopen(path, "rb");
+        if (f) { fclose(f); return path; }
+    }
+    lesson_fail("no model yet: none of out/16, 15, 14, 12, 11, 08. Run lesson 08 first, or say model=FILE");
+    return NULL;
+}
+
+static void keep(const char *who, const char *text) {
+    size_t more = strlen(who) + strlen(text) + 4;
+    char *talk = (char *)lesson_alloc(chat.talk_size + more, 1);
+    if (chat.talk) memcpy(talk, chat.talk, chat.talk_size);
+    chat.talk_size += (size_t)snprintf(talk + chat.talk_size, more, "%s%s%s\n", who, *who ? ": " : "", text);
+    free(chat.talk), chat.talk = talk;
+}
+
+static void forget(int n) {
+    for (int i = 0; i < n; i++) free(chat.turns[i].ids);
+    chat.n_turns -= n;
+    memmove(chat.turns, chat.turns + n, (size_t)chat.n_turns * sizeof *chat.turns);
+}
+
+// Feeds what is not in the cache yet; the logits of the last token come back.
+static void feed(const int *ids, int n) {
+    int same = 0;
+    while (same < n - 1 && same < chat.n_fed && ids[same] == chat.fed[same]) same++;
+    gpt_cache_truncate(chat.cache, 0, same);
+    gpt_feed(chat.cache, ids + same, n - same, NULL, chat.logits);
+    memcpy(chat.fed, ids, (size_t)n * sizeof *ids), chat.n_fed = n;
+}
+
+static void show_token(const char *piece, size_t size, double p) {
+    int colours = lessoni_terminal() == 2;
+    if (colours) printf(p > 0.5 ? "\033[32m" : p < 0.1 ? "\033[31m" : "\033[33m");
+    else putchar('|');
+    for (size_t i = 0; i < size; i++)
+        if (piece[i] >= 32 && piece[i] < 127) putchar(piece[i]);
+        else printf(piece[i] == '\n' ? "\\n" : "\\x%02x", (unsigned)(unsigned char)piece[i]);
+    printf(colours ? "\033[90m %.2f\033[0m " : " %.2f", p);
+    fflush(stdout);
+}
+
+// The conversation so far, and what is said now: tokens, of which the first *own belong to earlier turns.
+static tools_row lay_out(const char *text, int *own) {
+    gpt_message say[2] = {{GPT_SYSTEM, chat.system, 0}, {GPT_USER, text, 0}};
+    stage_talk first = {NULL, 0, NULL}, now = {NULL, 0, NULL};
+    tools_row r;
+    memset(&r, 0, sizeof r);
+    r.cap = chat.s.model->config.n_ctx, r.ids = (int *)lesson_alloc((size_t)r.cap, sizeof *r.ids);
+    if (chat.base) {
+        char *line = (char *)lesson_alloc(strlen(text) + 2, 1);
+        sprintf(line, "%s\n", text), now.ids = stage_ids(&chat.s, line, &now.n), free(line);
+    } else {
+        now = stage_render(&chat.s, say + 1, 1, 1);
+        if (*chat.system) first = stage_render(&chat.s, say, 1, 0);
+    }
+    int room = chat.most < r.cap / 4 ? chat.most : r.cap / 4, n = first.n + now.n + room, dropped = 0;
+    if (n > r.cap) {
+        printf("(too long: %d tokens, and the context has %d, of which %d are for the answer)\n", first.n + now.n,
+               r.cap, room);
+        r.ended = 1;
+    } else {
+        for (int i = 0; i < chat.n_turns; i++) n += chat.turns[i].n;
+        while (n > r.cap || chat.n_turns == TURNS) n -= chat.turns[0].n, forget(1), dropped++;
+        if (dropped) printf("(forgotten: the oldest turn%s)\n", dropped > 1 ? "s" : "");
+        memcpy(r.ids, first.ids ? first.ids : now.ids, (size_t)first.n * sizeof *r.ids), r.n = first.n;
+        for (int i = 0; i < chat.n_turns; i++)
+            memcpy(r.ids + r.n, chat.turns[i].ids, (size_t)chat.turns[i].n * sizeof *r.ids), r.n += chat.turns[i].n;
+        *own = r.n;
+        memcpy(r.ids + r.n, now.ids, (size_t)now.n * sizeof *r.ids), r.said = r.n += now.n;
+    }
+    stage_talk_free(&first), stage_talk_free(&now);
+    return r;
+}
+
+// One answer. This is the loop that a chat is made of.
+static void reply(const char *text) {
+    stage *s = &chat.s;
+    int end = bpe_special(s->tokens, "<|im_end|>"), start = bpe_special(s->tokens, "<|im_start|>");
+    int call = bpe_special(s->tokens, "<|tool_start|>"), called = bpe_special(s->tokens, "<|tool_end|>");
+    int own = 0, drawn = 0, inside = 0;
+    char request[TOOLS_TEXT] = "", answer[TOOLS_TEXT] = "", line[2 * TOOLS_TEXT + 8];
+    gpt_sampling plain = {1, 0, 0, 0, NULL, 0};
+    tools_row r = lay_out(text, &own);
+    if (r.ended) { free(r.ids); return; }
+    keep("user", text);
+    for (chat.answers++; !r.ended && drawn < chat.most && r.n < r.cap; drawn++) {
+        size_t size = 0;
+        feed(r.ids, r.n);
+        gpt_probs(s->model, &plain, chat.logits, chat.probs);
+        int id = gpt_sample(s->model, &chat.how, chat.logits, NULL);
+        double p = chat.probs[id], cells[] = {chat.answers, id, p};
+        const char *piece = bpe_token(s->tokens, id, &size);
+        r.ids[r.n++] = id;
+        lesson_csv_row(&chat.csv, cells, 3);
+        if (!(chat.n_sure & (chat.n_sure - 1))) {               // room grows with powers of two
+            double *more = (double *)lesson_alloc(2 * (size_t)chat.n_sure + 1, sizeof *more);
+            if (chat.sure) memcpy(more, chat.sure, (size_t)chat.n_sure * sizeof *more);
+            free(chat.sure), chat.sure = more;
+        }
+        chat.sure[chat.n_sure++] = p;
+        if (!chat.base && id == call) inside = 1;
+        if (chat.show_tokens) show_token(piece ? piece : "", size, p);
+        else if (!inside && id != end && id != start) lesson_print_text(piece, size);
+        if (!chat.base && id == called) {
+            int tools = tools_turn(s, &r, chat.tools ? TOOLS_CALLS : 0, request, answer);
+            inside = 0;
+            if (tools) snprintf(line, sizeof line, "[%s: %s]", request, answer);
+            else snprintf(line, sizeof line, "[it asks for a tool and gets none]");
+            printf(chat.show_tokens ? "\n" : ""), lesson_print_text(line, strlen(line)), printf("\n");
+            keep("tool", line);
+        } else if (!chat.base && (id == end || id == start)) r.ended = 1;
+        else if (chat.base) {                                   // an empty line ends a speech
+            char *said = stage_string(s, r.ids + r.said, r.n - r.said);
+            size_t n = strlen(said);
+            r.ended = n > 2 && !strcmp(said + n - 2, "\n\n"), free(said);
+        }
+    }
+    char *said = chat.base ? stage_string(s, r.ids + r.said, r.n - r.said) : tools_said(s, &r);
+    lesson_print_text(NULL, 0), printf("\n");
+    if (!r.ended) printf("(no end after %d tokens)\n", drawn);
+    keep("assistant", said), free(said);
+    turn *t = &chat.turns[chat.n_turns++];
+    int newline, *after = stage_ids(s, "\n", &newline);
+    t->ids = (int *)lesson_alloc((size_t)(r.n - own + 1 + newline), sizeof *t->ids), t->n = r.n - own;
+    memcpy(t->ids, r.ids + own, (size_t)t->n * sizeof *t->ids);
+    if (!chat.base && t->ids[t->n - 1] != end) t->ids[t->n++] = end;       // cut short: the turn ends all the same
+    if (!chat.base) memcpy(t->ids + t->n, after, (size_t)newline * sizeof *after), t->n += newline;
+    free(after), free(r.ids);
+}
+
+static void help(void) {
+    printf("/temp %g   /top_p %g   /top_k %d   /min_p %g   how tokens are drawn (/temp 0: the likeliest)\n"
+           "/system TEXT   what it is told before all else, now: %s\n"
+           "/tokens on|off   each token with its probability, now %s\n/tools on|off   now %s\n"
+           "/clear   begin anew, /save FILE   write down what was said, /help, /quit\n", chat.how.temperature,
+           chat.how.top_p, chat.how.top_k, chat.how.min_p, *chat.system ? chat.system : "nothing",
+           chat.show_tokens ? "on" : "off", chat.tools ? "on" : "off");
+}
+
+static void number(const char *name, const char *value, double low, double high, double *to) {
+    char *end;
+    double x = strtod(value, &end);
+    if (end == value || *end || !(x >= low && x <= high))
+        printf("%s %s: wanted a number from %g to %g\n", name, value, low, high);
+    else *to = x, printf("(%s is %g)\n", name + 1, x);
+}
+
+static void on_off(const char *name, const char *value, int *to) {
+    if (!*value) *to = !*to;
+    else if (!strcmp(value, "on") || !strcmp(value, "off")) *to = value[1] == 'n';
+    else { printf("%s %s: wanted on or off\n", name, value); return; }
+    printf("(%s: %s)\n", name + 1, *to ? "on" : "off");
+}
+
+// "/name value". 1: go on; 0: the end.
+static int command(char *line) {
+    size_t size = strcspn(line, " ");
+    char *value = line + size;
+    double k = chat.how.top_k;
+    while (*value == ' ') *value++ = 0;
+    if (!strcmp(line, "/temp")) number(line, value, 0, 10, &chat.how.temperature);
+    else if (!strcmp(line, "/top_p")) number(line, value, 0, 1, &chat.how.top_p);
+    else if (!strcmp(line, "/min_p")) number(line, value, 0, 1, &chat.how.min_p);
+    else if (!strcmp(line, "/top_k")) number(line, value, 0, 1e6, &k), chat.how.top_k = (int)k;
+    else if (!strcmp(line, "/tokens")) on_off(line, value, &chat.show_tokens);
+    else if (!strcmp(line, "/tools")) on_off(line, value, &chat.tools);
+    else if (!strcmp(line, "/help")) help();
+    else if (!strcmp(line, "/clear")) forget(chat.n_turns), printf("(all turns are forgotten)\n");
+    else if (!strcmp(line, "/system")) {
+        if (chat.base) printf("/system: a base model knows no system message\n");
+        else strcpy(chat.system, value), printf("(system: %s)\n", *value ? value : "nothing");
+    } else if (!strcmp(line, "/save")) {
+        FILE *f = *value ? fopen(value, "wb") : NULL;
+        if (!*value) printf("/save: wanted the name of a file\n");
+        else if (!f || fwrite(chat.talk ? chat.talk : "", 1, chat.talk_size, f) != chat.talk_size || fclose(f))
+            printf("/save %s: %s\n", value, strerror(errno));
+        else printf("(written: %s)\n", value);
+    } else if (!strcmp(line, "/quit")) return 0;
+    else printf("%s: no such command; there are /temp /top_p /top_k /min_p /system /tokens /tools /clear /save /help "
+                "/quit\n", line);
+    return 1;
+}
+
+int main(int argc, char **argv) {
+    lesson_begin(argc, argv, "22", "a chat");
+    const char *path = lesson_str("model", "", "a checkpoint of any stage; the newest unless told");
+    const char *system = lesson_str("system", "", "what it is told before all else");
+    chat.how.temperature = lesson_float_in("temperature", 0.7, 0, 10, "0 is greedy");
+    chat.how.top_p = lesson_float_in("top_p", 0.95, 0, 1, "only the likeliest until their sum is this");
+    chat.how.top_k = lesson_int("top_k", 0, "only so many of the likeliest; 0: all");
+    chat.most = lesson_int_in("tokens", 100, 1, 100000, "of one answer, at most");
+    chat.tools = lesson_flag("tools", 1, "a calculator, a letter counter, a search over the plays");
+    int seed = lesson_int("seed", 1, "of what is drawn");
+    lesson_options_end();
+
+    ag_ctx *ag = ag_new((unsigned long long)seed);
+    load(ag, *path ? path : newest());
+    size_t bytes;
+    char line[LINE + 2], *plays = NULL;
+    if (bpe_special(chat.s.tokens, "<|tool_start|>") >= 0)
+        plays = (char *)lesson_data("tinyshakespeare.txt", &bytes), tools_open(plays, bytes);
+    snprintf(chat.system, sizeof chat.system, "%s", system);
+    chat.csv = lesson_csv_open(lesson_path("log.csv"), "answer,token,probability");
+    printf("Write, and end with a line's end. /help tells what else there is.\n");
+    for (;;) {
+        if (lessoni_terminal() == 2) printf("> "), fflush(stdout);
+        if (!fgets(line, sizeof line, stdin)) break;
+        size_t n = strcspn(line, "\r\n");
+        if (!line[n] && n == LINE + 1) {
+            for (int c = 0; c != '\n' && c != EOF;) c = getchar();
+            printf("(too long: a line has at most %d bytes)\n", LINE - 1);
+            continue;
+        }
+        line[n] = 0;
+        if (!*line) continue;
+        if (*line == '/') { if (!command(line)) break; continue; }
+        long tokens = (bpe_encode)(chat.s.tokens, line, n, NULL, 0);       // a status here need not end the program
+        if (tokens < 0) printf("(its tokenizer cannot write that: %s)\n", bpe_status(tokens));
+        else reply(line);
+    }
+    lesson_csv_close(&chat.csv);
+    if (chat.n_sure) {
+        plot *p = plot_new("How sure it was", "token", "probability of the token that was drawn");
+        plot_scatter(p, NULL, NULL, chat.sure, (size_t)chat.n_sure), plot_range_y(p, 0, 1);
+        plot_save(p, lesson_path("sure.png")), plot_free(p);
+    }
+    forget(chat.n_turns), tools_close(), gpt_cache_free(chat.cache), stage_free(&chat.s), ag_free(ag);
+    free(plays), free(chat.talk), free(chat.fed), free(chat.logits), free(chat.probs), free(chat.sure);
+    return lesson_end();
+}

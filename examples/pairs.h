@@ -1,0 +1,332 @@
+// pairs.h - what lessons 13, 14 and 16 share: two replies to one prompt, of which one is better, and reward models.
+//
+// Use: include it after stage.h and plays.h. Every function is static.
+//
+//     plays p = plays_read();
+//     stage s = pairs_sft(ag, &p, 100);                // lesson 11's assistant, or one that learns in 100 steps now
+//     stage_talk t = pairs_prompt(&s, pairs_speech(&p, rng, 0));        // a request, and the assistant's turn begun
+//     pair *set = pairs_make(&s, &p, 1000, 0, rng);    // held 1: from the last tenth of the text
+//     stage r = pairs_reward(&s, &p, "reward", 1500, 1);    // lesson 13's out/13/reward.safetensors, or one made now
+//     ag_tensor *y = stage_score(r.model, rows.ids, rows.B, rows.T, rows.len);
+//
+// A request: "Answer this: I have a daughter, sir.\nSpeak as TRANIO of merchandise." tells what was said before, who is
+// to reply, and one word of the reply, its longest. Without such a word nobody could tell the reply of a play that he
+// has never read from one of another scene. The better reply is the one of the play. The worse one is of four kinds.
+
+#ifndef PAIRS_H
+#define PAIRS_H
+
+enum { PAIR_WRONG_SCENE, PAIR_SHUFFLED, PAIR_BASE_SAMPLE, PAIR_OFF_TOPIC, PAIR_KINDS };
+enum { PAIRS_CAP = 72, PAIRS_SIZE = 320 };          // tokens of a reply, bytes of a request: at most
+static const char *const pairs_kinds[] = {"wrong_scene", "shuffled", "base_sample", "off_topic"};
+static const double pairs_heat = 1.0;               // temperature of the samples
+
+typedef struct pair {
+    stage_talk talk[2];                             // the better reply, the worse one; each ends in <|im_end|>, and its
+    int kind;                                       // mask is 1 for what the assistant says
+    const speech *at;                               // the better one
+} pair;
+
+LESSON_FN int pairs_words(const char *text) {
+    int n = 0;
+    for (; *text; text++) n += *text != ' ' && *text != '\n' && (text[1] == ' ' || text[1] == '\n' || !text[1]);
+    return n;
+}
+
+// Its longest word after a space that is all small letters, five at least: the first of equals. 0: there is none.
+LESSON_FN int pairs_about(const char *text, char word[32]) {
+    int best = 4;
+    for (const char *at = text; (at = strchr(at, ' ')) != NULL;) {
+        int n = (int)strspn(++at, "abcdefghijklmnopqrstuvwxyz");
+        if (n > best && n < 32 && strchr(" \n,.;:!?", at[n])) best = n, snprintf(word, 32, "%.*s", n, at);
+    }
+    return best > 4;
+}
+
+// A speech of at least five words, one of them to be asked for; from the last tenth of the text where held is 1.
+LESSON_FN const speech *pairs_speech(const plays *p, ag_rng *rng, int held) {
+    char word[32];
+    const speech *s = NULL;
+    while (!s || pairs_words(s->text) < 5 || !pairs_about(s->text, word)) s = plays_any(p, rng, held);
+    return s;
+}
+
+// One that is not near `at`: the plays say little of each other.
+LESSON_FN const speech *pairs_elsewhere(const plays *p, const speech *at, ag_rng *rng, int held) {
+    const speech *other = at;
+    while (labs((long)(other - at)) < 100) other = pairs_speech(p, rng, held);
+    return other;
+}
+
+LESSON_FN void pairs_ask(const speech *at, char asked[PAIRS_SIZE]) {
+    char word[32] = "nothing";
+    pairs_about(at->text, word);
+    snprintf(asked, PAIRS_SIZE, "Answer this: %s\nSpeak as %s of %s.", at[-1].first, at->name, word);
+}
+
+LESSON_FN stage_talk pairs_prompt(stage *s, const speech *at) {
+    char asked[PAIRS_SIZE];
+    gpt_message say = {GPT_USER, asked, 0};
+    pairs_ask(at, asked);
+    return stage_render(s, &say, 1, 1);
+}
+
+// The prompt, `reply` (n tokens, as many as there is room for) and <|im_end|>. Takes the prompt's memory.
+LESSON_FN stage_talk pairs_join(stage *s, stage_talk prompt, const int *reply, int n) {
+    stage_talk t = prompt;
+    int room = s->model->config.n_ctx - prompt.n, cap = (room < PAIRS_CAP ? room : PAIRS_CAP) - 1;
+    if (cap > n) cap = n;
+    t.n = prompt.n + cap + 1;
+    t.ids = (int *)lesson_alloc((size_t)t.n, sizeof *t.ids), t.mask = (unsigned char *)lesson_alloc((size_t)t.n, 1);
+    memcpy(t.ids, prompt.ids, (size_t)prompt.n * sizeof *t.ids);
+    memcpy(t.ids + prompt.n, reply, (size_t)cap * sizeof *t.ids);
+    t.ids[t.n - 1] = bpe_special(s->tokens, "<|im_end|>");
+    memset(t.mask + prompt.n, 1, (size_t)cap + 1);
+    stage_talk_free(&prompt);
+    return t;
+}
+
+LESSON_FN stage_talk pairs_talk(stage *s, const speech *at, const char *reply) {
+    int n, *ids = stage_ids(s, reply, &n);
+    stage_talk t = pairs_join(s, pairs_prompt(s, at), ids, n);
+    free(ids);
+    return t;
+}
+
+// The same words in another order; line ends stay where they are.
+LESSON_FN void pairs_shuffle(const char *text, char *to, ag_rng *rng) {
+    const char *word[PAIRS_CAP * 4];
+    int size[PAIRS_CAP * 4], n = 0, k = 0;
+    for (const char *at = text; *at && n < PAIRS_CAP * 4; at += strspn(at, " \n"))
+        size[n] = (int)strcspn(at, " \n"), word[n++] = at, at += size[n - 1];
+    for (int i = n - 1; i > 0; i--) {
+        int j = plays_below(rng, i + 1), length = size[i];
+        const char *w = word[i];
+        word[i] = word[j], size[i] = size[j], word[j] = w, size[j] = length;
+    }
+    for (; *text && k < n; k++) {
+        memcpy(to, word[k], (size_t)size[k]), to += size[k];
+        text += strcspn(text, " \n");
+        while (*text == ' ' || *text == '\n') *to++ = *text++;
+    }
+    *to = 0;
+}
+
+// What the model says at `heat` to each prompt, 64 at a time. A reply that finds no end gets one.
+LESSON_FN void pairs_samples(stage *s, const speech *const *at, int n, double heat, stage_talk *said) {
+    enum { B = 64 };
+    gpt_sampling how = {heat, 0, 0, 0, NULL, 0};
+    for (int i = 0; i < n; i += B) {
+        stage_talk asked[B];
+        const int *ids[B];
+        int length[B], rows = n - i < B ? n - i : B;
+        for (int b = 0; b < rows; b++)
+            asked[b] = pairs_prompt(s, at[i + b]), ids[b] = asked[b].ids, length[b] = asked[b].n;
+        stage_rows r = stage_rollout(s, &how, rows, ids, length, PAIRS_CAP);
+        for (int b = 0; b < rows; b++)
+            said[i + b] = pairs_join(s, asked[b], r.ids + b * r.T + length[b], r.len[b] - length[b] - r.ended[b]);
+        stage_rows_free(&r);
+    }
+}
+
+// A worse reply than that of `at`, of a kind that needs no model. PAIR_WRONG_SCENE: what `other` says, elsewhere;
+// PAIR_OFF_TOPIC: the answer to another request.
+LESSON_FN void pairs_worse(const speech *at, const speech *other, int kind, ag_rng *rng, char worse[256]) {
+    char asked[256];
+    if (kind == PAIR_WRONG_SCENE) snprintf(worse, 256, "%s", other->text);
+    else if (kind == PAIR_OFF_TOPIC) plays_ask(other, plays_below(rng, 2) ? ASK_WHO : ASK_WORDS, asked, worse);
+    else for (int tries = 0; tries < 9; tries++) {
+        pairs_shuffle(at->text, worse, rng);
+        if (strcmp(worse, at->text)) break;
+    }
+}
+
+// n pairs. Half of them are wrong scenes, the hard kind: two speeches, each the better reply once and the worse one
+// once, so that a reply alone tells nothing. To be freed by pairs_free.
+LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, ag_rng *rng) {
+    static const int kinds[] = {PAIR_WRONG_SCENE, PAIR_WRONG_SCENE, PAIR_SHUFFLED, PAIR_BASE_SAMPLE,
+                                PAIR_WRONG_SCENE, PAIR_WRONG_SCENE, PAIR_OFF_TOPIC, PAIR_BASE_SAMPLE};
+    pair *set = (pair *)lesson_alloc((size_t)n, sizeof *set);
+    const speech **at = (const speech **)lesson_alloc((size_t)n, sizeof *at), *one = NULL, *other = NULL;
+    stage_talk *said = (stage_talk *)lesson_alloc((size_t)n, sizeof *said);
+    int samples = 0;
+    char worse[256];
+    for (int i = 0; i < n; i++) {
+        const speech *was = one;
+        set[i].kind = kinds[i % 8];
+        if (i % 4 == 1) one = other, other = was;
+        else one = pairs_speech(p, rng, held), other = pairs_elsewhere(p, one, rng, held);
+        set[i].at = one, set[i].talk[0] = pairs_talk(s, one, one->text);
+        if (set[i].kind == PAIR_BASE_SAMPLE) at[samples++] = one;
+        else pairs_worse(one, other, set[i].kind, rng, worse), set[i].talk[1] = pairs_talk(s, one, worse);
+    }
+    pairs_samples(s, at, samples, pairs_heat, said);
+    for (int i = 0, k = 0; i < n; i++) if (set[i].kind == PAIR_BASE_SAMPLE) set[i].talk[1] = said[k++];
+    free(at), free(said);
+    return set;
+}
+
+LESSON_FN void pairs_free(pair *set, int n) {
+    for (int i = 0; i < n; i++) stage_talk_free(&set[i].talk[0]), stage_talk_free(&set[i].talk[1]);
+    free(set);
+}
+
+// n conversations as one right-padded batch.
+LESSON_FN stage_rows pairs_rows(const stage_talk *const *talks, int n) {
+    stage_rows r;
+    memset(&r, 0, sizeof r);
+    for (int b = 0; b < n; b++) if (talks[b]->n > r.T) r.T = talks[b]->n;
+    r.B = n, r.ids = (int *)lesson_alloc((size_t)(n * r.T + n), sizeof *r.ids), r.len = r.ids + n * r.T;
+    r.mask = (unsigned char *)lesson_alloc((size_t)(n * r.T), 1);
+    for (int b = 0; b < n; b++) {
+        r.len[b] = talks[b]->n;
+        memcpy(r.ids + b * r.T, talks[b]->ids, (size_t)r.len[b] * sizeof *r.ids);
+        memcpy(r.mask + b * r.T, talks[b]->mask, (size_t)r.len[b]);
+    }
+    return r;
+}
+
+// The better replies of n pairs, then the worse ones: 2n rows.
+LESSON_FN stage_rows pairs_batch(const pair *set, int n) {
+    const stage_talk **talks = (const stage_talk **)lesson_alloc((size_t)(2 * n), sizeof *talks);
+    for (int b = 0; b < n; b++) talks[b] = &set[b].talk[0], talks[n + b] = &set[b].talk[1];
+    stage_rows r = pairs_rows(talks, 2 * n);
+    free(talks);
+    return r;
+}
+
+// What a reward model gives to the better (n) and the worse (n).
+LESSON_FN void pairs_scores(gpt_model *reward, const pair *set, int n, ag_tensor **better, ag_tensor **worse) {
+    stage_rows r = pairs_batch(set, n);
+    ag_tensor *y = stage_score(reward, r.ids, r.B, r.T, r.len);
+    *better = ag_slice(y, 0, 0, n), *worse = ag_slice(y, 0, n, n);
+    stage_rows_free(&r);
+}
+
+// Bradley & Terry 1952: the better one wins with probability sigmoid(difference). -log of it is the loss of Ouyang et
+// al. 2022: loss = -E log sigmoid(r(x, y_w) - r(x, y_l)); ln 2 where nothing is known.
+LESSON_FN ag_tensor *pairs_bradley_terry(ag_tensor *better, ag_tensor *worse) {
+    return ag_neg(ag_mean(ag_log_sigmoid(ag_sub(better, worse))));
+}
+
+LESSON_FN int pairs_same_tokens(const stage *a, const stage *b) {
+    int n = bpe_vocab_size(a->tokens), same = n == bpe_vocab_size(b->tokens);
+    for (int i = 0; i < n && same; i++) {
+        size_t x, y;
+        const char *p = bpe_token(a->tokens, i, &x), *q = bpe_token(b->tokens, i, &y);
+        same = x == y && !memcmp(p, q, x);
+    }
+    return same;
+}
+
+// A model with a scalar head, which is zero at first. It begins as the base model where that is there and has the
+// assistant's tokens: what it has to learn is to look back for a word, and short conversations have cost the assistant
+// some of that skill (after 720 pairs 0.57 of the wrong scenes were seen, and 0.79 from the base).
+LESSON_FN gpt_model *pairs_new_reward(stage *s) {
+    static const char *const bases[] = {"out/08/model.safetensors", "out/10/base.safetensors"};
+    gpt_model *from = s->model;
+    stage base;
+    memset(&base, 0, sizeof base);
+    for (int i = 0; i < 2 && from == s->model; i++) {
+        stage_free(&base);
+        base = stage_load(s->ag, bases[i], "base");
+        if (!base.model) continue;
+        stage_chat(&base);
+        if (pairs_same_tokens(&base, s) && base.model->config.n_ctx >= s->model->config.n_ctx) from = base.model;
+    }
+    gpt_config c = from->config;
+    c.scalar = 1;
+    gpt_model *m = gpt_adapt(s->ag, from, &c);
+    gpt_train(m, 0);
+    if (base.model) gpt_freeze(base.model);
+    stage_free(&base);
+    return m;
+}
+
+// Only differences were learned, so zero may be anywhere. The bias puts it where the better replies are on average, as
+// Ouyang et al. 2022 do.
+LESSON_FN void pairs_center(gpt_model *m, const pair *set, int n) {
+    enum { B = 16 };
+    ag_tensor *bias = gpt_tensor(m, "scalar.bias"), *better, *worse;
+    double mean = 0;
+    int old = ag_no_grad(m->ctx, 1), seen = 0;
+    for (; seen + B <= n && seen < 8 * B; seen += B, ag_reset(m->ctx))
+        pairs_scores(m, set + seen, B, &better, &worse), mean += ag_item(ag_sum(better));
+    ag_no_grad(m->ctx, old);
+    ag_real now;
+    ag_get(bias, &now);
+    if (seen) now -= (ag_real)(mean / seen / 8), ag_set(bias, &now);
+}
+
+// A reward model that sees n pairs once each. seed: of the pairs. Lesson 13 has this loop with a log.
+LESSON_FN gpt_model *pairs_train_reward(stage *s, const plays *p, int n, int seed, double lr) {
+    enum { B = 16 };
+    ag_rng rng = {(uint64_t)seed, 0};
+    gpt_model *m = pairs_new_reward(s);
+    gpt_optimizer o = gpt_adamw();
+    o.lr = lr, o.weight_decay = 0, o.beta2 = 0.95;
+    pair *set = pairs_make(s, p, n, 0, &rng);
+    for (int i = 0; i + B <= n && !lesson_interrupted(); i += B) {
+        ag_tensor *better, *worse;
+        pairs_scores(m, set + i, B, &better, &worse);
+        ag_tensor *loss = pairs_bradley_terry(better, worse);
+        ag_backward(loss);
+        gpt_step(m, &o, gpt_lr_linear(i / B, 10, n / B, 0.5), NULL);
+        lesson_progress(i + B, n, ag_item(loss), LESSON_NONE), ag_reset(s->ag);
+    }
+    pairs_center(m, set, n), pairs_free(set, n);
+    return m;
+}
+
+// Lesson 13's reward model of that stage ("reward" or "gold"); where it is missing, one of n pairs is made now.
+LESSON_FN stage pairs_reward(stage *s, const plays *p, const char *name, int n, int seed) {
+    char path[64];
+    snprintf(path, sizeof path, "out/13/%s.safetensors", name);
+    stage r = stage_load(s->ag, path, name);
+    if (!r.model) {
+        printf("There is no %s (lesson 13 makes it). One of %d pairs learns now.\n", path, n);
+        stage_free(&r);
+        r = stage_new(s->ag);
+        long size = bpe_save_mem(s->tokens, NULL, 0);
+        unsigned char *bytes = (unsigned char *)lesson_alloc((size_t)size, 1);
+        bpe_save_mem(s->tokens, bytes, (size_t)size), bpe_load_mem(r.tokens, bytes, (size_t)size);
+        free(bytes);
+        r.model = pairs_train_reward(s, p, n, seed, 2e-3);
+    }
+    gpt_freeze(r.model), gpt_train(r.model, 0);
+    return r;
+}
+
+// Lesson 11's assistant. Where there is none, the base model reads some conversations first.
+LESSON_FN stage pairs_sft(ag_ctx *ag, const plays *p, int steps) {
+    enum { B = 16 };
+    stage s = stage_load(ag, "out/11/model.safetensors", "sft");
+    if (!s.model) {
+        stage_free(&s);
+        s = stage_base(ag, steps), stage_chat(&s);
+        printf("There is no out/11/model.safetensors (lesson 11 makes it). An assistant learns now, in a hurry.\n");
+        gpt_optimizer o = gpt_adamw();
+        o.weight_decay = 0, o.beta2 = 0.95;
+        for (int step = 0; step < steps && !lesson_interrupted(); step++) {
+            stage_talk talks[B];
+            const stage_talk *batch[B];
+            for (int b = 0; b < B; b++) {
+                char asked[256], answer[256];
+                const speech *at = pairs_speech(p, ag_stream(ag, AG_RNG_DATA), 0);
+                plays_ask(at, b % ASK_KINDS, asked, answer);
+                gpt_message say[2] = {{GPT_USER, asked, 0}, {GPT_ASSISTANT, answer, 0}};
+                talks[b] = b % 2 ? stage_render(&s, say, 2, 0) : pairs_talk(&s, at, at->text);
+                batch[b] = &talks[b];
+            }
+            ag_tensor *loss = stage_loss(s.model, batch, B);
+            ag_backward(loss);
+            gpt_step(s.model, &o, gpt_lr_linear(step, 20, steps, 0.5), NULL);
+            lesson_progress(step + 1, steps, ag_item(loss), LESSON_NONE), ag_reset(ag);
+            for (int b = 0; b < B; b++) stage_talk_free(&talks[b]);
+        }
+    }
+    gpt_train(s.model, 0);
+    return s;
+}
+
+#endif // PAIRS_H
