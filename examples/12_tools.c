@@ -143,42 +143,56 @@ static void rename_speaker(question *q, ag_rng *rng) {
     snprintf(q->result, sizeof q->result, "%s%.300s", name, rest), snprintf(q->answer, sizeof q->answer, "%s", name);
 }
 
-// What the model is to learn from: the whole conversation, of which only the assistant's words count.
-static stage_talk talk_of(stage *s, const question *q, int tools) {
-    char call[300];
-    snprintf(call, sizeof call, "<|tool_start|>%s<|tool_end|>", q->request);
-    gpt_message with[4] = {{GPT_USER, q->asked, 0}, {GPT_ASSISTANT, call, 1}, {GPT_TOOL, q->result, 0},
-                           {GPT_ASSISTANT, q->answer, 0}}, alone[2] = {with[0], with[3]};
-    return tools ? stage_render(s, with, 4, 0) : stage_render(s, alone, 2, 0);
+// What the model is to learn from: a conversation of n questions (1 or 2), of which only the assistant's words count.
+static stage_talk talk_of(stage *s, const question *q, int n, int tools) {
+    char call[2][300];
+    gpt_message say[8];
+    int k = 0;
+    for (int i = 0; i < n; i++, q++) {
+        gpt_message asks = {GPT_USER, q->asked, 0}, calls = {GPT_ASSISTANT, call[i], 1},
+                    result = {GPT_TOOL, q->result, 0}, answers = {GPT_ASSISTANT, q->answer, 0};
+        snprintf(call[i], sizeof call[i], "<|tool_start|>%s<|tool_end|>", q->request);
+        say[k++] = asks;
+        if (tools) say[k++] = calls, say[k++] = result;
+        say[k++] = answers;
+    }
+    return stage_render(s, say, k, 0);
 }
 
-// Every question is new. The same seed asks every model the same ones.
+// Every question is new, and the same seed asks the two models without tools the same ones. With tools a third of the
+// conversations goes on with a second question, or the model would take an old result for an answer.
 static void train(stage *s, int tools, int kinds, int steps, double lr, int seed, int *logged) {
     enum { B = 20 };
     stage_talk talks[B];
     const stage_talk *batch[B];
-    question q;
+    question q[B], one;
     ag_rng rng = {(uint64_t)seed, 0};
     gpt_optimizer o = gpt_adamw();
     o.lr = lr, o.weight_decay = 0, o.beta2 = 0.95;
     for (int step = 0; step < steps && !lesson_interrupted(); step++, ++*logged) {
         double norm, start = lesson_seconds();
-        int n = 0, tokens = 0;
+        int n = 0, rows = 0, tokens = 0;
         for (int kind = 0; kind < KINDS; kind++)
             for (int i = 0; i < share[tools][kind]; i++) {
-                question_of(&q, kind, 0, &rng);
+                int at = plays_below(&rng, n + 1);                  // in random order
+                question_of(&one, kind, 0, &rng);
+                if (kind == SPEAKER && tools) rename_speaker(&one, &rng);
                 if (kind >= kinds) continue;
-                if (kind == SPEAKER && tools) rename_speaker(&q, &rng);
-                talks[n] = talk_of(s, &q, tools), batch[n] = &talks[n], tokens += talks[n].n, n++;
+                if (at < n) q[n] = q[at];
+                q[at] = one, n++;
             }
-        ag_tensor *loss = stage_loss(s->model, batch, n);
+        for (int i = 0, more; i < n; i += 1 + more, rows++) {
+            more = tools && i + 1 < n && plays_below(&rng, 3) == 0;
+            talks[rows] = talk_of(s, &q[i], 1 + more, tools), batch[rows] = &talks[rows], tokens += talks[rows].n;
+        }
+        ag_tensor *loss = stage_loss(s->model, batch, rows);
         ag_backward(loss);
         double value = ag_item(loss), factor = gpt_lr_linear(step, 20, steps, 0.5);
         gpt_step(s->model, &o, factor, &norm), ag_reset(s->ag);
         double speed = tokens / (lesson_seconds() - start);
         lesson_log(*logged, value, LESSON_NONE, lr * factor, norm, speed);
         lesson_progress(step + 1, steps, value, speed);
-        for (int i = 0; i < n; i++) stage_talk_free(&talks[i]);
+        for (int i = 0; i < rows; i++) stage_talk_free(&talks[i]);
     }
 }
 
@@ -257,7 +271,7 @@ int main(int argc, char **argv) {
             question q;
             ag_rng rng = {7, 0};
             question_of(&q, LETTERS, 0, &rng);
-            stage_talk t = talk_of(&s, &q, 1);
+            stage_talk t = talk_of(&s, &q, 1, 1);
             printf("what it learns to say stands in [ ]:\n");
             for (int i = 0; i < t.n; i++) {
                 if (t.mask[i] != (i ? t.mask[i - 1] : 0)) putchar(t.mask[i] ? '[' : ']');

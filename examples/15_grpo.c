@@ -9,7 +9,8 @@
 // group that is all right or all wrong has nothing to compare and teaches nothing: it is counted as dead. Its simple
 // cousin keeps the right answers and fine-tunes on them (method=rejection; STaR, Zelikman et al. 2022; RAFT, Dong et
 // al. 2023). Both can only strengthen what the model says now and then. So a little fine-tuning comes first; it stops as
-// soon as one answer in ten is right (letter), one in seven (words), three in ten (sums), and practice does the rest.
+// soon as one answer in ten is right (letter) or one in seven (words). For sums the teacher is lazy: the model knows how
+// to add in steps, but has seen four answers in ten with thoughts and six without. Practice finds out that thinking pays.
 //
 // The tasks: a line that begins with a given letter; a line of a given number of words; small sums, thinking first.
 // think compares sums fine-tuned with the answer first and with the steps first: a model has a fixed amount of work
@@ -51,7 +52,6 @@ typedef struct problem {
     int first;                      // 1: the answer before the thoughts
     int term[TERMS];
     char asked[64];
-    const speech *from;             // whose line could be an answer
 } problem;
 
 static struct {                     // the options
@@ -80,12 +80,12 @@ static problem pose(int task, ag_rng *rng, int held) {
     do {
         memset(&q, 0, sizeof q);
         q.task = task;
-        if (task == LETTER || task == WORDS || task == PRACTICE) {
-            q.from = plays_any(&p, rng, 0);
+        if (task != SUMS && task != THINK) {
+            const speech *from = plays_any(&p, rng, 0);
             q.a = task == WORDS ? 3 + plays_below(rng, 7) : letters[plays_below(rng, 16)];
-            if (p.person[q.from->person].speeches < 12) continue;
-            if (task == WORDS) snprintf(q.asked, sizeof q.asked, "%s, in %d words.", q.from->name, q.a);
-            else snprintf(q.asked, sizeof q.asked, "%s, begin with %c.", q.from->name, q.a);
+            if (p.person[from->person].speeches < 12) continue;
+            if (task == WORDS) snprintf(q.asked, sizeof q.asked, "%s, in %d words.", from->name, q.a);
+            else snprintf(q.asked, sizeof q.asked, "%s, begin with %c.", from->name, q.a);
         } else {
             for (int i = 0; i < TERMS; i++) q.a += q.term[i] = 1 + plays_below(rng, 6);
             for (int i = 0, n = 0; i < TERMS; i++)
@@ -290,6 +290,7 @@ static void imitate(stage *s, int task, int first, int n, int steps, double righ
         if (shown) words_add(shown, both);
     }
     int step = 0;
+    double start = lesson_seconds();
     for (double share = 0; step < steps && (until <= 0 || share < until) && !lesson_interrupted(); step++) {
         for (int b = 0; b < BATCH; b++) batch[b] = &talk[plays_below(rng, n)];
         ag_tensor *loss = stage_loss(s->model, batch, BATCH);
@@ -298,17 +299,16 @@ static void imitate(stage *s, int task, int first, int n, int steps, double righ
         gpt_step(s->model, &o, factor, NULL);
         lesson_progress(step + 1, steps, ag_item(loss), LESSON_NONE);
         ag_reset(s->ag);
-        if ((until <= 0 && !getenv("V")) || step % 10 != 9) continue;
+        if (until <= 0 || step % 10 != 9) continue;
         problem q[ASKED];
         double reward[ASKED * SIZE];
         for (int i = 0; i < ASKED; i++) q[i] = pose(task, rng, 0), q[i].first = first;
         stage_rows r = answers(s, q, ASKED, SIZE, 1, reward);
         share = 0;
         for (int i = 0; i < r.B; i++) share += reward[i] / r.B;
-        if (getenv("V")) printf("sft %d: %.3f\n", step + 1, share);
         stage_rows_free(&r), ag_reset(s->ag);
     }
-    lesson_report("%d steps of fine-tuning on %d demonstrations", step, n);
+    lesson_report("%d steps of fine-tuning on %d demonstrations (%s)", step, n, lesson_duration(lesson_seconds() - start));
     for (int i = 0; i < n; i++) stage_talk_free(&talk[i]);
     free(talk);
 }

@@ -144,8 +144,8 @@ LESSON_FN void pairs_worse(const speech *at, const speech *other, int kind, ag_r
 // n pairs. Half of them are wrong scenes, the hard kind: two speeches, each the better reply once and the worse one
 // once, so that a reply alone tells nothing. To be freed by pairs_free.
 LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, ag_rng *rng) {
-    static const int kinds[] = {PAIR_WRONG_SCENE, PAIR_WRONG_SCENE, PAIR_SHUFFLED, PAIR_BASE_SAMPLE,
-                                PAIR_WRONG_SCENE, PAIR_WRONG_SCENE, PAIR_OFF_TOPIC, PAIR_BASE_SAMPLE};
+    enum { W = PAIR_WRONG_SCENE, S = PAIR_SHUFFLED, M = PAIR_BASE_SAMPLE, O = PAIR_OFF_TOPIC };
+    static const int kinds[] = {W, W, S, M, W, W, S, M, W, W, S, M, W, W, O, M};
     pair *set = (pair *)lesson_alloc((size_t)n, sizeof *set);
     const speech **at = (const speech **)lesson_alloc((size_t)n, sizeof *at), *one = NULL, *other = NULL;
     stage_talk *said = (stage_talk *)lesson_alloc((size_t)n, sizeof *said);
@@ -153,7 +153,7 @@ LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, ag_rng *rn
     char worse[256];
     for (int i = 0; i < n; i++) {
         const speech *was = one;
-        set[i].kind = kinds[i % 8];
+        set[i].kind = kinds[i % 16];
         if (i % 4 == 1) one = other, other = was;
         else one = pairs_speech(p, rng, held), other = pairs_elsewhere(p, one, rng, held);
         set[i].at = one, set[i].talk[0] = pairs_talk(s, one, one->text);

@@ -112,7 +112,7 @@ static void problems_and_teachers(void) {
             if (task == SUMS) wrong += !check(&q, said);
         }
     CHECK(wrong > 130 && wrong < 210);      // six in ten guess
-    problem q = {THINK, 21, 0, {7, 1, 9, 4}, "Add a7 b1 c9 d4", NULL};
+    problem q = {THINK, 21, 0, {7, 1, 9, 4}, "Add a7 b1 c9 d4"};
     demonstrate(&q, &rng, said);
     CHECK_STR(said, "<think> a7=7 b1=8 c9=17 d4=21</think><answer>21</answer>");
     q.first = 1, demonstrate(&q, &rng, said);

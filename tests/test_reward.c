@@ -131,9 +131,9 @@ static void calibration_is_measured(void) {
 static void pairs_are_masked(void) {
     begin();
     ag_rng rng = {1, 0};
-    pair *set = pairs_make(&tiny, &book, 24, 0, &rng);
+    pair *set = pairs_make(&tiny, &book, 48, 0, &rng);
     int end_id = bpe_special(tiny.tokens, "<|im_end|>"), kinds[PAIR_KINDS] = {0};
-    for (int i = 0; i < 24; i++) {
+    for (int i = 0; i < 48; i++) {
         stage_talk prompt = pairs_prompt(&tiny, set[i].at);
         kinds[set[i].kind]++;
         for (int k = 0; k < 2; k++) {
@@ -153,8 +153,8 @@ static void pairs_are_masked(void) {
         free(better), free(worse), stage_talk_free(&prompt);
     }
     for (int k = 0; k < PAIR_KINDS; k++) CHECK(kinds[k] >= 3);
-    CHECK_INT(kinds[PAIR_WRONG_SCENE], 12);
-    pairs_free(set, 24), end();
+    CHECK_INT(kinds[PAIR_WRONG_SCENE], 24);
+    pairs_free(set, 48), end();
 }
 
 static void held_out_is_held_out(void) {
