@@ -8,14 +8,17 @@
 // / deviation of the group: so PPO's value head is not needed, and that is GRPO (Shao et al. 2024, "DeepSeekMath"). A
 // group that is all right or all wrong has nothing to compare and teaches nothing: it is counted as dead. Its simple
 // cousin keeps the right answers and fine-tunes on them (method=rejection; STaR, Zelikman et al. 2022; RAFT, Dong et
-// al. 2023). Both can only strengthen what the model says now and then. So a little fine-tuning comes first; it stops as
-// soon as one answer in ten is right (letter) or one in seven (words). For sums the teacher is lazy: the model knows how
-// to add in steps, but has seen four answers in ten with thoughts and six without. Practice finds out that thinking pays.
+// al. 2023). Both can only strengthen what the model says now and then, so a little fine-tuning comes first.
 //
-// The tasks: a line that begins with a given letter; a line of a given number of words; small sums, thinking first.
-// think compares sums fine-tuned with the answer first and with the steps first: a model has a fixed amount of work
-// for each token, so steps are room to work in. practice asks for letters again, of a model whose teacher forgot them
-// three times in ten: imitation becomes as good as he is, and practice better.
+//   letter, words   a line that begins with a given letter, or has so many words. Fine-tuning on right examples stops as
+//                   soon as one answer in ten (in seven) is right; practice does the rest.
+//   sums            small sums, thinking first. It has learned to add in steps, and then from a lazy teacher, who six
+//                   times in ten guesses, not to bother. Practice finds out that thinking pays: answers grow longer.
+//   think           sums fine-tuned with the answer first and with the steps first. A model has a fixed amount of work
+//                   for each token, so steps are room to work in.
+//   practice        letters again, from a teacher who forgets them three times in ten. Imitation becomes as good as he
+//                   is (its likeliest answers are better: they leave his accidents out), and practice better.
+//
 // What does not appear: "wait, let me check that", as in R1 (DeepSeek-AI 2025). A model of three million parameters
 // that has read 1 MB of plays never says such a thing by chance, and what is never said cannot be strengthened.
 //
@@ -103,10 +106,10 @@ static int check(const problem *q, const char *said) {
     }
 }
 
-// What a teacher says. Lines: any line of the plays, whatever was asked (imitate keeps those that are right). Sums: the
-// steps, with the sum so far behind each number, and the answer. Each number has a name, so that the model finds it again
-// as it copies passages (lesson 10), and digits are tokens of their own: plays have no numbers to make pairs of. Six
-// times in ten, where practice shall follow, he does not think and guesses.
+// What a teacher says. Lines: any line of the plays, whatever was asked (imitate keeps as many right ones as it wants).
+// Sums: the steps, with the sum so far behind each number, and the answer. Each number has a name, so that the model
+// finds it again as it copies passages (lesson 10), and digits are tokens of their own: plays have no numbers to make
+// pairs of. The lazy teacher of task sums leaves the steps out six times in ten, and guesses.
 static void demonstrate(const problem *q, ag_rng *rng, char said[256]) {
     if (q->task != SUMS && q->task != THINK) {
         snprintf(said, 256, "%s", plays_any(&p, rng, 0)->first);
@@ -308,7 +311,8 @@ static void imitate(stage *s, int task, int first, int n, int steps, double righ
         for (int i = 0; i < r.B; i++) share += reward[i] / r.B;
         stage_rows_free(&r), ag_reset(s->ag);
     }
-    lesson_report("%d steps of fine-tuning on %d demonstrations (%s)", step, n, lesson_duration(lesson_seconds() - start));
+    lesson_report("%d steps of fine-tuning on %d demonstrations, %s", step, n,
+                  lesson_duration(lesson_seconds() - start));
     for (int i = 0; i < n; i++) stage_talk_free(&talk[i]);
     free(talk);
 }
@@ -416,7 +420,7 @@ static void report(const char *name, const char *when, double value) {
 static int or_else(int given, int other) { return given ? given : other; }
 
 static void reinforce(int task, int save) {
-    static const int demos[] = {2000, 2000, 1000}, sft[] = {400, 400, 80}, steps[] = {160, 240, 100};
+    static const int demos[] = {2000, 2000, 1000}, sft[] = {400, 400, 80}, steps[] = {200, 300, 120};
     static const double right[] = {1, 1, -1}, until[] = {0.1, 0.15, 0};
     double start = lesson_seconds(), before_8, after_8;
     ag_ctx *ag = ag_new((unsigned long long)opt.seed);

@@ -9,30 +9,20 @@
 // "W" alone is the cheapest one. so a line has a definition, and what is not wholly right is wrong.
 
 #ifndef VERIFY_H
-#define VERIFY_H                    // include it after lesson.h
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#if defined(__GNUC__) || defined(__clang__) || defined(__TINYC__)
-#define VERIFY_FN static __attribute__((unused))
-#else
-#define VERIFY_FN static
-#endif
+#define VERIFY_H
 
 // ---- a set of strings: open addressing, at most half full ----
 typedef struct words { char **at; size_t slots, n; } words;
 
-VERIFY_FN size_t wordsi_slot(const words *w, const char *s) {
+LESSON_FN size_t wordsi_slot(const words *w, const char *s) {
     size_t h = 5381;
     for (const char *c = s; *c; c++) h = h * 33 + (unsigned char)*c;
     for (h ^= h >> 15;; h++)
         if (!w->at[h & (w->slots - 1)] || !strcmp(w->at[h & (w->slots - 1)], s)) return h & (w->slots - 1);
 }
-VERIFY_FN int words_has(const words *w, const char *s) { return w->n && w->at[wordsi_slot(w, s)] != NULL; }
+LESSON_FN int words_has(const words *w, const char *s) { return w->n && w->at[wordsi_slot(w, s)] != NULL; }
 // 1: it is new
-VERIFY_FN int words_add(words *w, const char *s) {
+LESSON_FN int words_add(words *w, const char *s) {
     if (2 * (w->n + 1) > w->slots) {
         words old = *w;
         w->slots = old.slots ? 2 * old.slots : 1024, w->at = (char **)lesson_alloc(w->slots, sizeof *w->at);
@@ -45,18 +35,18 @@ VERIFY_FN int words_add(words *w, const char *s) {
     w->at[slot] = (char *)lesson_alloc(strlen(s) + 1, 1), strcpy(w->at[slot], s), w->n++;
     return 1;
 }
-VERIFY_FN void words_free(words *w) {
+LESSON_FN void words_free(words *w) {
     for (size_t i = 0; i < w->slots; i++) free(w->at[i]);
     free(w->at), memset(w, 0, sizeof *w);
 }
 
 // ---- lines ----
 enum { VERIFY_WORD = 32, VERIFY_LEAST = 3, VERIFY_MOST = 12 };
-VERIFY_FN int verifyi_letter(int c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+LESSON_FN int verifyi_letter(int c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
 // The word in `n` bytes without what stands around it, in small letters: "'Tis;" is "tis". 0: there is none, or more
 // than two signs stand before or behind it.
-VERIFY_FN int verifyi_word(const char *from, size_t n, char word[VERIFY_WORD]) {
+LESSON_FN int verifyi_word(const char *from, size_t n, char word[VERIFY_WORD]) {
     size_t a = 0, b = n;
     while (a < b && !verifyi_letter((unsigned char)from[a])) a++;
     while (b > a && !verifyi_letter((unsigned char)from[b - 1])) b--;
@@ -66,7 +56,7 @@ VERIFY_FN int verifyi_word(const char *from, size_t n, char word[VERIFY_WORD]) {
     return 1;
 }
 
-VERIFY_FN words words_of(const char *text) {
+LESSON_FN words words_of(const char *text) {
     words w = {NULL, 0, 0};
     char word[VERIFY_WORD];
     for (size_t n; *text; text += n + (text[n] != 0))
@@ -74,9 +64,9 @@ VERIFY_FN words words_of(const char *text) {
     return w;
 }
 
-// The number of words of a line: 3 to 12, one space between them, two in three from the plays (a small model spells like
-// a child) and none more than twice. Else 0.
-VERIFY_FN int verify_line(const words *w, const char *line) {
+// The number of words of a line: 3 to 12, one space between them, two in three from the plays (a small model spells
+// like a child) and none more than twice. Else 0.
+LESSON_FN int verify_line(const words *w, const char *line) {
     char word[VERIFY_MOST][VERIFY_WORD];
     int k = 0, strange = 0;
     for (size_t n;; line += n + 1, k++) {
@@ -93,16 +83,16 @@ VERIFY_FN int verify_line(const words *w, const char *line) {
     return k + 1 >= VERIFY_LEAST && 3 * strange <= k + 1 ? k + 1 : 0;
 }
 
-VERIFY_FN int verify_letter(const words *w, const char *said, int letter) {
+LESSON_FN int verify_letter(const words *w, const char *said, int letter) {
     return said[0] == letter && verify_line(w, said) > 0;
 }
-VERIFY_FN int verify_count(const words *w, const char *said, int count) {
+LESSON_FN int verify_count(const words *w, const char *said, int count) {
     return count > 0 && verify_line(w, said) == count;
 }
 
 // ---- numbers ----
 // <think>...</think><answer>N</answer>, or with first 1 the answer before the thoughts. What is thought is not judged.
-VERIFY_FN int verify_sum(const char *said, int sum, int first) {
+LESSON_FN int verify_sum(const char *said, int sum, int first) {
     static const char *const tag[] = {"<think>", "</think>", "<answer>", "</answer>"};
     char want[48];
     size_t n = strlen(said), k;
