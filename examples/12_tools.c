@@ -51,7 +51,7 @@ typedef struct question { char asked[200], request[200], result[TOOLS_TEXT], ans
 // One word in five is kept for the test, and never stands in an example.
 static int is_held(const char *word) { return lesson_checksum((const unsigned char *)word, strlen(word)) % 5 == 0; }
 
-// The words of the plays: only small letters, 3 to 5 of them, each once.
+// The words of the plays: only small letters, 3 to 6 of them, each once.
 static void collect_words(void) {
     size_t size = 1 << 16;
     char *seen = (char *)lesson_alloc(size, 16);
@@ -59,7 +59,7 @@ static void collect_words(void) {
     for (const char *at = p.text; *at && n_words < (int)size / 2; at++) {
         size_t n = strspn(at, "abcdefghijklmnopqrstuvwxyz");
         int whole = at == p.text || !((at[-1] | 32) >= 'a' && (at[-1] | 32) <= 'z');    // not the "omeo" of Romeo
-        if (n < 3 || n > 5 || !whole) { at += n ? n - 1 : 0; continue; }
+        if (n < 3 || n > 6 || !whole) { at += n ? n - 1 : 0; continue; }
         char word[16];
         snprintf(word, sizeof word, "%.*s", (int)n, at);
         size_t slot = lesson_checksum((const unsigned char *)word, n) % size;
@@ -87,11 +87,14 @@ static void question_of(question *q, int kind, int held, ag_rng *rng) {
     int want = plays_below(rng, 4), a, b, c;
     char text[128], asked[180], request[180];
     if (kind == LETTERS) {          // straw + berry: 0, 1, 2, 3 are equally frequent answers, for each letter
-        c = "adeilnorst"[plays_below(rng, 10)];
+        size_t size;
+        int tries = 0;
         do {
             const char *x = words[plays_below(rng, n_words)], *y = words[plays_below(rng, n_words)];
+            if (tries++ % 100000 == 0) c = "adeilnorst"[plays_below(rng, 10)], want = plays_below(rng, 4);
             snprintf(text, sizeof text, "%s%s", x, is_held(x) == held && is_held(y) == held ? y : "");
-        } while (count_in(text, c) != want || strlen(text) < 6);
+            size = strlen(text);
+        } while (count_in(text, c) != want || size < 7 || size > 10);
         snprintf(asked, sizeof asked, "In %s, how many %c?", text, c);
         snprintf(request, sizeof request, "count %c in %s", c, text);
     } else if (kind == DOTS) {                                  // s..t.o...p
@@ -258,6 +261,7 @@ int main(int argc, char **argv) {
     double share_right[MODELS][KINDS];
     int logged = 0;
     p = plays_read(), tools_open(p.text, p.bytes), collect_words();
+    if (n_words < 1000) lesson_fail("%d words are too few to ask about: this lesson wants Tiny Shakespeare", n_words);
     lesson_log_open(-1);
     for (int m = 0; m < MODELS; m++) {
         if (only >= 0 && m != only) continue;
@@ -280,11 +284,11 @@ int main(int argc, char **argv) {
             stage_talk_free(&t);
         }
         train(&s, m == WITH_TOOLS, kinds, m == WITH_TOOLS ? tool_steps : steps, lr, seed, &logged);
+        if (m == WITH_TOOLS) stage_save(&s, lesson_path("model.safetensors"), "tools");
         lesson_report("\n%s, %s of training:", names[m], lesson_duration(lesson_seconds() - start));
         for (int kind = 0; kind < KINDS; kind++)
             share_right[m][kind] = kind < kinds ? right(&s, kind, m == WITH_TOOLS, held) : 0;
         for (int kind = 0; kind < kinds; kind++) stage_result(measures[m][kind], share_right[m][kind]);
-        if (m == WITH_TOOLS) stage_save(&s, lesson_path("model.safetensors"), "tools");
         stage_free(&s), ag_free(ag);
     }
     if (only < 0) {

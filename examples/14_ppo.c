@@ -44,7 +44,7 @@ enum { PENALTY = 1, FREE = 2 };     // the two runs
 enum { SHOWN = 3 };                 // answers to print
 
 typedef struct settings {
-    int rows, minibatch, epochs, cap, longest, every, held, seed;
+    int steps, rows, minibatch, epochs, cap, longest, every, held, seed;
     double lr, clip, lambda, value, entropy, beta, target, limit;
 } settings;
 
@@ -128,7 +128,8 @@ static void gae(const ag_real *reward, const ag_real *value, int n, double gamma
 }
 
 // Ziegler et al. 2019: the price goes up when KL is above its target, down when it is below; by a tenth of the error,
-// and of no more than a fifth, at a time. (It never falls below its start here: a hundred steps are too few to find back.)
+// and of no more than a fifth, at a time. (Here it never falls below its start: a hundred steps are too few to find
+// back.)
 static double adapt(double beta, double kl, double target) {
     double error = kl / target - 1;
     return beta * (1 + 0.1 * (error > 0.2 ? 0.2 : error < -0.2 ? -0.2 : error));
@@ -302,14 +303,14 @@ static batch collect(world *w, const settings *o) {
 
 // Several epochs over the same answers: this is what the ratio and its clipping are for. The value head sits on the
 // policy's own trunk (one model to train, to save and to resume).
-static update improve(world *w, const settings *o, const batch *x) {
+static update improve(world *w, const settings *o, const batch *x, double lr) {
     gpt_model *m = w->policy.model;
     ag_ctx *ag = m->ctx;
     gpt_optimizer adamw = gpt_adamw();
     update u = {0, 0, 0, 0, 0, 0, 0};
     int B = x->r.B, steps = 0, k, *order = (int *)lesson_alloc((size_t)(B + 2 * x->n), sizeof *order);
     int *token = order + B, *which = token + x->n;
-    adamw.lr = o->lr, adamw.beta2 = 0.95, adamw.weight_decay = 0;
+    adamw.lr = lr, adamw.beta2 = 0.95, adamw.weight_decay = 0;
     u.explained = explained_variance(x->value, x->ret, x->n);
     for (int b = 0; b < B; b++) order[b] = b;
     for (int epoch = 0; epoch < o->epochs; epoch++) {
@@ -391,10 +392,11 @@ static look look_at(world *w, stage *s, const settings *o) {
 
 // What must be the same when a run goes on, in one line. The last two numbers stand for the models it began with.
 static void terms(const world *w, const settings *o, int run, char *to, size_t size) {
-    snprintf(to, size, "run=%d seed=%d rows=%d minibatch=%d epochs=%d tokens=%d prompt=%d held=%d lr=%.9g clip=%.9g "
-             "lambda=%.9g value=%.9g entropy=%.9g kl=%.9g limit=%.9g; %.17g %.17g", run, o->seed, o->rows, o->minibatch,
-             o->epochs, o->cap, o->longest, o->held, o->lr, o->clip, o->lambda, o->value, o->entropy, o->target,
-             o->limit, w->by_reward.mean, w->by_gold.mean);
+    snprintf(to, size, "run=%d steps=%d seed=%d rows=%d minibatch=%d epochs=%d tokens=%d prompt=%d held=%d lr=%.9g "
+             "clip=%.9g lambda=%.9g value=%.9g entropy=%.9g beta=%.9g kl=%.9g limit=%.9g; %.17g %.17g", run,
+             run == PENALTY ? o->steps : 0, o->seed, o->rows, o->minibatch, o->epochs, o->cap, o->longest, o->held,
+             o->lr, o->clip, o->lambda, o->value, o->entropy, o->beta, o->target, o->limit, w->by_reward.mean,
+             w->by_gold.mean);
 }
 
 // Everything that the next step depends on: policy with its value head, the optimizer's moments, the random streams
@@ -510,9 +512,10 @@ static int train(world *w, const settings *o, int run, int steps, const char *pa
         x[C_RUN] = run, x[C_STEP] = step, x[7] = lesson_seconds() - started;
         if (!last && !over) {
             batch b = collect(w, o);
-            update u = improve(w, o, &b);
+            double lr = o->lr * (run == PENALTY ? gpt_lr_linear(step, 0, o->steps, 0.7) : 1);
+            update u = improve(w, o, &b, lr);
             double kl = kl_of(&b, k1), score = scale_of(b.score, o->rows).mean, spent = lesson_seconds() - now;
-            double seen[] = {u.loss, LESSON_NONE, o->lr, u.norm, u.tokens / spent, x[7], score, kl, kl_of(&b, k3),
+            double seen[] = {u.loss, LESSON_NONE, lr, u.norm, u.tokens / spent, x[7], score, kl, kl_of(&b, k3),
                              w->beta, u.entropy, u.clip_fraction, u.value_loss, u.explained};
             memcpy(x + 2, seen, sizeof seen);
             if (run == PENALTY) w->beta = fmax(adapt(w->beta, kl, o->target), o->beta);
@@ -552,15 +555,15 @@ static void quote(const char *who, const look *l, int b) {
 int main(int argc, char **argv) {
     settings o;
     lesson_begin(argc, argv, "14", "learning from a reward model, with a price for going far, and without");
-    int steps = lesson_int("steps", 80, "of PPO with the penalty: a batch of answers, some epochs over it");
+    o.steps = lesson_int("steps", 100, "of PPO with the penalty: a batch of answers, some epochs over it");
     int free_steps = lesson_int("free_steps", 160, "of PPO without it; 0: no second run");
     o.rows = lesson_int_in("rows", 32, 1, 4096, "answers a step");
     o.minibatch = lesson_int_in("minibatch", 16, 1, 4096, "answers a gradient");
     o.epochs = lesson_int_in("epochs", 2, 1, 100, "over each batch of answers");
-    o.lr = lesson_float("lr", 2e-4, "learning rate");
-    o.target = lesson_float_in("kl", 5, 0.01, 1000, "nats an answer that the price of a nat aims at");
+    o.lr = lesson_float("lr", 2e-4, "learning rate; with the penalty it falls to 0 in the end");
+    o.target = lesson_float_in("kl", 6, 0.01, 1000, "nats an answer that the price of a nat aims at");
     o.limit = lesson_float_in("limit", 8, 0.01, 1000, "nats an answer at which the first run ends");
-    o.beta = lesson_float("beta", 0.15, "price of a nat at first, and at least, in standard deviations of the reward");
+    o.beta = lesson_float("beta", 0.1, "price of a nat at first, and at least, in standard deviations of the reward");
     o.clip = lesson_float_in("clip", 0.2, 0.001, 1000, "how far a ratio may go");
     o.lambda = lesson_float_in("lambda", 0.95, 0, 1, "of the advantages: 0 believes the value head, 1 what was paid");
     o.value = lesson_float("value", 0.5, "weight of the value loss");
@@ -607,8 +610,8 @@ int main(int argc, char **argv) {
     if (!go_on) remove(hacked);
     w.log = lesson_csv_open(log, COLUMNS);
     printf("\nwith the penalty:\n");
-    int done = train(&w, &o, PENALTY, steps, kept, go_on);
-    if (!done) reread(&w, FREE, steps + free_steps);            // the log keeps what the second run has behind it
+    int done = train(&w, &o, PENALTY, o.steps, kept, go_on);
+    if (!done) reread(&w, FREE, free_steps);              // the log keeps what the second run has behind it
     else if (free_steps) printf("\nwithout:\n"), done = train(&w, &o, FREE, free_steps, hacked, go_on);
     if (!done) printf("stopped; go on with %s resume=1\n", argv[0]);
 

@@ -10,8 +10,8 @@
 // cousin keeps the right answers and fine-tunes on them (method=rejection; STaR, Zelikman et al. 2022; RAFT, Dong et
 // al. 2023). Both can only strengthen what the model says now and then, so a little fine-tuning comes first.
 //
-//   letter, words   a line that begins with a given letter, or has so many words. Fine-tuning on right examples stops as
-//                   soon as one answer in ten (in seven) is right; practice does the rest.
+//   letter, words   a line that begins with a given letter, or has so many words. Fine-tuning on right examples stops
+//                   as soon as one answer in ten (in seven) is right; practice does the rest.
 //   sums            small sums, thinking first. It has learned to add in steps, and then from a lazy teacher, who six
 //                   times in ten guesses, not to bother. Practice finds out that thinking pays: answers grow longer.
 //   think           sums fine-tuned with the answer first and with the steps first. A model has a fixed amount of work
@@ -259,8 +259,10 @@ static double measure(stage *s, int task, int first, int n, int held, double tem
         }
         for (int k = 0; k < r.B && (said || i == 0); k++) {
             char *text = stage_said(s, &r, k), both[400];
-            if (k % SIZE == 0 && k / SIZE < show)
-                printf("    %s  ->  %s%s\n", q[k / SIZE].asked, text, reward[k] > 0 ? "  (right)" : "");
+            if (k % SIZE == 0 && k / SIZE < show && i == 0) {
+                printf("    %s  ->  ", q[k / SIZE].asked), lesson_print_text(text, strlen(text));
+                lesson_print_text(NULL, 0), printf("%s\n", reward[k] > 0 ? "  (right)" : "");
+            }
             snprintf(both, sizeof both, "%s %s", q[k / SIZE].asked, text);
             if (said && reward[k] > 0) words_add(said, both);
             free(text);

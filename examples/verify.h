@@ -1,12 +1,14 @@
-// verify.h - rewards that code can check: each function reads what the model said and answers 1 (right) or 0.
+// verify.h - rewards that code can check: each function reads what the model said, and answers 1 (right) or 0.
+//
+// Use: include it after lesson.h. Every function is static.
 //
 //     words w = words_of(text);                        // the words of the plays; words_free(&w) at the end
-//     verify_letter(&w, "What, ho!", 'W')              // a line of text that begins with a W
-//     verify_count(&w, "What, ho, my lord!", 4)        // a line of four words
+//     verify_letter(&w, "What ho, my lord!", 'W')      // a line of text that begins with a W
+//     verify_count(&w, "What ho, my lord!", 4)         // a line of four words
 //     verify_sum("<think>4+7=11</think><answer>11</answer>", 11, 0)
 //
 // A reward is what it checks and nothing else, and practice finds every gap: ask for a line that begins with W, and a
-// "W" alone is the cheapest one. so a line has a definition, and what is not wholly right is wrong.
+// "W" alone is the cheapest one. So a line has a definition, and what is not wholly right is wrong.
 
 #ifndef VERIFY_H
 #define VERIFY_H

@@ -19,7 +19,8 @@ static void lines(void) {
         {"the king is a", 4}, {"the king a b", 0}, {"a b c", 0}, {"the king is a b c", 0},      // strange words
         {"the is sun king east and man light what o am window", 12},
         {"the is sun king east and man light what o am window i", 0},
-        {"the king is...", 0}, {"the king is?!", 3}, {"the; king: is,", 3}, {"the king is\"", 0}, {"the k1ng is sun", 0},
+        {"the king is...", 0}, {"the king is?!", 3}, {"the; king: is,", 3}, {"the king is\"", 0},
+        {"the k1ng is sun", 0},
         {"the king is <sun>", 0}, {"the king is <|im_end|>", 0}, {"the king \xc3\xa9 is", 0}, {"the king is\t", 0}};
     known = words_of(plays_text);
     CHECK(words_has(&known, "tis") && words_has(&known, "king's") && words_has(&known, "to-day"));
@@ -45,8 +46,10 @@ static void sums(void) {
         {"<think>4+7=11</think><answer>11</answer>", 11, 1, 0}, {"<answer>11</answer>", 11, 0, 0},
         {"<answer>11</answer>", 11, 1, 0}, {"<think>4+7=11</think><answer>11", 11, 0, 0},
         {"<think>4+7=11<answer>11</answer>", 11, 0, 0}, {"4+7=11</think><answer>11</answer>", 11, 0, 0},
-        {"<think>4+7=11</think><answer>011</answer>", 11, 0, 0}, {"<think>4+7=11</think><answer> 11</answer>", 11, 0, 0},
-        {"<think>4+7=11</think><answer>11 </answer>", 11, 0, 0}, {"<think>4+7=11</think><answer>11</answer> ", 11, 0, 0},
+        {"<think>4+7=11</think><answer>011</answer>", 11, 0, 0},
+        {"<think>4+7=11</think><answer> 11</answer>", 11, 0, 0},
+        {"<think>4+7=11</think><answer>11 </answer>", 11, 0, 0},
+        {"<think>4+7=11</think><answer>11</answer> ", 11, 0, 0},
         {"<think>4+7=11</think><answer>12</answer><answer>11</answer>", 11, 0, 0},      // no second chance
         {"<think>4+7=11</think><answer>12</answer><think></think><answer>11</answer>", 11, 0, 0},
         {"<think><answer>11</answer></think>", 11, 0, 0}, {"<answer>11</answer><think>", 11, 1, 0},
@@ -59,10 +62,12 @@ static void sums(void) {
 
 // Whatever is one letter away from a right answer is right only where thoughts may stand.
 static void sums_nearly_right(void) {
-    static const char *const right[2] = {"<think>4+7=11</think><answer>11</answer>", "<answer>11</answer><think>4+7=11</think>"};
+    static const char *const right[2] = {"<think>4+7=11</think><answer>11</answer>",
+                                         "<answer>11</answer><think>4+7=11</think>"};
     char said[64];
     for (int first = 0; first < 2; first++) {
-        size_t n = strlen(right[first]), from = (size_t)(strstr(right[first], "<think>") - right[first]) + 7, after = n - from - 6;
+        size_t n = strlen(right[first]), from = (size_t)(strstr(right[first], "<think>") - right[first]) + 7;
+        size_t after = n - from - 6;                    // what stands before and after the six letters of the thought
         for (size_t at = 0; at <= n; at++)
             for (const char *c = "0123456789<>/tha \n"; *c; c++)
                 for (int how = 0; how < 3; how++) {     // another letter, one more, one less
@@ -79,8 +84,9 @@ static void sums_nearly_right(void) {
 }
 
 static void hostile_answers(void) {
-    static const char *const parts[] = {"<think>", "</think>", "<answer>", "</answer>", "11", " a6=6", " b5=11", "the", " ", "king",
-                                        "is", "\n", "\xff", "<|im_end|>", "'", "<", ">", ",", ":", "%s%n"};
+    static const char *const parts[] = {"<think>", "</think>", "<answer>", "</answer>", "11", " a6=6", " b5=11",
+                                        "the", " ", "king", "is", "\n", "\xff", "<|im_end|>", "'", "<", ">", ",", ":",
+                                        "%s%n"};
     ag_rng r = {12, 0};
     char *big = (char *)lesson_alloc(200001, 1), text[600];
     known = words_of(plays_text);
@@ -301,7 +307,8 @@ static void dead_rows_are_left_out(void) {
 // ---- practice -------------------------------------------------------------------------------------------------------
 // A model that knows three problems by heart, one of them wrong: the middle row gets nothing, the others their reward.
 static void everybody_gets_his_own_reward(void) {
-    static const char *const answer[] = {"<think></think><answer>7</answer>", "<think></think><answer>8</answer>", "<think></think><answer>9</answer>",
+    static const char *const answer[] = {"<think></think><answer>7</answer>", "<think></think><answer>8</answer>",
+                                         "<think></think><answer>9</answer>",
                                          "a b c d e f g h i j klm n"};
     problem q[4];
     gpt_message say[2] = {{GPT_USER, NULL, 0}, {GPT_ASSISTANT, NULL, 0}};
