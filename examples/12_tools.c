@@ -84,7 +84,7 @@ static void question_is(question *q, const char *asked, const char *request) {
 
 // A question of a kind, its answer, and the call that gives the answer. held 1: one from the part kept for the test.
 static void question_of(question *q, int kind, int held, ag_rng *rng) {
-    int want = plays_below(rng, 4), a, b, c;
+    int want = plays_below(rng, 4), a, b, c = 0;
     char text[128], asked[180], request[180];
     if (kind == LETTERS) {          // straw + berry: 0, 1, 2, 3 are equally frequent answers, for each letter
         size_t size;
@@ -233,13 +233,10 @@ static double right(stage *s, int kind, int tools, int n) {
 
 // The same model, reading letter by letter: the first 256 of its tokens are the single bytes, and now no others are
 // made. So the two differ in nothing but what they see of a word.
-static void spell_out(stage *s) {
-    static const char *const special[] = {"<|im_start|>", "<|im_end|>", "<|tool_start|>", "<|tool_end|>"};
-    bpe *bytes = bpe_new();
-    bpe_bytes(bytes);
-    for (int i = 0; i < 4; i++) bpe_add_special(bytes, special[i], bpe_special(s->tokens, special[i]));
-    bpe_free(s->tokens);
-    s->tokens = bytes, s->by.tokenizer = bytes;
+static long spell_out(void *tokenizer, const char *text, size_t n, int *ids, size_t cap) {
+    (void)tokenizer;
+    for (size_t i = 0; i < n && i < cap; i++) ids[i] = (unsigned char)text[i];
+    return (long)n;
 }
 
 int main(int argc, char **argv) {
@@ -270,7 +267,7 @@ int main(int argc, char **argv) {
         stage s = stage_base(ag, base);
         int kinds = m == CHARACTERS ? SPEAKER : KINDS;          // whole lines of characters would cost too much
         stage_chat(&s), gpt_train(s.model, 0);
-        if (m == CHARACTERS) spell_out(&s);
+        if (m == CHARACTERS) s.by.encode = spell_out;
         if (m == WITH_TOOLS) {
             question q;
             ag_rng rng = {7, 0};
