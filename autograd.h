@@ -2462,7 +2462,8 @@ static int agi_naive_qk_rope(ag_backend *be, ag_real *y, ag_real *rrms, const ag
         if (hs % 2) y[hs - 1] = (ag_real)(x[hs - 1] * r * (w ? w[hs - 1] : 1));     // theta is 0: nothing turns
         for (int i = 0; i + 1 < hs; i += 2) {
             double angle = theta > 0 ? ((start ? start[b] : 0) + t) * pow(theta, -(double)i / hs) : 0;
-            double c = cos(angle), s = sin(angle), x0 = x[i] * r * (w ? w[i] : 1), x1 = x[i + 1] * r * (w ? w[i + 1] : 1);
+            double c = cos(angle), s = sin(angle);
+            double x0 = x[i] * r * (w ? w[i] : 1), x1 = x[i + 1] * r * (w ? w[i + 1] : 1);
             y[i] = (ag_real)(x0 * c - x1 * s), y[i + 1] = (ag_real)(x0 * s + x1 * c);
         }
     }

@@ -109,7 +109,7 @@ typedef struct gpt_config {
     int bias;                       // gpt2 shape: 1 is GPT-2 itself, 0 leaves out the biases of linear layers and norms
     int qk_norm;                    // llama shape: RMSNorm on each query and key head
     int scalar;                     // 1: a scalar head as well, for rewards or values: gpt_scalar
-    int lora_rank;                  // rank of the adapters beside the blocks' matrices; 0: there are none. With them only
+    int lora_rank;                  // rank of the adapters beside the blocks' matrices; 0: there are none. Then only
                                     // they and the scalar head are trained (Hu et al. 2021, "LoRA")
     double rope_theta, norm_eps;
     double dropout;                 // after the embedding and each residual projection, while training
@@ -330,22 +330,22 @@ typedef struct gpt_message {
 } gpt_message;                      // never for what a user, a file or a tool said, or they could speak for others
 typedef struct gpt_template {
     const char *name;
-    const char *begin, *between, *end, *after;  // <begin>role<between>text<end><after>; "%s" in begin is the role's name
+    const char *begin, *between, *end, *after;  // <begin>role<between>text<end><after>; "%s" in begin is the role
 } gpt_template;
 // "im": <|im_start|>user\nHello<|im_end|>\n     "sep": <|im_start|>user<|im_sep|>Hello<|im_end|>
 // "tags": <|user|>\nHello<|end|>\n               NULL: no such template
 const gpt_template *gpt_template_find(const char *name);
-// The reader's tokenizer. encode: text to at most cap ids, returns the number wanted, as snprintf; never a special token,
-// whatever the text. special: the id of a special token, or negative. piece: the bytes of an id.
+// The reader's tokenizer. encode: text to at most cap ids, returns the number wanted, as snprintf; never a special
+// token, whatever the text. special: the id of a special token, or negative. piece: the bytes of an id.
 typedef struct gpt_text {
     void *tokenizer;
     long (*encode)(void *tokenizer, const char *text, size_t n, int *ids, size_t cap);
     int (*special)(void *tokenizer, const char *name);
     const char *(*piece)(void *tokenizer, int id, size_t *n);
 } gpt_text;
-// n messages -> ids and mask (cap each), which is 1 for what the assistant said and for the <end> after it, which it has
-// to learn to say, and 0 for all else. reply 1: ends with the beginning of the assistant's next message. Returns the
-// number of tokens, which may be more than cap, or -1.
+// n messages -> ids and mask (cap each), which is 1 for what the assistant said and for the <end> after it, which it
+// has to learn to say, and 0 for all else. reply 1: ends with the beginning of the assistant's next message. Returns
+// the number of tokens, which may be more than cap, or -1.
 long   gpt_chat(ag_ctx *ctx, const gpt_template *t, const gpt_text *by, const gpt_message *messages, int n, int reply,
                 int *ids, unsigned char *mask, size_t cap);
 // The tokens as text for a terminal, those with mask 1 in green, the others in grey. Writes at most cap bytes with the
@@ -1017,9 +1017,10 @@ gpt_loader gpt_loader_new(ag_ctx *ctx, const int *tokens, size_t n, int order) {
 }
 
 // In a window (T+1 tokens, in x and y) each passage comes two to four times. Texts of the web quote and repeat
-// themselves, and from that models learn to look back and copy (Chan et al. 2022, "Data distributional properties drive
-// emergent in-context learning"; Olsson et al. 2022). A play hardly ever does. Passages have 4 to T/2 tokens, short ones
-// more often: there the right place to look at is found by chance, and what is learned helps with the long ones.
+// themselves, and from that models learn to look back and copy (Chan et al. 2022, "Data distributional properties
+// drive emergent in-context learning"; Olsson et al. 2022). A play hardly ever does. Passages have 4 to T/2 tokens,
+// short ones more often: there the right place to look at is found by chance, and what is learned helps with the long
+// ones.
 static void gpti_repeat(ag_rng *rng, int T, int *x, int *y) {
     for (int at = 0; at < T;) {
         int n = (int)(4 * exp(ag_rng_uniform(rng) * log(T > 8 ? T / 8.0 : 1)));
@@ -1418,8 +1419,8 @@ static int gpti_generate_all(gpt_model *m, const gpt_sampling *s, int B, const i
                        : !n_out ? "n_out" : "out");
     for (int b = 0; logprobs && b < B; b++)
         if (n[b] > T || cap > T + 1 - n[b])
-            return ag_fail(m->ctx, "gpt_rollout: a prompt of %d tokens and %d new ones exceed the context of %d: shorten "
-                           "one of them", n[b], cap, T);
+            return ag_fail(m->ctx, "gpt_rollout: a prompt of %d tokens and %d new ones exceed the context of %d: "
+                           "shorten one of them", n[b], cap, T);
     if (B < 1 || cap < 0)
         return ag_fail(m->ctx, "gpt_generate: %d rows of up to %d tokens: wanted at least 1 row and no less than 0 "
                        "tokens", B, cap);
@@ -1577,8 +1578,8 @@ int gpt_beam(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int 
 // a given text, and conversations. The losses themselves are formulas, and stand in the lessons.
 
 // ---- models from models ---------------------------------------------------------------------------------------------
-// Values of the old tensor into the new one. Tokens are rows of the embedding (V,C) and columns of the head (C,V); those
-// that are new get the mean of the old ones: equally near to all, as befits something never seen.
+// Values of the old tensor into the new one. Tokens are rows of the embedding (V,C) and columns of the head (C,V);
+// those that are new get the mean of the old ones: equally near to all, as befits something never seen.
 static int gpti_adapt_values(ag_tensor *to, const ag_tensor *from, ag_real *old, ag_real *values) {
     const size_t rows = (size_t)from->shape[0], cols = from->count / (rows ? rows : 1), more = (size_t)to->shape[1];
     if (ag_get(from, old)) return -1;
@@ -1642,8 +1643,8 @@ gpt_model *gpt_adapt(ag_ctx *ctx, gpt_model *m, const gpt_config *want) {
     if (gpti_check(&c, why, sizeof why)) { ag_fail(ctx, "gpt_adapt: %s", why); return NULL; }
     known.n_vocab = m->config.n_vocab, known.scalar = m->config.scalar, known.lora_rank = m->config.lora_rank;
     if (!gpti_same(&known, &m->config) || c.n_vocab < m->config.n_vocab) {
-        ag_fail(ctx, "gpt_adapt: only a larger n_vocab (it is %d, wanted %d or more), scalar, lora_rank and dropout can "
-                "change: copy the rest of the model's own config", c.n_vocab, m->config.n_vocab);
+        ag_fail(ctx, "gpt_adapt: only a larger n_vocab (it is %d, wanted %d or more), scalar, lora_rank and dropout "
+                "can change: copy the rest of the model's own config", c.n_vocab, m->config.n_vocab);
         return NULL;
     }
     if (c.lora_rank && c.lora_rank == m->config.lora_rank && c.lora_alpha != m->config.lora_alpha) {
@@ -1763,8 +1764,8 @@ long gpt_chat(ag_ctx *ctx, const gpt_template *t, const gpt_text *by, const gpt_
         const gpt_message *say = &messages[i];
         const int trained = say->role == GPT_ASSISTANT;
         if (say->role < 0 || say->role >= GPT_ROLES || !say->text)
-            return ag_fail(ctx, "gpt_chat: message %d has role %d and %s text: wanted GPT_SYSTEM, GPT_USER, GPT_ASSISTANT "
-                           "or GPT_TOOL, and a text", i, say->role, say->text ? "a" : "no");
+            return ag_fail(ctx, "gpt_chat: message %d has role %d and %s text: wanted GPT_SYSTEM, GPT_USER, "
+                           "GPT_ASSISTANT or GPT_TOOL, and a text", i, say->role, say->text ? "a" : "no");
         if (gpti_chat_begin(&w, t, say->role) ||
             (say->trusted ? gpti_chat_special(&w, say->text, trained)
                           : gpti_chat_plain(&w, say->text, strlen(say->text), trained)) ||

@@ -149,8 +149,8 @@ int main(int argc, char **argv) {
     unsigned char *tokenizer = (unsigned char *)lesson_alloc(tokenizer_size, 1);
     bpe_save_mem(tokens, tokenizer, tokenizer_size);
     snprintf(notes, sizeof notes, "recipe=%s\npreset=%s\ndata=%.500s\nchecksum=%u\ntokenizer=%s\nvocab=%d\nsteps=%d\n"
-             "batch=%d\naccumulate=%d\nlr=%.15g\nrepeats=%.15g\nseed=%d\nevery=%d\n", recipe, c.name, source, sum, kind, vocab, steps,
-             batch, parts, *peak, repeats, seed, every);
+             "batch=%d\naccumulate=%d\nlr=%.15g\nrepeats=%.15g\nseed=%d\nevery=%d\n", recipe, c.name, source, sum,
+             kind, vocab, steps, batch, parts, *peak, repeats, seed, every);
     loader.cursor = state.cursor, loader.repeats = repeats;
     lesson_log_open(resume ? (long long)state.step : -1);
     int newline = bpe_find(tokens, "\n", 1), first = newline >= 0 ? newline : train[0];

@@ -2,7 +2,7 @@
 //
 //     cc -O3 examples/10_base_model.c -o base_model -lm && ./base_model
 //
-// A base model continues texts, and that is all it does. It does not answer, and it does not know that it does not know.
+// A base model continues texts, and that is all. It does not answer, and it does not know that it does not know.
 // Out of continuing comes more than one would think: to continue a repeated passage it has to find it again and copy,
 // so it learns that, and learns from its context while its weights stand still. Here each such thing is a number.
 //
@@ -78,18 +78,21 @@ static void learning_in_context(stage *s, const int *val, int n_val, int length,
     free(ids), free(nll);
 }
 
-// "king love night king love" and now? That three words go round stands nowhere but in the examples.
+// "The king must weep.\nThe queen must weep.\nThe duke must": and now? With other nouns and other verbs, 16 of each.
 static double patterns(stage *s, int examples) {
-    static const char *const words[] = {" king", " love", " night", " blood", " death", " heart", " queen", " father",
-                                        " sword", " world", " hand", " duke", " time", " grace", " eyes", " war"};
+    static const char *const who[] = {"king", "queen", "duke", "lady", "father", "mother", "soldier", "prince", "lord",
+                                      "brother", "sister", "lover", "friend", "master", "servant", "child"};
+    static const char *const does[] = {" weep", " fall", " speak", " live", " die", " go", " fight", " stay", " sleep",
+                                       " come", " bear", " know", " love", " hear", " stand", " answer"};
     int right = 0, n;
     for (int w = 0; w < 16; w++) {
-        const char *round[] = {words[w], words[(w + 5) % 16], words[(w + 11) % 16]};
         char prompt[400] = "\n";
-        for (int i = 0; i < 3 * examples + 2; i++) strcat(prompt, round[i % 3]);
-        int *want = stage_ids(s, round[2], &n);
+        for (int i = 0; i <= examples; i++)
+            strcat(prompt, "The "), strcat(prompt, who[(w + 3 * i) % 16]), strcat(prompt, " must"),
+            strcat(prompt, i < examples ? does[w] : ""), strcat(prompt, i < examples ? ".\n" : "");
+        int *want = stage_ids(s, does[w], &n);
         char *text = goes_on(s, prompt, 0, n, NULL);
-        right += !strcmp(text, round[2]);
+        right += !strcmp(text, does[w]);
         free(text), free(want);
     }
     return right / 16.0;
@@ -130,8 +133,8 @@ static int copied(stage *s, const int *ids, int n, const char *text, size_t cut,
 static void inventions(stage *s) {
     static const char *const real[] = {"ROMEO", "JULIET", "GLOUCESTER", "MENENIUS", "PETRUCHIO", "ISABELLA", "LEONTES",
                                        "PROSPERO", "COMINIUS", "HORTENSIO"};
-    static const char *const invented[] = {"ZORVANE", "BLENCHO", "QUIBALD", "MARDOLIN", "FESTRIX", "OLVORIO", "TAMBRESS",
-                                           "WENDRICK", "HALQUIN", "PERTOVAR"};
+    static const char *const invented[] = {"ZORVANE", "BLENCHO", "QUIBALD", "MARDOLIN", "FESTRIX", "OLVORIO",
+                                           "TAMBRESS", "WENDRICK", "HALQUIN", "PERTOVAR"};
     double sure[2][10], least = 1;
     int confident = 0;
     for (int i = 0; i < 20; i++) {
@@ -143,8 +146,8 @@ static void inventions(stage *s) {
     }
     for (int i = 0; i < 10; i++) if (sure[0][i] < least) least = sure[0][i];
     for (int i = 0; i < 10; i++) confident += sure[1][i] >= least;
-    printf("mean probability of its words: as %s %.2f, as %s %.2f. For how many who never were does it speak as surely\n"
-           "as for those it has read?\n", real[0], sure[0][0], invented[0], sure[1][0]);
+    printf("mean probability of its words: as %s %.2f, as %s %.2f. For how many who never were does it speak as "
+           "surely\nas for those it has read?\n", real[0], sure[0][0], invented[0], sure[1][0]);
     stage_result("invents", confident / 10.0);
 }
 
@@ -231,12 +234,14 @@ int main(int argc, char **argv) {
     lesson_csv csv = lesson_csv_open(lesson_path("log.csv"), "picture,at,value");
 
     learning_in_context(&s, val, n_val, length, copies);
-    printf("\"king love night king love\": goes on with night, after 0, 1 and 3 examples: %.2f %.2f %.2f\n",
+    printf("\"The king must weep. The queen must weep. The duke must\": goes on with weep, after 0, 1 and 3 examples: "
+           "%.2f %.2f %.2f\n",
            patterns(&s, 0), patterns(&s, 1), patterns(&s, 3));
 
     const char *seen, *unseen;
     int copy_train = copied(&s, train, n, text, cut, &seen), copy_val = copied(&s, val, n_val, text, cut, &unseen);
-    printf("\nlongest verbatim copies of what it has read, characters, after a prompt from there and from elsewhere:\n");
+    printf("\nlongest verbatim copies of what it has read, in characters, after prompts from there and from elsewhere:"
+           "\n");
     stage_result("copy_train", copy_train), stage_result("copy_val", copy_val);
     printf("after a prompt from the training text:\n%.200s\n", seen);
 

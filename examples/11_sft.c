@@ -13,7 +13,8 @@
 // It writes    out/11/loss.png               the loss on the assistant's words
 //              out/11/log.csv
 //              out/11/model.safetensors      the assistant, for later lessons
-// It takes     4 minutes. It wants lesson 08's model (preset=small tokenizer=bpe); without it a smaller one learns first.
+// It takes     4 minutes. It wants lesson 08's model (preset=small tokenizer=bpe); without it a smaller one learns
+//              first.
 // Next         12_tools.c: what it cannot do in its head, it may look up.
 //
 // Exercises
@@ -32,7 +33,7 @@
 #include "stage.h"
 #include "plays.h"
 
-enum { INVENTED = 160, HELD = 320, ASKED = 8, TALKS = 20000 };
+enum { INVENTED = 520, HELD = 320, ASKED = 8, TALKS = 20000 };
 static plays p;
 static person invented[INVENTED];
 static char with[PLAYS_PERSONS][32];                    // the first one who is answered by that person
@@ -119,7 +120,8 @@ static double well_formed(stage *s, int n, int show) {
             plays_ask(plays_any(&p, &rng, 1), i % ASK_KINDS, asked[i], answer);
         stage_replies(s, ask, ASKED, 0.7, 64, said, well);
         for (int i = 0; i < ASKED; i++) {
-            if (tries == 0 && i < show) printf("user: %s\nassistant: %.160s%s\n", ask[i], said[i], well[i] ? "" : " ...");
+            if (tries == 0 && i < show)
+                printf("user: %s\nassistant: %.160s%s\n", ask[i], said[i], well[i] ? "" : " ...");
             good += well[i], free(said[i]);
         }
     }
@@ -163,7 +165,7 @@ int main(int argc, char **argv) {
 
     // Facts: with whom somebody speaks. It is told about those who speak often. About the others, and about persons who
     // never were, it can only guess; and it does.
-    enum { OFTEN = 12, TOLD_OF = 120, TURNS = 12 };
+    enum { OFTEN = 12, TOLD_OF = 440, TURNS = 12 };
     int made = n, logged = 0, agree[PLAYS_PERSONS], refuse[PLAYS_PERSONS], knows[PLAYS_PERSONS] = {0}, n_knows = 0;
     int wrong = 0, right = 0;
     for (int i = 0; i < INVENTED; i++) invent(invented[i].name, rng);

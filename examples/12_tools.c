@@ -241,8 +241,8 @@ static long spell_out(void *tokenizer, const char *text, size_t n, int *ids, siz
 
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "12", "tools, and what tokens hide");
-    int steps = lesson_int_in("steps", 800, 1, 1000000, "of training without tools, 20 questions each");
-    int tool_steps = lesson_int_in("tool_steps", 600, 1, 1000000, "of training with tools");
+    int steps = lesson_int_in("steps", 600, 1, 1000000, "of training without tools, 20 questions each");
+    int tool_steps = lesson_int_in("tool_steps", 800, 1, 1000000, "of training with tools");
     double lr = lesson_float("lr", 1e-3, "peak learning rate");
     int held = lesson_int_in("held", 200, 1, 100000, "questions of each kind for the test");
     int base = lesson_int("base_steps", 400, "of pretraining, where lesson 08's model is missing");
@@ -292,7 +292,8 @@ int main(int argc, char **argv) {
         static const char *const labels[KINDS] = {"letters", "dots", "9.11 or 9.9", "sums", "who says it"};
         plot *picture = plot_new("Seeing, knowing, asking", "", "share of right answers");
         for (int m = 0; m < MODELS; m++) plot_bars(picture, names[m], labels, share_right[m], KINDS);
-        plot_values(picture, "%.2f"), plot_range_y(picture, 0, 1);
+        plot_values(picture, "%.2f"), plot_range_y(picture, 0, 1.3);
+        plot_subtitle(picture, "on words, numbers and lines that stand in no example; characters get no lines");
         plot_save(picture, lesson_path("tools.png")), plot_free(picture);
         printf("written: out/12/tools.png, log.csv, model.safetensors\n");
     }

@@ -9,7 +9,9 @@
 // is said in another scene, the same words shuffled, what lesson 11's assistant makes up, or the answer to another
 // request. The loss begins at ln 2 = 0.693, which is no opinion. Only differences count, so zero has no meaning.
 // We make two of them: one of few pairs, for lesson 14 to please, and one of many other pairs, the gold standard, which
-// nobody ever tries to please. In the end two raters of different taste, and what comes of averaging them.
+// nobody ever tries to please. It alone is shown a fifth kind of worse reply, the echo: the word that was asked for,
+// and next to nothing else. Who has never seen one thinks highly of it; look for "echo" in the table. In the end two
+// raters of different taste, and what comes of averaging them.
 //
 //     ./reward rate=10                          ten pairs for you to judge; the model is compared with you
 //     ./reward loss=margin                      the other loss: max(0, m - (r1 - r2)), enough is enough
@@ -79,7 +81,7 @@ static void rewards(gpt_model *m, const stage_talk *const *talks, int n, ag_real
     int old = ag_no_grad(m->ctx, 1);
     for (int i = 0; i < n; i += B) {
         stage_rows r = pairs_rows(talks + i, n - i < B ? n - i : B);
-        ag_get(stage_score(m, r.ids, r.B, r.T, r.len), y + i);
+        ag_get(stage_score(m, r.ids, r.mask, r.B, r.T, r.len), y + i);
         stage_rows_free(&r), ag_reset(m->ctx);
     }
     ag_no_grad(m->ctx, old);
@@ -259,8 +261,8 @@ static void rate(stage *s, const pair *set, int n, const ag_real *y, int n_set, 
 
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "13", "a reward model, from pairs of replies");
-    int few = lesson_int_in("pairs", 800, B, 100000, "pairs for the reward model");
-    int many = lesson_int_in("gold", 2400, B, 100000, "other pairs for the gold standard");
+    int few = lesson_int_in("pairs", 1600, B, 100000, "pairs for the reward model");
+    int many = lesson_int_in("gold", 3200, B, 100000, "other pairs for the gold standard");
     int n_held = lesson_int_in("held", 400, 8, 10000, "held-out pairs");
     const char *kind = lesson_choice("loss", "bt", "bt|margin", "Bradley-Terry, or margin ranking");
     double m = lesson_float_in("margin", 1, 1e-6, 100, "for loss=margin");
@@ -276,7 +278,7 @@ int main(int argc, char **argv) {
     plays p = plays_read();
     stage s = pairs_sft(ag, &p, base);
     ag_rng rng = {(uint64_t)seed + 100, 0}, others = {(uint64_t)seed + 200, 0}, test = {(uint64_t)seed, 0};
-    pair *held = pairs_make(&s, &p, n_held, 1, &test);
+    pair *held = pairs_make(&s, &p, n_held, 1, 1, &test);
     char *text = stage_string(&s, held[0].talk[0].ids, held[0].talk[0].n);
     printf("a pair. The better reply:\n%s\n", text), free(text);
     text = stage_string(&s, held[0].talk[1].ids, held[0].talk[1].n);
@@ -289,7 +291,7 @@ int main(int argc, char **argv) {
     double *losses[2];
     for (int k = 0; k < 2; k++) {
         int n = k ? many : few;
-        pair *set = pairs_make(&s, &p, n, 0, k ? &others : &rng);
+        pair *set = pairs_make(&s, &p, n, 0, k, k ? &others : &rng);
         model[k] = pairs_new_reward(&s);
         losses[k] = (double *)lesson_alloc((size_t)(n / B), sizeof **losses);
         train(model[k], names[k], set, n, lr, losses[k]);

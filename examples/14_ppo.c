@@ -8,9 +8,10 @@
 // after the last one. A second head on the same model, the value, learns to expect it. An action's advantage is what
 // came, less what was expected.
 // A reward model is only a proxy of what is wanted. So the policy pays for every nat by which it leaves the assistant
-// it was, the reference. And a second reward model, made of more pairs, looks on, and nothing is ever optimised against
-// it: the gold standard (Gao et al. 2023, "Scaling laws for reward model overoptimization"). We train twice, with that
-// price and without. Without it the proxy goes on rising while the gold standard falls.
+// it was, the reference. And a second reward model, made of more pairs and of one kind more, looks on, and nothing is
+// ever optimised against it: the gold standard (Gao et al. 2023, "Scaling laws for reward model overoptimization"). We
+// train twice, with that price and without. Without it the proxy goes on rising while the gold standard falls: the
+// policy finds what the proxy has never been shown.
 //
 // It prints    reward, gold reward and KL while it learns, of answers to held-out prompts; then prompts with answers of
 //              the assistant, of the policy, and of the policy that paid nothing
@@ -223,21 +224,24 @@ static void assess(gpt_model *m, const batch *x, ag_real *logp, ag_real *value) 
     ag_no_grad(m->ctx, old), free(token);
 }
 
-// What a reward model says of every answer. It reads that off the end, so an answer without one gets one here.
+// What a reward model says of every answer. It has learned from answers that end, so one without an end gets one here.
 static void judge(gpt_model *reward, const stage_rows *r, int end, ag_real *score) {
     int T = r->T + 1, len[CHUNK], *ids = (int *)lesson_alloc((size_t)(CHUNK * T), sizeof *ids);
+    unsigned char *mask = (unsigned char *)lesson_alloc((size_t)(CHUNK * T), 1);
     int old = ag_no_grad(reward->ctx, 1);
     for (int b = 0; b < r->B; b += CHUNK) {
         ag_mark_at mark = ag_mark(reward->ctx);
         int R = r->B - b < CHUNK ? r->B - b : CHUNK;
         for (int i = 0; i < R; i++) {
             memcpy(ids + i * T, r->ids + (b + i) * r->T, (size_t)r->T * sizeof *ids);
-            len[i] = r->len[b + i] + !r->ended[b + i], ids[i * T + len[i] - 1] = end;
+            memcpy(mask + i * T, r->mask + (b + i) * r->T, (size_t)r->T);
+            len[i] = r->len[b + i] + !r->ended[b + i];
+            ids[i * T + len[i] - 1] = end, mask[i * T + len[i] - 1] = 1;
         }
-        ag_get(stage_score(reward, ids, R, T, len), score + b);
+        ag_get(stage_score(reward, ids, mask, R, T, len), score + b);
         ag_rewind(reward->ctx, mark);
     }
-    ag_no_grad(reward->ctx, old), free(ids);
+    ag_no_grad(reward->ctx, old), free(ids), free(mask);
 }
 
 // r_t = -beta (log pi - log pi_ref), and the answer's score at its last action (Ouyang et al. 2022, equation 2).
@@ -493,8 +497,10 @@ static int train(world *w, const settings *o, int run, int steps, const char *pa
     double started = lesson_seconds();
     FILE *there = go_on ? fopen(path, "rb") : NULL;
     if (there) fclose(there);
-    if (there) step = resume(w, o, run, path), reread(w, run, step);
+    if (there) step = resume(w, o, run, path);
     else begin(w, o, run);
+    if (!w->log.columns) w->log = lesson_csv_open(lesson_path("log.csv"), COLUMNS);     // not before resume was content
+    if (there) reread(w, run, step);
     for (first = step; !last && !over; step++) {
         double x[C_COUNT], now = lesson_seconds();
         for (int i = 0; i < C_COUNT; i++) x[i] = LESSON_NONE;
@@ -568,7 +574,7 @@ int main(int argc, char **argv) {
     o.lambda = lesson_float_in("lambda", 0.95, 0, 1, "of the advantages: 0 believes the value head, 1 what was paid");
     o.value = lesson_float("value", 0.5, "weight of the value loss");
     o.entropy = lesson_float("entropy", 0, "weight of the entropy: what being undecided is worth");
-    o.cap = lesson_int_in("tokens", 72, 2, 200, "of an answer at most");
+    o.cap = lesson_int_in("tokens", 60, 2, 200, "of an answer at most");
     o.longest = lesson_int_in("prompt", 96, 40, 250, "tokens of a prompt at most");
     o.held = lesson_int_in("held", 192, SHOWN, 4096, "held-out prompts to look at");
     o.every = lesson_int_in("every", 10, 1, 1000000, "steps between two looks, each followed by a save");
@@ -608,7 +614,6 @@ int main(int argc, char **argv) {
     FILE *old = go_on ? fopen(log, "rb") : NULL;
     if (old) fclose(old), w.old_log = (char *)lesson_file(log, &size);
     if (!go_on) remove(hacked);
-    w.log = lesson_csv_open(log, COLUMNS);
     printf("\nwith the penalty:\n");
     int done = train(&w, &o, PENALTY, o.steps, kept, go_on);
     if (!done) reread(&w, FREE, free_steps);              // the log keeps what the second run has behind it

@@ -20,8 +20,8 @@
 //
 // Exercises
 //   1. beta=0.01 and beta=1: how do margins, win rate and the length of answers change? What does beta pay for?
-//   2. Our answers are longer than the assistant's (Park et al. 2024 tell why). Which of the four kinds of worse replies
-//      may have taught that? sft=0.2 adds lesson 11's loss on the better reply: what does it do to length and win rate?
+//   2. Our answers are longer than the assistant's (Park et al. 2024 tell why). Which of the four kinds of worse
+//      replies may have taught that? sft=0.2 adds lesson 11's loss on the better ones: what of length and win rate?
 //   3. The judge likes what it was taught to like. Read twenty pairs of answers (show=20): do you agree with it?
 #define AG_DIE_ON_ERROR
 #define AUTOGRAD_IMPLEMENTATION
@@ -99,7 +99,7 @@ static answers answer(stage *by, gpt_model *judge, const stage_talk *prompts, in
         const int *ids[CHUNK];
         for (int b = 0; b < rows; b++) ids[b] = prompts[i + b].ids, length[b] = prompts[i + b].n;
         stage_rows r = stage_rollout(by, &how, rows, ids, length, PAIRS_CAP);
-        ag_get(stage_score(judge, r.ids, r.B, r.T, r.len), a.score + i);
+        ag_get(stage_score(judge, r.ids, r.mask, r.B, r.T, r.len), a.score + i);
         for (int b = 0; b < rows; b++) {
             a.said[i + b] = stage_said(by, &r, b);
             a.length += (double)(r.len[b] - r.prompt[b]) / n, a.prompt += (double)r.prompt[b] / n;
@@ -161,7 +161,7 @@ int main(int argc, char **argv) {
     gpt_freeze(reference), gpt_train(policy.model, 0);
     ag_rng rng = {(uint64_t)seed + 400, 0}, test = {(uint64_t)seed + 500, 0};
     double start = lesson_seconds();
-    pair *set = pairs_make(&s, &p, n, 0, &rng);
+    pair *set = pairs_make(&s, &p, n, 0, 0, &rng);
     double sampled = 0, trained = 0;
     for (int i = 0; i < n; i++)
         for (int t = 0; t < set[i].talk[1].n && set[i].kind == PAIR_BASE_SAMPLE; t++) sampled += set[i].talk[1].mask[t];

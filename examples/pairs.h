@@ -5,26 +5,28 @@
 //     plays p = plays_read();
 //     stage s = pairs_sft(ag, &p, 100);                // lesson 11's assistant, or one that learns in 100 steps now
 //     stage_talk t = pairs_prompt(&s, pairs_speech(&p, rng, 0));        // a request, and the assistant's turn begun
-//     pair *set = pairs_make(&s, &p, 1000, 0, rng);    // held 1: from the last tenth of the text
+//     pair *set = pairs_make(&s, &p, 1000, 0, 0, rng); // held 1: from the last tenth of the text; wary 1: echoes too
 //     stage r = pairs_reward(&s, &p, "reward", 1500, 1);    // lesson 13's out/13/reward.safetensors, or one made now
-//     ag_tensor *y = stage_score(r.model, rows.ids, rows.B, rows.T, rows.len);
+//     ag_tensor *y = stage_score(r.model, rows.ids, rows.mask, rows.B, rows.T, rows.len);
 //
 // A request: "Answer this: I have a daughter, sir.\nSpeak as TRANIO of merchandise." tells what was said before, who is
 // to reply, and one word of the reply, its longest. Without such a word nobody could tell the reply of a play that he
-// has never read from one of another scene. The better reply is the one of the play. The worse one is of four kinds.
+// has never read from one of another scene. The better reply is the one of the play. The worse one is of four kinds,
+// and for the gold standard of a fifth: an echo, the word that was asked for and next to nothing else. What is said in
+// another scene is better than that. The model that is to be pleased never sees one; lesson 14 tells what comes of it.
 
 #ifndef PAIRS_H
 #define PAIRS_H
 
-enum { PAIR_WRONG_SCENE, PAIR_SHUFFLED, PAIR_BASE_SAMPLE, PAIR_OFF_TOPIC, PAIR_KINDS };
-enum { PAIRS_CAP = 72, PAIRS_SIZE = 320 };          // tokens of a reply, bytes of a request: at most
-static const char *const pairs_kinds[] = {"wrong_scene", "shuffled", "base_sample", "off_topic"};
+enum { PAIR_WRONG_SCENE, PAIR_SHUFFLED, PAIR_BASE_SAMPLE, PAIR_OFF_TOPIC, PAIR_ECHO, PAIR_KINDS };
+enum { PAIRS_CAP = 60, PAIRS_SIZE = 320 };          // tokens of a reply, bytes of a request: at most
+static const char *const pairs_kinds[] = {"wrong_scene", "shuffled", "base_sample", "off_topic", "echo"};
 static const double pairs_heat = 1.0;               // temperature of the samples
 
 typedef struct pair {
     stage_talk talk[2];                             // the better reply, the worse one; each ends in <|im_end|>, and its
     int kind;                                       // mask is 1 for what the assistant says
-    const speech *at;                               // the better one
+    const speech *at;                               // what both reply to is the speech before it
 } pair;
 
 LESSON_FN int pairs_words(const char *text) {
@@ -129,11 +131,26 @@ LESSON_FN void pairs_samples(stage *s, const speech *const *at, int n, double he
     }
 }
 
+// The asked word of a text, with up to two that stand before it: once, or up to sixteen times.
+LESSON_FN void pairs_echo(const char *text, char to[256], ag_rng *rng) {
+    static const char *const between[] = {" ", ", ", ".\n", "! ", "\n"};
+    char word[32] = "nothing";
+    pairs_about(text, word);
+    const char *from = strstr(text, word) ? strstr(text, word) : word, *end = from + strlen(word);
+    for (int more = plays_below(rng, 3); more > 0 && from > text && from != word; more--)
+        for (from--; from > text && from[-1] != ' ' && from[-1] != '\n';) from--;
+    int phrase = (int)(end - from), n = 0, times = 1 << plays_below(rng, 5);
+    for (int i = 0; i < times && n + phrase + 4 < 256; i++)
+        n += snprintf(to + n, (size_t)(256 - n), "%s%.*s", i ? between[plays_below(rng, 5)] : "", phrase, from);
+    snprintf(to + n, (size_t)(256 - n), "%s", plays_below(rng, 2) ? "." : "");
+}
+
 // A worse reply than that of `at`, of a kind that needs no model. PAIR_WRONG_SCENE: what `other` says, elsewhere;
 // PAIR_OFF_TOPIC: the answer to another request.
 LESSON_FN void pairs_worse(const speech *at, const speech *other, int kind, ag_rng *rng, char worse[256]) {
     char asked[256];
     if (kind == PAIR_WRONG_SCENE) snprintf(worse, 256, "%s", other->text);
+    else if (kind == PAIR_ECHO) pairs_echo(at->text, worse, rng);
     else if (kind == PAIR_OFF_TOPIC) plays_ask(other, plays_below(rng, 2) ? ASK_WHO : ASK_WORDS, asked, worse);
     else for (int tries = 0; tries < 9; tries++) {
         pairs_shuffle(at->text, worse, rng);
@@ -142,10 +159,11 @@ LESSON_FN void pairs_worse(const speech *at, const speech *other, int kind, ag_r
 }
 
 // n pairs. Half of them are wrong scenes, the hard kind: two speeches, each the better reply once and the worse one
-// once, so that a reply alone tells nothing. To be freed by pairs_free.
-LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, ag_rng *rng) {
-    enum { W = PAIR_WRONG_SCENE, S = PAIR_SHUFFLED, M = PAIR_BASE_SAMPLE, O = PAIR_OFF_TOPIC };
-    static const int kinds[] = {W, W, S, M, W, W, S, M, W, W, S, M, W, W, O, M};
+// once, so that a reply alone tells nothing. wary 1: three of sixteen are echoes. To be freed by pairs_free.
+LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, int wary, ag_rng *rng) {
+    enum { W = PAIR_WRONG_SCENE, S = PAIR_SHUFFLED, M = PAIR_BASE_SAMPLE, O = PAIR_OFF_TOPIC, E = PAIR_ECHO };
+    static const int kinds[2][16] = {{W, W, S, M, W, W, E, M, W, W, S, M, W, W, O, M},
+                                     {W, W, S, M, W, W, E, S, W, W, M, E, S, E, M, O}};
     pair *set = (pair *)lesson_alloc((size_t)n, sizeof *set);
     const speech **at = (const speech **)lesson_alloc((size_t)n, sizeof *at), *one = NULL, *other = NULL;
     stage_talk *said = (stage_talk *)lesson_alloc((size_t)n, sizeof *said);
@@ -153,10 +171,10 @@ LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, ag_rng *rn
     char worse[256];
     for (int i = 0; i < n; i++) {
         const speech *was = one;
-        set[i].kind = kinds[i % 16];
+        set[i].kind = kinds[wary][i % 16];
         if (i % 4 == 1) one = other, other = was;
         else one = pairs_speech(p, rng, held), other = pairs_elsewhere(p, one, rng, held);
-        set[i].at = one, set[i].talk[0] = pairs_talk(s, one, one->text);
+        set[i].at = one, set[i].talk[0] = pairs_talk(s, one, set[i].kind == E ? other->text : one->text);
         if (set[i].kind == PAIR_BASE_SAMPLE) at[samples++] = one;
         else pairs_worse(one, other, set[i].kind, rng, worse), set[i].talk[1] = pairs_talk(s, one, worse);
     }
@@ -198,7 +216,7 @@ LESSON_FN stage_rows pairs_batch(const pair *set, int n) {
 // What a reward model gives to the better (n) and the worse (n).
 LESSON_FN void pairs_scores(gpt_model *reward, const pair *set, int n, ag_tensor **better, ag_tensor **worse) {
     stage_rows r = pairs_batch(set, n);
-    ag_tensor *y = stage_score(reward, r.ids, r.B, r.T, r.len);
+    ag_tensor *y = stage_score(reward, r.ids, r.mask, r.B, r.T, r.len);
     *better = ag_slice(y, 0, 0, n), *worse = ag_slice(y, 0, n, n);
     stage_rows_free(&r);
 }
@@ -258,14 +276,15 @@ LESSON_FN void pairs_center(gpt_model *m, const pair *set, int n) {
     if (seen) now -= (ag_real)(mean / seen / 8), ag_set(bias, &now);
 }
 
-// A reward model that sees n pairs once each. seed: of the pairs. Lesson 13 has this loop with a log.
-LESSON_FN gpt_model *pairs_train_reward(stage *s, const plays *p, int n, int seed, double lr) {
+// A reward model that sees n pairs once each. seed: of the pairs; wary: as in pairs_make. Lesson 13 has this loop with
+// a log.
+LESSON_FN gpt_model *pairs_train_reward(stage *s, const plays *p, int n, int wary, int seed, double lr) {
     enum { B = 16 };
     ag_rng rng = {(uint64_t)seed, 0};
     gpt_model *m = pairs_new_reward(s);
     gpt_optimizer o = gpt_adamw();
     o.lr = lr, o.weight_decay = 0, o.beta2 = 0.95;
-    pair *set = pairs_make(s, p, n, 0, &rng);
+    pair *set = pairs_make(s, p, n, 0, wary, &rng);
     for (int i = 0; i + B <= n && !lesson_interrupted(); i += B) {
         ag_tensor *better, *worse;
         pairs_scores(m, set + i, B, &better, &worse);
@@ -291,7 +310,7 @@ LESSON_FN stage pairs_reward(stage *s, const plays *p, const char *name, int n, 
         unsigned char *bytes = (unsigned char *)lesson_alloc((size_t)size, 1);
         bpe_save_mem(s->tokens, bytes, (size_t)size), bpe_load_mem(r.tokens, bytes, (size_t)size);
         free(bytes);
-        r.model = pairs_train_reward(s, p, n, seed, 2e-3);
+        r.model = pairs_train_reward(s, p, n, !strcmp(name, "gold"), seed, 2e-3);
     }
     gpt_freeze(r.model), gpt_train(r.model, 0);
     return r;

@@ -1,12 +1,12 @@
 // plays.h - Tiny Shakespeare as speeches: who says what, and after whom. Lessons 11 to 16 make their data of it.
 //
 //     plays p = plays_read();                      // the text of lesson_data; plays_free(&p) at the end
-//     p.speech[7].name, p.speech[7].text           // the speech after p.speech[6]; [n_train..n) are from the last tenth
+//     p.speech[7].name, p.speech[7].text           // the speech after p.speech[6]; from n_train on: the last tenth
 
 #ifndef PLAYS_H
 #define PLAYS_H
 
-enum { PLAYS_TEXT = 160, PLAYS_PERSONS = 400 };
+enum { PLAYS_TEXT = 128, PLAYS_PERSONS = 400 };
 typedef struct speech {
     char name[32];
     char text[PLAYS_TEXT + 1];                      // as many whole lines as fit

@@ -159,7 +159,8 @@ LESSON_FN stage_talk stage_render(stage *s, const gpt_message *say, int n, int r
     const gpt_template *im = gpt_template_find("im");
     stage_talk t;
     t.n = (int)gpt_chat(s->ag, im, &s->by, say, n, reply, NULL, NULL, 0);
-    t.ids = (int *)lesson_alloc((size_t)t.n + 1, sizeof *t.ids), t.mask = (unsigned char *)lesson_alloc((size_t)t.n + 1, 1);
+    t.ids = (int *)lesson_alloc((size_t)t.n + 1, sizeof *t.ids);
+    t.mask = (unsigned char *)lesson_alloc((size_t)t.n + 1, 1);
     gpt_chat(s->ag, im, &s->by, say, n, reply, t.ids, t.mask, (size_t)t.n);
     return t;
 }
@@ -279,12 +280,17 @@ LESSON_FN char *stage_said(const stage *s, const stage_rows *r, int b) {
     return stage_string(s, from, r->len[b] - r->prompt[b] - r->ended[b]);
 }
 
-// A reward model's score of each row, (B): 8 times the mean of what its scalar head says at the row's tokens, so a reply
-// is judged word by word. (Most read the last token alone. There the head has to wait until attention has learned to
-// collect what the words tell: at this size it saw nothing after 500 pairs, and this way much.)
-LESSON_FN ag_tensor *stage_score(gpt_model *reward, const int *ids, int B, int T, const int *len) {
+// A reward model's score of each row, (B): 8 times the mean of what its scalar head says at the tokens of the reply, so a
+// reply is judged word by word. (Most read the last token alone. There the head has to wait until attention has learned
+// to collect what the words tell: at this size it saw nothing after 500 pairs, and this way much.)
+LESSON_FN ag_tensor *stage_score(gpt_model *reward, const int *ids, const unsigned char *mask, int B, int T,
+                                 const int *len) {
     ag_real *share = (ag_real *)lesson_alloc((size_t)(B * T), sizeof *share);
-    for (int b = 0; b < B; b++) for (int t = 0; t < len[b]; t++) share[b * T + t] = (ag_real)8 / (ag_real)len[b];
+    for (int b = 0; b < B; b++) {
+        int n = 0;
+        for (int t = 0; t < len[b]; t++) n += mask[b * T + t];
+        for (int t = 0; t < len[b]; t++) share[b * T + t] = mask[b * T + t] ? (ag_real)8 / (ag_real)n : 0;
+    }
     ag_tensor *said = gpt_scalar(reward, gpt_trunk(reward, ids, B, T, len));
     ag_tensor *score = ag_sum_dim(ag_mul(said, ag_input(reward->ctx, share, B, T)), 1);
     free(share);
@@ -293,7 +299,8 @@ LESSON_FN ag_tensor *stage_score(gpt_model *reward, const int *ids, int B, int T
 
 // ---- results ----
 
-// A number that a lesson is about: printed as "name value", and a row of out/NN/results.csv (make results collects them).
+// A number that a lesson is about: printed as "name value", and a row of out/NN/results.csv, which make results
+// collects.
 LESSON_FN void stage_result(const char *measure, double value) {
     static lesson_csv csv;
     if (!csv.columns) csv = lesson_csv_open(lesson_path("results.csv"), "measure,value");

@@ -30,14 +30,20 @@ TABLE = "tests/results.csv"
 FIELDS = ["lesson", "measure", "seed", "value"]
 # lesson, options, options of the quick form, measures
 LESSONS = [
-    ("08_pretrain", "recipe=fast preset=small tokenizer=bpe repeats=0.5 steps=3000", "every=1 sample=8 batch=2 steps=2", ""),
+    ("08_pretrain", "recipe=fast preset=small tokenizer=bpe repeats=0.5 steps=3000",
+     "every=1 sample=8 batch=2 steps=2", ""),
     ("10_base_model", "", "", "repeat_first repeat_second copy_train copy_val invents"),
-    ("11_sft", "", "talks=100 steps=4", "base_wellformed sft_wellformed refuses_invented refuses_real"),
-    ("12_tools", "", "steps=2 held=4", "letters_bpe letters_char letters_tool sums_alone sums_tool speaker_closed speaker_search"),
-    ("13_reward_model", "", "pairs=32 gold=32 held=16 raters=16", "pairs_shuffled pairs_wrong_scene pairs_base_sample tau"),
-    ("14_ppo", "", "steps=2 free_steps=2 rows=4 minibatch=4 held=4 every=1", "ppo_gain ppo_kl ppo_proxy hack_proxy hack_gold_drop hack_distinct2"),
-    ("15_grpo", "", "steps=1 demos=32 sft=2 groups=2 size=2 held=4", "letter_before letter_after words_before words_after sums_before sums_after answer_first "
-     "steps_first imitation practice"),
+    ("11_sft", "", "talks=100 steps=4",
+     "base_wellformed sft_wellformed refuses_invented refuses_real"),
+    ("12_tools", "", "steps=2 held=4",
+     "letters_bpe letters_char letters_tool sums_alone sums_tool speaker_closed speaker_search"),
+    ("13_reward_model", "", "pairs=32 gold=32 held=16 raters=16",
+     "pairs_shuffled pairs_wrong_scene pairs_base_sample tau"),
+    ("14_ppo", "", "steps=2 free_steps=2 rows=4 minibatch=4 held=4 every=1",
+     "ppo_gain ppo_kl ppo_proxy hack_proxy hack_gold_drop hack_distinct2"),
+    ("15_grpo", "", "steps=1 demos=32 sft=2 groups=2 size=2 held=4",
+     "letter_before letter_after words_before words_after sums_before sums_after answer_first steps_first imitation "
+     "practice"),
     ("16_dpo", "", "pairs=32 held=8", "dpo_winrate"),
 ]
 

@@ -20,7 +20,8 @@ static const char *t_program = "?", *t_name = "?", *t_only;
 #define T_END() (printf("%s: %d passed, %d failed\n", t_program, t_passed, t_failed), t_failed || !t_passed)
 
 // At most ten failed checks are printed for one test: a wrong kernel fails a million times.
-#define T_FAIL(...) (t_bad++ < 10 ? (printf("%s:%d: %s: ", __FILE__, __LINE__, t_name), printf(__VA_ARGS__), putchar('\n'), 0) : 0)
+#define T_FAIL(...) \
+    (t_bad++ < 10 ? (printf("%s:%d: %s: ", __FILE__, __LINE__, t_name), printf(__VA_ARGS__), putchar('\n'), 0) : 0)
 #define CHECK(condition) do { if (!(condition)) T_FAIL("CHECK(%s)", #condition); } while (0)
 #define CHECK_INT(got, want) do { long long g_ = (long long)(got), w_ = (long long)(want); \
     if (g_ != w_) T_FAIL("%s is %lld, wanted %lld", #got, g_, w_); } while (0)

@@ -8,7 +8,8 @@
 
 static gpt_config tiny(int llama) {
     gpt_config c = gpt_preset(llama ? "nano-llama" : "nano");
-    c.n_vocab = 41, c.n_layer = 2, c.n_head = c.n_kv_head = 2, c.n_embd = 32, c.n_ctx = 24, c.n_hidden = llama ? 48 : 128;
+    c.n_vocab = 41, c.n_layer = 2, c.n_head = c.n_kv_head = 2, c.n_embd = 32, c.n_ctx = 24;
+    c.n_hidden = llama ? 48 : 128;
     return c;
 }
 

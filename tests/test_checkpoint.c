@@ -927,7 +927,8 @@ static void random_damage(void) {
             damage.key = (uint64_t)i << 32 | (uint64_t)round, damage.counter = 0;
             if (i < 3) memcpy(&head, seed[i], 8), head += 8;
             memcpy(p, seed[i], size[i]);
-            size_t n = mutate((char *)p, size[i], size[i] + 4096, (size_t)head, (char *)seed[other], size[other], below);
+            size_t n = mutate((char *)p, size[i], size[i] + 4096, (size_t)head, (char *)seed[other], size[other],
+                              below);
             size_t grown = (size_t)head - 8 + n - size[i];      // if all of the change was in the header
             if (i < 2 && below(4)) repair(p, n, n >= size[i] || head - 8 > size[i] - n ? grown : (size_t)head - 8);
             else if (i == 2 && below(4) && n >= 8)

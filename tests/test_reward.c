@@ -71,7 +71,7 @@ static void far_apart_is_finite(void) {
 static void knows_nothing_at_first(void) {
     begin();
     ag_rng rng = {1, 0};
-    pair *set = pairs_make(&tiny, &book, 8, 0, &rng);
+    pair *set = pairs_make(&tiny, &book, 8, 0, 0, &rng);
     gpt_model *m = pairs_new_reward(&tiny);
     ag_tensor *better, *worse;
     pairs_scores(m, set, 8, &better, &worse);
@@ -131,7 +131,7 @@ static void calibration_is_measured(void) {
 static void pairs_are_masked(void) {
     begin();
     ag_rng rng = {1, 0};
-    pair *set = pairs_make(&tiny, &book, 48, 0, &rng);
+    pair *set = pairs_make(&tiny, &book, 48, 0, 1, &rng);
     int end_id = bpe_special(tiny.tokens, "<|im_end|>"), kinds[PAIR_KINDS] = {0};
     for (int i = 0; i < 48; i++) {
         stage_talk prompt = pairs_prompt(&tiny, set[i].at);
@@ -146,7 +146,7 @@ static void pairs_are_masked(void) {
         }
         char *better = stage_string(&tiny, set[i].talk[0].ids + prompt.n, set[i].talk[0].n - prompt.n - 1);
         char *worse = stage_string(&tiny, set[i].talk[1].ids + prompt.n, set[i].talk[1].n - prompt.n - 1);
-        CHECK_STR(better, set[i].at->text);
+        if (set[i].kind != PAIR_ECHO) CHECK_STR(better, set[i].at->text);
         if (set[i].kind != PAIR_BASE_SAMPLE) CHECK(strcmp(better, worse));
         if (set[i].kind == PAIR_WRONG_SCENE && i % 2)                   // each is better once and worse once
             CHECK_STR(worse, set[i - 1].at->text);
@@ -155,6 +155,19 @@ static void pairs_are_masked(void) {
     for (int k = 0; k < PAIR_KINDS; k++) CHECK(kinds[k] >= 3);
     CHECK_INT(kinds[PAIR_WRONG_SCENE], 24);
     pairs_free(set, 48), end();
+}
+
+static void only_the_wary_see_echoes(void) {
+    begin();
+    for (int wary = 0; wary < 2; wary++) {
+        ag_rng rng = {1, 0};
+        pair *set = pairs_make(&tiny, &book, 48, 0, wary, &rng);
+        int echoes = 0;
+        for (int i = 0; i < 48; i++) echoes += set[i].kind == PAIR_ECHO;
+        CHECK_INT(echoes, wary ? 9 : 0);
+        pairs_free(set, 48);
+    }
+    end();
 }
 
 static void held_out_is_held_out(void) {
@@ -199,11 +212,33 @@ static void shuffling_keeps_words_and_lines(void) {
     CHECK(differs >= 19);
 }
 
+// An echo is the asked word, perhaps with the one or two before it, once or many times, and no other word.
+static void echoes_say_one_thing(void) {
+    const char *text = "O sir, the gentle murmurer\nspeaks";
+    int once = 0, often = 0, with = 0;
+    ag_rng rng = {2, 0};
+    for (int i = 0; i < 200; i++) {
+        char to[256];
+        int asked = 0, other = 0;
+        pairs_echo(text, to, &rng);
+        for (const char *c = to; *c; c += strspn(c, " \n,.!")) {
+            int n = (int)strcspn(c, " \n,.!");
+            int is = n == 8 && !strncmp(c, "murmurer", 8);
+            asked += is, other += !is;
+            CHECK(is || (n == 6 && !strncmp(c, "gentle", 6)) || (n == 3 && !strncmp(c, "the", 3)));
+            c += n;
+        }
+        CHECK(asked >= 1 && asked <= 16 && other % asked == 0 && other <= 2 * asked);
+        once += asked == 1, often += asked >= 8, with += other > 0;
+    }
+    CHECK(once > 20 && often > 40 && with > 80 && with < 180);
+}
+
 // The reward of a reply in a batch is that of the same reply alone, and better ones come before worse ones.
 static void each_reward_is_of_its_own_reply(void) {
     begin();
     ag_rng rng = {1, 0};
-    pair *set = pairs_make(&tiny, &book, 8, 0, &rng);
+    pair *set = pairs_make(&tiny, &book, 8, 0, 0, &rng);
     gpt_model *m = pairs_new_reward(&tiny);
     ag_tensor *head = gpt_tensor(m, "scalar.weight"), *better, *worse;
     ag_real w[16], b[8], l[8], *y;
@@ -229,7 +264,7 @@ static void each_reward_is_of_its_own_reply(void) {
 static void zero_is_where_the_better_ones_are(void) {
     begin();
     ag_rng rng = {1, 0};
-    pair *set = pairs_make(&tiny, &book, 32, 0, &rng);
+    pair *set = pairs_make(&tiny, &book, 32, 0, 0, &rng);
     gpt_model *m = pairs_new_reward(&tiny);
     ag_real w[16], *was, *is;
     double mean = 0, before = 0;
@@ -255,9 +290,9 @@ int main(int argc, char **argv) {
     T_BEGIN("reward");
     T_RUN(losses_are_pytorchs), T_RUN(far_apart_is_finite), T_RUN(knows_nothing_at_first);
     T_RUN(rankings_agree_by_kendalls_tau), T_RUN(numbers_about_rewards), T_RUN(calibration_is_measured);
-    T_RUN(pairs_are_masked), T_RUN(held_out_is_held_out), T_RUN(requests_name_a_word_of_the_reply),
-    T_RUN(shuffling_keeps_words_and_lines);
-    T_RUN(each_reward_is_of_its_own_reply), T_RUN(zero_is_where_the_better_ones_are);
+    T_RUN(pairs_are_masked), T_RUN(only_the_wary_see_echoes), T_RUN(held_out_is_held_out);
+    T_RUN(requests_name_a_word_of_the_reply), T_RUN(shuffling_keeps_words_and_lines);
+    T_RUN(echoes_say_one_thing), T_RUN(each_reward_is_of_its_own_reply), T_RUN(zero_is_where_the_better_ones_are);
     T_RUN(names_are_found);
     return T_END();
 }

@@ -302,7 +302,7 @@ static void pages(void) {
         ag_graph_rewind(g, marks[m]);
     }
     CHECK_INT(calls - before, 0);                           // pages are used again
-    ag_value *x = ag_var(g, 3), *y = x;                     // a chain: every link counts, those at the ends of pages too
+    ag_value *x = ag_var(g, 3), *y = x;         // a chain: every link counts, those at the ends of pages too
     for (int i = 0; i < 4990; i++) y = ag_vneg(y);
     ag_vbackward(y);
     CHECK(y->data == 3 && x->grad == 1);
