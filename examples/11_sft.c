@@ -197,7 +197,7 @@ int main(int argc, char **argv) {
     if (honest) train(&s, talks, made, held, HELD, steps / 2, lr / 2, &logged);
 
     printf("\nafter:\n");
-    double after = well_formed(&s, 200, 5);
+    double after = well_formed(&s, 200, ASK_KINDS);
     ask_about(&s, invented + TOLD_OF, INVENTED - TOLD_OF, 0, 1, 0, agree, refuse);
     for (int i = wrong = 0; i < INVENTED - TOLD_OF; i++) wrong += refuse[i];
     ask_about(&s, p.person, p.n_persons, 1, 1, 0, agree, refuse);

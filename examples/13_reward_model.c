@@ -9,9 +9,9 @@
 // is said in another scene, the same words shuffled, what lesson 11's assistant makes up, or the answer to another
 // request. The loss begins at ln 2 = 0.693, which is no opinion. Only differences count, so zero has no meaning.
 // We make two of them: one of few pairs, for lesson 14 to please, and one of many other pairs, the gold standard, which
-// nobody ever tries to please. It alone is shown a fifth kind of worse reply, the echo: the word that was asked for,
-// and next to nothing else. Who has never seen one thinks highly of it; look for "echo" in the table. In the end two
-// raters of different taste, and what comes of averaging them.
+// nobody ever tries to please. It is shown more of a fifth kind of worse reply, the echo: the word that was asked for,
+// and next to nothing else. Who has seen few of these thinks highly of them; look for "echo" in the table. In the end
+// two raters of different taste, and what comes of averaging them.
 //
 //     ./reward rate=10                          ten pairs for you to judge; the model is compared with you
 //     ./reward loss=margin                      the other loss: max(0, m - (r1 - r2)), enough is enough
@@ -238,7 +238,7 @@ static void rate(stage *s, const pair *set, int n, const ag_real *y, int n_set, 
     for (int i = 0; i < n && !lesson_interrupted(); i++) {
         int k = plays_below(rng, n_set), swap = plays_below(rng, 2), choice = 0, c;
         const stage_talk *first = &set[k].talk[swap], *second = &set[k].talk[!swap], *both[] = {first, second};
-        char asked_for[PAIRS_SIZE];
+        char asked_for[256];
         int prompt = 0;
         while (!first->mask[prompt]) prompt++;
         pairs_ask(set[k].at, asked_for), printf("\n%s", asked_for);

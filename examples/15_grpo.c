@@ -422,7 +422,7 @@ static void report(const char *name, const char *when, double value) {
 static int or_else(int given, int other) { return given ? given : other; }
 
 static void reinforce(int task, int save) {
-    static const int demos[] = {2000, 2000, 1000}, sft[] = {400, 400, 80}, steps[] = {200, 300, 120};
+    static const int demos[] = {2000, 2000, 1000}, sft[] = {400, 400, 80}, steps[] = {140, 300, 120};
     static const double right[] = {1, 1, -1}, until[] = {0.1, 0.15, 0};
     double start = lesson_seconds(), before_8, after_8;
     ag_ctx *ag = ag_new((unsigned long long)opt.seed);

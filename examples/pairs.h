@@ -5,21 +5,22 @@
 //     plays p = plays_read();
 //     stage s = pairs_sft(ag, &p, 100);                // lesson 11's assistant, or one that learns in 100 steps now
 //     stage_talk t = pairs_prompt(&s, pairs_speech(&p, rng, 0));        // a request, and the assistant's turn begun
-//     pair *set = pairs_make(&s, &p, 1000, 0, 0, rng); // held 1: from the last tenth of the text; wary 1: echoes too
+//     pair *set = pairs_make(&s, &p, 1000, 0, 0, rng); // held 1: from the last tenth of the text; wary 1: many echoes
 //     stage r = pairs_reward(&s, &p, "reward", 1500, 1);    // lesson 13's out/13/reward.safetensors, or one made now
 //     ag_tensor *y = stage_score(r.model, rows.ids, rows.mask, rows.B, rows.T, rows.len);
 //
 // A request: "Answer this: I have a daughter, sir.\nSpeak as TRANIO of merchandise." tells what was said before, who is
-// to reply, and one word of the reply, its longest. Without such a word nobody could tell the reply of a play that he
-// has never read from one of another scene. The better reply is the one of the play. The worse one is of four kinds,
-// and for the gold standard of a fifth: an echo, the word that was asked for and next to nothing else. What is said in
-// another scene is better than that. The model that is to be pleased never sees one; lesson 14 tells what comes of it.
+// to reply, and one word of the reply, the longest of its first line. Without such a word nobody could tell the reply
+// of a play that he has never read from one of another scene. The better reply is the one of the play. The worse one is
+// of five kinds. The last is an echo, the word that was asked for and next to nothing else, and even what is said in
+// another scene is better than that. The model that is to be pleased sees few of these, the gold standard many; lesson
+// 14 tells what comes of it.
 
 #ifndef PAIRS_H
 #define PAIRS_H
 
 enum { PAIR_WRONG_SCENE, PAIR_SHUFFLED, PAIR_BASE_SAMPLE, PAIR_OFF_TOPIC, PAIR_ECHO, PAIR_KINDS };
-enum { PAIRS_CAP = 60, PAIRS_SIZE = 320 };          // tokens of a reply, bytes of a request: at most
+enum { PAIRS_CAP = 60 };                            // tokens of a reply at most
 static const char *const pairs_kinds[] = {"wrong_scene", "shuffled", "base_sample", "off_topic", "echo"};
 static const double pairs_heat = 1.0;               // temperature of the samples
 
@@ -35,21 +36,11 @@ LESSON_FN int pairs_words(const char *text) {
     return n;
 }
 
-// Its longest word after a space that is all small letters, five at least: the first of equals. 0: there is none.
-LESSON_FN int pairs_about(const char *text, char word[32]) {
-    int best = 4;
-    for (const char *at = text; (at = strchr(at, ' ')) != NULL;) {
-        int n = (int)strspn(++at, "abcdefghijklmnopqrstuvwxyz");
-        if (n > best && n < 32 && strchr(" \n,.;:!?", at[n])) best = n, snprintf(word, 32, "%.*s", n, at);
-    }
-    return best > 4;
-}
-
 // A speech of at least five words, one of them to be asked for; from the last tenth of the text where held is 1.
 LESSON_FN const speech *pairs_speech(const plays *p, ag_rng *rng, int held) {
     char word[32];
     const speech *s = NULL;
-    while (!s || pairs_words(s->text) < 5 || !pairs_about(s->text, word)) s = plays_any(p, rng, held);
+    while (!s || pairs_words(s->text) < 5 || !plays_about(s->first, word)) s = plays_any(p, rng, held);
     return s;
 }
 
@@ -60,14 +51,13 @@ LESSON_FN const speech *pairs_elsewhere(const plays *p, const speech *at, ag_rng
     return other;
 }
 
-LESSON_FN void pairs_ask(const speech *at, char asked[PAIRS_SIZE]) {
-    char word[32] = "nothing";
-    pairs_about(at->text, word);
-    snprintf(asked, PAIRS_SIZE, "Answer this: %s\nSpeak as %s of %s.", at[-1].first, at->name, word);
+LESSON_FN void pairs_ask(const speech *at, char asked[256]) {
+    char reply[256];
+    plays_ask(at, ASK_ABOUT, asked, reply);
 }
 
 LESSON_FN stage_talk pairs_prompt(stage *s, const speech *at) {
-    char asked[PAIRS_SIZE];
+    char asked[256];
     gpt_message say = {GPT_USER, asked, 0};
     pairs_ask(at, asked);
     return stage_render(s, &say, 1, 1);
@@ -135,7 +125,7 @@ LESSON_FN void pairs_samples(stage *s, const speech *const *at, int n, double he
 LESSON_FN void pairs_echo(const char *text, char to[256], ag_rng *rng) {
     static const char *const between[] = {" ", ", ", ".\n", "! ", "\n"};
     char word[32] = "nothing";
-    pairs_about(text, word);
+    plays_about(text, word);
     const char *from = strstr(text, word) ? strstr(text, word) : word, *end = from + strlen(word);
     for (int more = plays_below(rng, 3); more > 0 && from > text && from != word; more--)
         for (from--; from > text && from[-1] != ' ' && from[-1] != '\n';) from--;
@@ -150,7 +140,7 @@ LESSON_FN void pairs_echo(const char *text, char to[256], ag_rng *rng) {
 LESSON_FN void pairs_worse(const speech *at, const speech *other, int kind, ag_rng *rng, char worse[256]) {
     char asked[256];
     if (kind == PAIR_WRONG_SCENE) snprintf(worse, 256, "%s", other->text);
-    else if (kind == PAIR_ECHO) pairs_echo(at->text, worse, rng);
+    else if (kind == PAIR_ECHO) pairs_echo(at->first, worse, rng);
     else if (kind == PAIR_OFF_TOPIC) plays_ask(other, plays_below(rng, 2) ? ASK_WHO : ASK_WORDS, asked, worse);
     else for (int tries = 0; tries < 9; tries++) {
         pairs_shuffle(at->text, worse, rng);
@@ -159,11 +149,11 @@ LESSON_FN void pairs_worse(const speech *at, const speech *other, int kind, ag_r
 }
 
 // n pairs. Half of them are wrong scenes, the hard kind: two speeches, each the better reply once and the worse one
-// once, so that a reply alone tells nothing. wary 1: three of sixteen are echoes. To be freed by pairs_free.
+// once, so that a reply alone tells nothing. wary 1: three of sixteen are echoes, else one. To be freed by pairs_free.
 LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, int wary, ag_rng *rng) {
     enum { W = PAIR_WRONG_SCENE, S = PAIR_SHUFFLED, M = PAIR_BASE_SAMPLE, O = PAIR_OFF_TOPIC, E = PAIR_ECHO };
     static const int kinds[2][16] = {{W, W, S, M, W, W, E, M, W, W, S, M, W, W, O, M},
-                                     {W, W, S, M, W, W, E, S, W, W, M, E, S, E, M, O}};
+                                     {W, W, S, M, W, W, E, M, W, W, M, E, S, E, M, O}};
     pair *set = (pair *)lesson_alloc((size_t)n, sizeof *set);
     const speech **at = (const speech **)lesson_alloc((size_t)n, sizeof *at), *one = NULL, *other = NULL;
     stage_talk *said = (stage_talk *)lesson_alloc((size_t)n, sizeof *said);

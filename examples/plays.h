@@ -69,19 +69,32 @@ LESSON_FN const speech *plays_any(const plays *p, ag_rng *rng, int held) {
     return &p->speech[from + plays_below(rng, to - from)];
 }
 
+// The longest word of a text after a space that is all small letters, five at least: the first of equals. 0: there is
+// none.
+LESSON_FN int plays_about(const char *text, char word[32]) {
+    int best = 4;
+    for (const char *at = text; (at = strchr(at, ' ')) != NULL;) {
+        int n = (int)strspn(++at, "abcdefghijklmnopqrstuvwxyz");
+        if (n > best && n < 32 && strchr(" \n,.;:!?", at[n])) best = n, snprintf(word, 32, "%.*s", n, at);
+    }
+    return best > 4;
+}
+
 // ---- what a user may ask an assistant that knows the plays, and the answer ----
-enum { ASK_SPEAK_AS, ASK_ANSWER, ASK_GO_ON, ASK_WHO, ASK_WORDS, ASK_KINDS };
+enum { ASK_SPEAK_AS, ASK_ANSWER, ASK_GO_ON, ASK_WHO, ASK_WORDS, ASK_ABOUT, ASK_KINDS };
 LESSON_FN void plays_ask(const speech *s, int kind, char asked[256], char answer[256]) {
     static const char *const counts[] = {"none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
                                          "ten", "eleven", "twelve", "more than twelve"};
     static const char *const forms[] = {"Speak as %s.", "Answer this: %s", "Go on: %s", "Who says this? %s",
-                                        "How many words? %s"};
+                                        "How many words? %s", "Answer this: %s\nSpeak as %s of %s."};
+    char word[32];
     int words = 1;
     for (const char *c = s->first; *c; c++) words += *c == ' ';
     if (kind == ASK_GO_ON && !s->second[0]) kind = ASK_WHO;
-    const char *about[] = {s->name, s[-1].first, s->first, s->first, s->first};
-    const char *reply[] = {s->text, s->first, s->second, s->name, counts[words > 12 ? 13 : words]};
-    snprintf(asked, 256, forms[kind], about[kind]), snprintf(answer, 256, "%s", reply[kind]);
+    if (kind == ASK_ABOUT && !plays_about(s->first, word)) kind = ASK_ANSWER;
+    const char *about[] = {s->name, s[-1].first, s->first, s->first, s->first, s[-1].first};
+    const char *reply[] = {s->text, s->first, s->second, s->name, counts[words > 12 ? 13 : words], s->text};
+    snprintf(asked, 256, forms[kind], about[kind], s->name, word), snprintf(answer, 256, "%s", reply[kind]);
 }
 
 #endif // PLAYS_H

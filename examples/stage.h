@@ -280,9 +280,9 @@ LESSON_FN char *stage_said(const stage *s, const stage_rows *r, int b) {
     return stage_string(s, from, r->len[b] - r->prompt[b] - r->ended[b]);
 }
 
-// A reward model's score of each row, (B): 8 times the mean of what its scalar head says at the tokens of the reply, so a
-// reply is judged word by word. (Most read the last token alone. There the head has to wait until attention has learned
-// to collect what the words tell: at this size it saw nothing after 500 pairs, and this way much.)
+// A reward model's score of each row, (B): 8 times the mean of what its scalar head says at the tokens of the reply, so
+// a reply is judged word by word. (Most read the last token alone. There the head has to wait until attention has
+// learned to collect what the words tell: at this size it saw nothing after 500 pairs, and this way much.)
 LESSON_FN ag_tensor *stage_score(gpt_model *reward, const int *ids, const unsigned char *mask, int B, int T,
                                  const int *len) {
     ag_real *share = (ag_real *)lesson_alloc((size_t)(B * T), sizeof *share);

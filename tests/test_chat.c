@@ -366,8 +366,8 @@ static void the_mask_in_colours(void) {
     char out[512], few[9];
     long n = gpt_chat(ag, gpt_template_find("sep"), &by, say, 2, 0, ids, mask, 64);
     size_t size = gpt_show_mask(&by, ids, mask, (size_t)n, out, sizeof out);
-    CHECK_STR(out, "\033[90m<|im_start|>user<|im_sep|>a?[31m<|im_end|><|im_start|>assistant<|im_sep|>\033[32mb<|im_end|>"
-                   "\033[0m");
+    CHECK_STR(out, "\033[90m<|im_start|>user<|im_sep|>a?[31m<|im_end|><|im_start|>assistant<|im_sep|>"
+                   "\033[32mb<|im_end|>\033[0m");
     CHECK_INT(size, strlen(out));
     CHECK_INT(gpt_show_mask(&by, ids, mask, (size_t)n, few, sizeof few), size);
     CHECK(!memcmp(few, out, 8) && !few[8]);

@@ -169,8 +169,9 @@ static void actions_are_what_the_policy_said(void) {
     ag_randn(reward->score, 1);
     judge(reward, &x.r, 9, score);                              // the second answer is read with the end it lacks
     const int six = 6, five = 5;
-    ag_get(stage_score(reward, closed, 1, 6, &six), &want);
-    ag_get(stage_score(reward, x.r.ids, 1, 5, &five), &first);
+    const unsigned char second[6] = {0, 0, 0, 1, 1, 1};
+    ag_get(stage_score(reward, closed, second, 1, 6, &six), &want);
+    ag_get(stage_score(reward, x.r.ids, x.r.mask, 1, 5, &five), &first);
     CHECK_NEAR(score[1], want, 1e-6);
     CHECK_NEAR(score[0], first, 1e-6);                          // the first one as it is
     CHECK(fabs((double)(score[0] - score[1])) > 1e-3);
@@ -315,11 +316,13 @@ static void each_answer_is_judged_alone(void) {
     ag_randn(w.policy.model->score, (ag_real)0.5), assess(w.policy.model, &x, NULL, x.value);
     for (int b = 0; b < o.rows; b++) {
         int n = x.r.len[b], *ids = x.r.ids + b * x.r.T, i = x.first[b], closed[161];
+        unsigned char mask[161];
         ag_real y, v[160], lp[160];
         memcpy(closed, ids, (size_t)n * sizeof *ids);
         int m = n + !x.r.ended[b];
-        closed[m - 1] = w.end;
-        ag_get(stage_score(w.reward.model, closed, 1, m, &m), &y);
+        memcpy(mask, x.r.mask + b * x.r.T, (size_t)n);
+        closed[m - 1] = w.end, mask[m - 1] = 1;
+        ag_get(stage_score(w.reward.model, closed, mask, 1, m, &m), &y);
         CHECK_NEAR(x.score[b], (y - 0.25) / 2, 1e-6);
         ag_get(gpt_scalar(w.policy.model, gpt_trunk(w.policy.model, ids, 1, n, NULL)), v);
         ag_get(gpt_logprobs(w.reference, ids, x.r.mask + b * x.r.T, 1, n, NULL), lp);
