@@ -567,7 +567,7 @@ int main(int argc, char **argv) {
     o.minibatch = lesson_int_in("minibatch", 32, 1, 4096, "answers a gradient");
     o.epochs = lesson_int_in("epochs", 2, 1, 100, "over each batch of answers");
     o.lr = lesson_float("lr", 1.5e-4, "learning rate; with the penalty it falls to 0 in the end");
-    o.target = lesson_float_in("kl", 7, 0.01, 1000, "nats an answer that the price of a nat aims at");
+    o.target = lesson_float_in("kl", 5, 0.01, 1000, "nats an answer that the price of a nat aims at");
     o.limit = lesson_float_in("limit", 8, 0.01, 1000, "nats an answer at which the first run ends");
     o.beta = lesson_float("beta", 0.04, "price of a nat at first, and at least, in standard deviations of the reward");
     o.clip = lesson_float_in("clip", 0.2, 0.001, 1000, "how far a ratio may go");
