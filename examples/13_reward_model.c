@@ -6,12 +6,13 @@
 // (1952) made numbers of such choices: each thing has a strength r, and the first of two wins with the probability
 // sigmoid(r1 - r2). Our strengths come from a language model with one more output, a number (Christiano et al. 2017;
 // Ouyang et al. 2022). It learns from pairs of replies to one request, that of the play and a worse one. Worse is what
-// is said in another scene, the same words shuffled, what lesson 11's assistant makes up, or the answer to another
-// request. The loss begins at ln 2 = 0.693, which is no opinion. Only differences count, so zero has no meaning.
+// is said in another scene, the same words shuffled, what lesson 11's assistant makes up, the answer to another
+// request, or the word that was asked for and next to nothing else. The loss begins at ln 2 = 0.693, which is no
+// opinion. Only differences count, so zero has no meaning.
 // We make two of them: one of few pairs, for lesson 14 to please, and one of many other pairs, the gold standard, which
-// nobody ever tries to please. It is shown more of a fifth kind of worse reply, the echo: the word that was asked for,
-// and next to nothing else. Who has seen few of these thinks highly of them; look for "echo" in the table. In the end
-// two raters of different taste, and what comes of averaging them.
+// nobody ever tries to please. It alone is shown one kind more: stammering, a few tokens over and over. What does a
+// model think of that which has never heard it? Look for "stammer" in the table. In the end two raters of different
+// taste, and what comes of averaging them.
 //
 //     ./reward rate=10                          ten pairs for you to judge; the model is compared with you
 //     ./reward loss=margin                      the other loss: max(0, m - (r1 - r2)), enough is enough

@@ -11,7 +11,7 @@
 // it was, the reference. And a second reward model, made of more pairs, looks on, and nothing is ever optimised against
 // it: the gold standard (Gao et al. 2023, "Scaling laws for reward model overoptimization"). We train twice, with that
 // price and without. Without it the proxy goes on rising while the gold standard falls: the policy finds what the proxy
-// has hardly been shown.
+// has never been shown.
 //
 // It prints    reward, gold reward and KL while it learns, of answers to held-out prompts; then prompts with answers of
 //              the assistant, of the policy, and of the policy that paid nothing
@@ -72,7 +72,7 @@ typedef struct scale { double mean, std; } scale;
 typedef struct world {
     stage policy, reward, gold;
     gpt_model *reference;
-    scale by_reward, by_gold;       // of the reference's answers: rewards are told in its standard deviations
+    scale by_reward, by_gold;       // of the reference's answers: rewards are told in their standard deviations
     scale paid;                     // the same on training prompts: what the policy is paid
     stage_talk *held;               // prompts of the last tenth of the plays
     plays plays;
@@ -141,6 +141,16 @@ static scale scale_of(const ag_real *x, int n) {
     for (int i = 0; i < n; i++) sum += x[i];
     for (int i = 0; i < n; i++) squares += (x[i] - sum / n) * (x[i] - sum / n);
     scale s = {sum / n, sqrt(squares / n)};
+    return s;
+}
+
+// Two answers to each of n prompts: the mean over the first ones, and the standard deviation of answers to one prompt.
+// (Pairs teach a reward model which of two answers to one prompt is better. From prompt to prompt its zero may move as
+// it likes, so what rewards differ by between prompts says nothing of the answers.)
+static scale scale_within(const ag_real *one, const ag_real *other, int n) {
+    scale s = {0, 1e-12};
+    for (int i = 0; i < n; i++) s.mean += one[i] / n, s.std += (one[i] - other[i]) * (one[i] - other[i]) / (2.0 * n);
+    s.std = sqrt(s.std);
     return s;
 }
 
@@ -271,7 +281,8 @@ static double kl_of(const batch *x, double (*k)(double)) {      // nats per answ
 
 static stage_talk *requests(stage *s, const plays *p, ag_rng *rng, int held, int n, int longest) {
     stage_talk *t = (stage_talk *)lesson_alloc((size_t)n, sizeof *t);
-    for (int i = 0; i < n;) {
+    for (int i = 0, tries = 0; i < n; tries++) {
+        if (tries == PAIRS_TRIES + n) lesson_fail("prompt=%d is too short: all requests have more tokens", longest);
         t[i] = pairs_prompt(s, pairs_speech(p, rng, held));
         if (t[i].n <= longest) i++;
         else stage_talk_free(&t[i]);
@@ -362,11 +373,12 @@ static double distinct2(const batch *x) {
     return n ? (double)different / n : 0;
 }
 
-// Answers to n prompts, judged by both. The same random numbers each time, and none taken from the training's streams:
-// looking must not change what is looked at.
-static batch judged(world *w, stage *s, const stage_talk *asked, const settings *o, ag_real *reward, ag_real *gold) {
+// Answers to n prompts, judged by both. The same random numbers each time, those of `key`, and none taken from the
+// training's streams: looking must not change what is looked at.
+static batch judged(world *w, stage *s, const stage_talk *asked, const settings *o, int key, ag_real *reward,
+                    ag_real *gold) {
     ag_rng *stream = ag_stream(s->ag, AG_RNG_SAMPLE), saved = *stream;
-    stream->key = 5, stream->counter = 0;
+    stream->key = (uint64_t)key, stream->counter = 0;
     batch x = answers(s, asked, o->held, o->cap);
     *stream = saved;
     assess(w->reference, &x, x.ref, NULL);
@@ -377,7 +389,7 @@ static batch judged(world *w, stage *s, const stage_talk *asked, const settings 
 static look look_at(world *w, stage *s, const settings *o) {
     look l;
     ag_real *reward = (ag_real *)lesson_alloc((size_t)(2 * o->held), sizeof *reward), *gold = reward + o->held;
-    batch x = judged(w, s, w->held, o, reward, gold);
+    batch x = judged(w, s, w->held, o, 5, reward, gold);
     memset(&l, 0, sizeof l);
     l.reward = (scale_of(reward, o->held).mean - w->by_reward.mean) / w->by_reward.std;
     l.gold = (scale_of(gold, o->held).mean - w->by_gold.mean) / w->by_gold.std;
@@ -595,15 +607,21 @@ int main(int argc, char **argv) {
     if (o.longest + o.cap > w.reference->config.n_ctx) lesson_fail("prompt=%d and tokens=%d exceed the context of %d",
                                                                   o.longest, o.cap, w.reference->config.n_ctx);
 
-    // What the assistant gets before anything is learned, on training prompts and on held-out ones.
+    // What the assistant gets at first, on training prompts and on held-out ones: two answers to each.
     ag_rng some = {7, 0};
     stage_talk *asked = requests(&w.policy, &w.plays, &some, 0, o.held, o.longest);
     w.held = requests(&w.policy, &w.plays, &some, 1, o.held, o.longest);
-    ag_real *reward = (ag_real *)lesson_alloc((size_t)(2 * o.held), sizeof *reward), *gold = reward + o.held;
-    batch x = judged(&w, &w.policy, asked, &o, reward, gold);
-    w.paid = scale_of(reward, o.held), batch_free(&x);
-    x = judged(&w, &w.policy, w.held, &o, reward, gold);
-    w.by_reward = scale_of(reward, o.held), w.by_gold = scale_of(gold, o.held), batch_free(&x);
+    ag_real *reward = (ag_real *)lesson_alloc((size_t)(4 * o.held), sizeof *reward), *gold = reward + 2 * o.held;
+    for (int on_held = 0; on_held < 2; on_held++) {
+        for (int k = 0; k < 2; k++) {
+            ag_real *y = reward + k * o.held, *z = gold + k * o.held;
+            batch x = judged(&w, &w.policy, on_held ? w.held : asked, &o, 5 + k, y, z);
+            batch_free(&x);
+        }
+        w.by_reward = scale_within(reward, reward + o.held, o.held);
+        w.by_gold = scale_within(gold, gold + o.held, o.held);
+        if (!on_held) w.paid = w.by_reward;
+    }
     look sft = look_at(&w, &w.policy, &o);
     printf("the assistant: reward %.2f (standard deviation %.2f), gold %.2f (%.2f), distinct2 %.2f, %.0f tokens each\n",
            w.by_reward.mean, w.by_reward.std, w.by_gold.mean, w.by_gold.std, sft.distinct2, sft.length);

@@ -5,23 +5,24 @@
 //     plays p = plays_read();
 //     stage s = pairs_sft(ag, &p, 100);                // lesson 11's assistant, or one that learns in 100 steps now
 //     stage_talk t = pairs_prompt(&s, pairs_speech(&p, rng, 0));        // a request, and the assistant's turn begun
-//     pair *set = pairs_make(&s, &p, 1000, 0, 0, rng); // held 1: from the last tenth of the text; wary 1: many echoes
+//     pair *set = pairs_make(&s, &p, 1000, 0, 0, rng); // held 1: from the last tenth of the text; wary 1: some stammer
 //     stage r = pairs_reward(&s, &p, "reward", 1500, 1);    // lesson 13's out/13/reward.safetensors, or one made now
 //     ag_tensor *y = stage_score(r.model, rows.ids, rows.mask, rows.B, rows.T, rows.len);
 //
 // A request: "Answer this: I have a daughter, sir.\nSpeak as TRANIO of merchandise." tells what was said before, who is
 // to reply, and one word of the reply, the longest of its first line. Without such a word nobody could tell the reply
 // of a play that he has never read from one of another scene. The better reply is the one of the play. The worse one is
-// of five kinds. The last is an echo, the word that was asked for and next to nothing else, and even what is said in
-// another scene is better than that. The model that is to be pleased sees few of these, the gold standard many; lesson
-// 14 tells what comes of it.
+// of six kinds. Two of these are worse even than what is said in another scene: an echo, the word that was asked for
+// and next to nothing else, and stammering, two or three tokens over and over. The last kind is for the gold standard
+// alone. The model that is to be pleased never sees it; lesson 14 tells what comes of that.
 
 #ifndef PAIRS_H
 #define PAIRS_H
 
-enum { PAIR_WRONG_SCENE, PAIR_SHUFFLED, PAIR_BASE_SAMPLE, PAIR_OFF_TOPIC, PAIR_ECHO, PAIR_KINDS };
+enum { PAIR_WRONG_SCENE, PAIR_SHUFFLED, PAIR_BASE_SAMPLE, PAIR_OFF_TOPIC, PAIR_ECHO,
+       PAIR_STAMMER, PAIR_KINDS };
 enum { PAIRS_CAP = 60 };                            // tokens of a reply at most
-static const char *const pairs_kinds[] = {"wrong_scene", "shuffled", "base_sample", "off_topic", "echo"};
+static const char *const pairs_kinds[] = {"wrong_scene", "shuffled", "base_sample", "off_topic", "echo", "stammer"};
 static const double pairs_heat = 1.0;               // temperature of the samples
 
 typedef struct pair {
@@ -37,18 +38,25 @@ LESSON_FN int pairs_words(const char *text) {
 }
 
 // A speech of at least five words, one of them to be asked for; from the last tenth of the text where held is 1.
+enum { PAIRS_TRIES = 100000 };
 LESSON_FN const speech *pairs_speech(const plays *p, ag_rng *rng, int held) {
     char word[32];
-    const speech *s = NULL;
-    while (!s || pairs_words(s->text) < 5 || !plays_about(s->first, word)) s = plays_any(p, rng, held);
-    return s;
+    for (int tries = 0; tries < PAIRS_TRIES; tries++) {
+        const speech *s = plays_any(p, rng, held);
+        if (pairs_words(s->text) >= 5 && plays_about(s->first, word)) return s;
+    }
+    lesson_fail("of %d speeches none has five words, one of them long enough to be asked for", p->n);
+    return NULL;
 }
 
 // One that is not near `at`: the plays say little of each other.
 LESSON_FN const speech *pairs_elsewhere(const plays *p, const speech *at, ag_rng *rng, int held) {
-    const speech *other = at;
-    while (labs((long)(other - at)) < 100) other = pairs_speech(p, rng, held);
-    return other;
+    for (int tries = 0; tries < PAIRS_TRIES; tries++) {
+        const speech *other = pairs_speech(p, rng, held);
+        if (labs((long)(other - at)) >= 100) return other;
+    }
+    lesson_fail("%d speeches are too few: none is far from the others", p->n);
+    return NULL;
 }
 
 LESSON_FN void pairs_ask(const speech *at, char asked[256]) {
@@ -135,6 +143,16 @@ LESSON_FN void pairs_echo(const char *text, char to[256], ag_rng *rng) {
     snprintf(to + n, (size_t)(256 - n), "%s", plays_below(rng, 2) ? "." : "");
 }
 
+// One to three tokens of a text over and over, in any order: 4 tokens, 8, 16 or as many as there may be.
+LESSON_FN stage_talk pairs_stammer(stage *s, const speech *at, const char *text, ag_rng *rng) {
+    int n, *ids = stage_ids(s, text, &n), few[3], said[PAIRS_CAP], k = 1 + plays_below(rng, 3);
+    int length = 4 << plays_below(rng, 4);
+    for (int i = 0; i < k; i++) few[i] = ids[plays_below(rng, n)];
+    for (int i = 0; i < PAIRS_CAP; i++) said[i] = few[plays_below(rng, k)];
+    free(ids);
+    return pairs_join(s, pairs_prompt(s, at), said, length < PAIRS_CAP / 2 ? length : PAIRS_CAP);
+}
+
 // A worse reply than that of `at`, of a kind that needs no model. PAIR_WRONG_SCENE: what `other` says, elsewhere;
 // PAIR_OFF_TOPIC: the answer to another request.
 LESSON_FN void pairs_worse(const speech *at, const speech *other, int kind, ag_rng *rng, char worse[256]) {
@@ -149,11 +167,12 @@ LESSON_FN void pairs_worse(const speech *at, const speech *other, int kind, ag_r
 }
 
 // n pairs. Half of them are wrong scenes, the hard kind: two speeches, each the better reply once and the worse one
-// once, so that a reply alone tells nothing. wary 1: three of sixteen are echoes, else one. To be freed by pairs_free.
+// once, so that a reply alone tells nothing. wary 1: two of sixteen stammer. To be freed by pairs_free.
 LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, int wary, ag_rng *rng) {
-    enum { W = PAIR_WRONG_SCENE, S = PAIR_SHUFFLED, M = PAIR_BASE_SAMPLE, O = PAIR_OFF_TOPIC, E = PAIR_ECHO };
+    enum { W = PAIR_WRONG_SCENE, S = PAIR_SHUFFLED, M = PAIR_BASE_SAMPLE, O = PAIR_OFF_TOPIC, E = PAIR_ECHO,
+           T = PAIR_STAMMER };
     static const int kinds[2][16] = {{W, W, S, M, W, W, E, M, W, W, S, M, W, W, O, M},
-                                     {W, W, S, M, W, W, E, M, W, W, M, E, S, E, M, O}};
+                                     {W, W, S, M, W, W, E, M, W, W, M, T, S, T, M, O}};
     pair *set = (pair *)lesson_alloc((size_t)n, sizeof *set);
     const speech **at = (const speech **)lesson_alloc((size_t)n, sizeof *at), *one = NULL, *other = NULL;
     stage_talk *said = (stage_talk *)lesson_alloc((size_t)n, sizeof *said);
@@ -164,12 +183,13 @@ LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, int wary, 
         set[i].kind = kinds[wary][i % 16];
         if (i % 4 == 1) one = other, other = was;
         else one = pairs_speech(p, rng, held), other = pairs_elsewhere(p, one, rng, held);
-        set[i].at = one, set[i].talk[0] = pairs_talk(s, one, set[i].kind == E ? other->text : one->text);
-        if (set[i].kind == PAIR_BASE_SAMPLE) at[samples++] = one;
+        set[i].at = one, set[i].talk[0] = pairs_talk(s, one, set[i].kind >= E ? other->text : one->text);
+        if (set[i].kind == M) at[samples++] = one;
+        else if (set[i].kind == T) set[i].talk[1] = pairs_stammer(s, one, other->text, rng);
         else pairs_worse(one, other, set[i].kind, rng, worse), set[i].talk[1] = pairs_talk(s, one, worse);
     }
     pairs_samples(s, at, samples, pairs_heat, said);
-    for (int i = 0, k = 0; i < n; i++) if (set[i].kind == PAIR_BASE_SAMPLE) set[i].talk[1] = said[k++];
+    for (int i = 0, k = 0; i < n; i++) if (set[i].kind == M) set[i].talk[1] = said[k++];
     free(at), free(said);
     return set;
 }

@@ -223,6 +223,7 @@ static plays some_plays(char *text, size_t size) {
         snprintf(p.speech[i].name, sizeof p.speech[i].name, "%s", names[plays_below(&rng, 3)]);
         for (int k = 6 + plays_below(&rng, 4); k; k--)
             strcat(strcat(p.speech[i].text, words[plays_below(&rng, 12)]), k > 1 ? " " : ".");
+        playsi_line(p.speech[i].first, sizeof p.speech[i].first, p.speech[i].text);
         if (used + 260 < size)
             used += (size_t)snprintf(text + used, 260, "%s:\n%s\n\n", p.speech[i].name, p.speech[i].text);
     }
