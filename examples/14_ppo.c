@@ -109,6 +109,10 @@ static ag_tensor *value_loss(ag_tensor *value, ag_tensor *ret) {
     return ag_scale(ag_mean(ag_pow(ag_sub(value, ag_detach(ret)), 2)), 0.5);
 }
 
+// What the value head reads off the trunk, which it does not bend: the policy shall not move for the sake of the value.
+// The 16 lets a head that begins at 0 learn as fast as it has to, at the learning rate of a policy.
+static ag_tensor *value_of(gpt_model *m, ag_tensor *h) { return ag_scale(gpt_scalar(m, ag_detach(h)), 16); }
+
 // H = -sum p log p over the vocabulary: ln V for somebody who does not care, 0 for somebody who is sure.
 static ag_tensor *entropy_of(ag_tensor *logits) {
     ag_tensor *logp = ag_log_softmax(logits);
@@ -228,7 +232,7 @@ static void assess(gpt_model *m, const batch *x, ag_real *logp, ag_real *value) 
         for (int i = 0; i < R; i++) rows[i] = b + i;
         ag_tensor *h = states(m, x, rows, R, token, which, &k);
         if (logp) ag_get(ag_neg(ag_nll(gpt_head(m, h), token)), logp + done);
-        if (value) ag_get(gpt_scalar(m, h), value + done);
+        if (value) ag_get(value_of(m, h), value + done);
         ag_rewind(m->ctx, mark);
     }
     ag_no_grad(m->ctx, old), free(token);
@@ -339,7 +343,7 @@ static update improve(world *w, const settings *o, const batch *x, double lr) {
             ag_tensor *h = states(m, x, order + b, R, token, which, &k), *logits = gpt_head(m, h);
             ag_tensor *logp = ag_neg(ag_nll(logits, token)), *old = picked(ag, x->old, which, k);
             ag_tensor *lp = policy_loss(logp, old, picked(ag, x->advantage, which, k), o->clip, &clipped);
-            ag_tensor *lv = value_loss(gpt_scalar(m, h), picked(ag, x->ret, which, k)), *entropy = entropy_of(logits);
+            ag_tensor *lv = value_loss(value_of(m, h), picked(ag, x->ret, which, k)), *entropy = entropy_of(logits);
             ag_tensor *loss = ag_add(lp, ag_scale(lv, o->value));
             if (o->entropy > 0) loss = ag_sub(loss, ag_scale(entropy, o->entropy));
             u.loss += ag_item(loss), u.value_loss += ag_item(lv), u.entropy += ag_item(entropy);

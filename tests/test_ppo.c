@@ -308,6 +308,34 @@ static void nothing_has_changed_at_the_first_step(void) {
     ag_reset(ag), free(r), free(token), batch_free(&x), end(&w, &o);
 }
 
+// Prompts whose rewards lie far apart, and answers that differ by 2: deviation sqrt(2).
+static void gains_are_in_deviations_within_a_prompt(void) {
+    const ag_real one[3] = {100, -50, 7}, other[3] = {102, -52, 9}, same[3] = {100, -50, 7};
+    scale s = scale_within(one, other, 3);
+    CHECK_NEAR(s.mean, 19, 1e-5); CHECK_NEAR(s.std, sqrt(2), 1e-9);
+    s = scale_within(one, same, 3);
+    CHECK(s.std > 0 && s.std < 1e-5);                           // nothing is divided by zero
+}
+
+// The value learns from the trunk, and the trunk does not learn from the value.
+static void values_do_not_move_the_policy(void) {
+    settings o = quick();
+    world w = small(&o);
+    begin(&w, &o, PENALTY);
+    batch x = collect(&w, &o);
+    gpt_model *m = w.policy.model;
+    int rows[1] = {0}, k, *token = (int *)lesson_alloc((size_t)(2 * x.n), sizeof *token), *which = token + x.n;
+    ag_tensor *h = states(m, &x, rows, 1, token, which, &k);
+    ag_randn(m->score, (ag_real)0.5), ag_keep_grad(h);
+    ag_real got[16], up[16 * 160], sum = 0, bent = 0;
+    ag_backward(value_loss(value_of(m, h), picked(m->ctx, x.reward, which, k)));
+    ag_get_grad(m->score, got), ag_get_grad(h, up);
+    for (int i = 0; i < 16; i++) sum += (ag_real)fabs(got[i]);
+    for (int i = 0; i < k * 16; i++) bent += (ag_real)fabs(up[i]);
+    CHECK(sum > 1e-3 && bent == 0);
+    free(token), batch_free(&x), ag_reset(m->ctx), end(&w, &o);
+}
+
 static void each_answer_is_judged_alone(void) {
     settings o = quick();
     world w = small(&o);
@@ -325,7 +353,7 @@ static void each_answer_is_judged_alone(void) {
         closed[m - 1] = w.end, mask[m - 1] = 1;
         ag_get(stage_score(w.reward.model, closed, mask, 1, m, &m), &y);
         CHECK_NEAR(x.score[b], (y - 0.25) / 2, 1e-6);
-        ag_get(gpt_scalar(w.policy.model, gpt_trunk(w.policy.model, ids, 1, n, NULL)), v);
+        ag_get(value_of(w.policy.model, gpt_trunk(w.policy.model, ids, 1, n, NULL)), v);
         ag_get(gpt_logprobs(w.reference, ids, x.r.mask + b * x.r.T, 1, n, NULL), lp);
         for (int t = 0; t + 1 < n; t++) {
             if (!x.r.mask[b * x.r.T + t + 1]) continue;
@@ -468,6 +496,7 @@ int main(int argc, char **argv) {
     T_RUN(actions_are_what_the_policy_said);
     T_RUN(each_answer_is_paid_its_own);
     T_RUN(nothing_has_changed_at_the_first_step);
+    T_RUN(gains_are_in_deviations_within_a_prompt), T_RUN(values_do_not_move_the_policy);
     T_RUN(each_answer_is_judged_alone);
     T_RUN(only_the_policy_learns);
     T_RUN(what_was_better_than_expected_becomes_likelier);
