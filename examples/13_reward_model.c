@@ -164,7 +164,8 @@ static double calibration(const ag_real *y, int n, ag_rng *rng, double *said, do
     for (int k = *bins = 0; k < BINS; k++) {
         if (!count[k]) continue;
         said[*bins] = sum[k] / count[k], was[*bins] = better[k] / count[k];
-        error += fabs(said[*bins] - was[*bins]) * count[k] / n, ++*bins;
+        error += fabs(said[*bins] - was[*bins]) * count[k] / n;
+        *bins += 30 * count[k] >= n;                        // a handful of pairs makes no point of the picture
     }
     return error;
 }
