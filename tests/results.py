@@ -35,7 +35,7 @@ LESSONS = [
     ("10_base_model", "", "", "repeat_first repeat_second copy_train copy_val invents"),
     ("11_sft", "", "talks=100 steps=4",
      "base_wellformed sft_wellformed refuses_invented refuses_real"),
-    ("12_tools", "", "steps=2 held=4",
+    ("12_tools", "", "steps=2 tool_steps=2 held=4",
      "letters_bpe letters_char letters_tool sums_alone sums_tool speaker_closed speaker_search"),
     ("13_reward_model", "", "pairs=32 gold=32 held=16 raters=16",
      "pairs_shuffled pairs_wrong_scene pairs_base_sample tau"),
