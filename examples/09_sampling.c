@@ -38,11 +38,8 @@
 static gpt_model *load_or_train(ag_ctx *ag, bpe *tokens, const char *path) {
     gpt_state state;
     size_t bytes;
-    FILE *f = fopen(path, "rb");
     memset(&state, 0, sizeof state);
-    if (!f && lesson_given("model")) lesson_fail("model=%s: %s", path, strerror(errno));
-    if (f) {
-        fclose(f);
+    if (lesson_exists(path)) {
         gpt_model *m = gpt_load(ag, path, &state);
         bpe_load_mem(tokens, state.tokenizer, state.tokenizer_size);
         if (bpe_vocab_size(tokens) != m->config.n_vocab) lesson_fail("%s is not a checkpoint of lesson 08", path);
@@ -51,6 +48,7 @@ static gpt_model *load_or_train(ag_ctx *ag, bpe *tokens, const char *path) {
         gpt_state_free(&state);
         return m;
     }
+    if (lesson_given("model")) lesson_fail("model=%s: %s", path, strerror(errno));
     printf("%s is not there (lesson 08 makes it): a small model learns now\n", path);
     unsigned char *text = lesson_data("tinyshakespeare.txt", &bytes);
     bpe_chars(tokens, text, bytes);

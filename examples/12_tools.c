@@ -43,31 +43,26 @@ enum { LETTERS, DOTS, LARGER, SUMS, SPEAKER, KINDS };
 enum { BYTE_PAIRS, CHARACTERS, WITH_TOOLS, MODELS };
 static const int share[2][KINDS] = {{12, 2, 2, 2, 2}, {4, 3, 4, 4, 5}};    // questions of a batch: without, with tools
 static plays p;
-static char (*words)[16];
+static char (*word)[16];             // of the plays
 static int n_words;
 
 typedef struct question { char asked[200], request[200], result[TOOLS_TEXT], answer[TOOLS_TEXT]; } question;
 
 // One word in five is kept for the test, and never stands in an example.
-static int is_held(const char *word) { return lesson_checksum((const unsigned char *)word, strlen(word)) % 5 == 0; }
+static int is_held(const char *s) { return lesson_checksum((const unsigned char *)s, strlen(s)) % 5 == 0; }
 
 // The words of the plays: only small letters, 3 to 6 of them, each once.
 static void collect_words(void) {
-    size_t size = 1 << 16;
-    char *seen = (char *)lesson_alloc(size, 16);
-    words = (char (*)[16])lesson_alloc(size / 2, sizeof *words);
-    for (const char *at = p.text; *at && n_words < (int)size / 2; at++) {
+    words seen = {NULL, 0, 0};
+    word = (char (*)[16])lesson_alloc(p.bytes / 3 + 1, sizeof *word);
+    for (const char *at = p.text; *at; at++) {
         size_t n = strspn(at, "abcdefghijklmnopqrstuvwxyz");
         int whole = at == p.text || !((at[-1] | 32) >= 'a' && (at[-1] | 32) <= 'z');    // not the "omeo" of Romeo
-        if (n < 3 || n > 6 || !whole) { at += n ? n - 1 : 0; continue; }
-        char word[16];
-        snprintf(word, sizeof word, "%.*s", (int)n, at);
-        size_t slot = lesson_checksum((const unsigned char *)word, n) % size;
-        while (seen[16 * slot] && strcmp(seen + 16 * slot, word)) slot = (slot + 1) % size;
-        if (!seen[16 * slot]) strcpy(seen + 16 * slot, word), strcpy(words[n_words++], word);
-        at += n - 1;
+        snprintf(word[n_words], sizeof *word, "%.*s", n < 15 ? (int)n : 15, at);
+        if (n >= 3 && n <= 6 && whole) n_words += words_add(&seen, word[n_words]);
+        at += n ? n - 1 : 0;
     }
-    free(seen);
+    words_free(&seen);
 }
 
 static int count_in(const char *text, int c) {
@@ -90,7 +85,7 @@ static void question_of(question *q, int kind, int held, ag_rng *rng) {
         size_t size;
         int tries = 0;
         do {
-            const char *x = words[plays_below(rng, n_words)], *y = words[plays_below(rng, n_words)];
+            const char *x = word[plays_below(rng, n_words)], *y = word[plays_below(rng, n_words)];
             if (tries++ % 100000 == 0) c = "adeilnorst"[plays_below(rng, 10)], want = plays_below(rng, 4);
             snprintf(text, sizeof text, "%s%s", x, is_held(x) == held && is_held(y) == held ? y : "");
             size = strlen(text);
@@ -98,11 +93,11 @@ static void question_of(question *q, int kind, int held, ag_rng *rng) {
         snprintf(asked, sizeof asked, "In %s, how many %c?", text, c);
         snprintf(request, sizeof request, "count %c in %s", c, text);
     } else if (kind == DOTS) {                                  // s..t.o...p
-        const char *word;
-        do word = words[plays_below(rng, n_words)]; while (is_held(word) != held);
-        for (a = b = 0; word[a] && b < 10; a++) {
+        const char *x;
+        do x = word[plays_below(rng, n_words)]; while (is_held(x) != held);
+        for (a = b = 0; x[a] && b < 10; a++) {
             if (a) for (c = plays_below(rng, 6) - 2; c > 0; c--) text[b++] = '.';
-            text[b++] = word[a];
+            text[b++] = x[a];
         }
         text[b] = 0;
         snprintf(asked, sizeof asked, "In %s, how many .?", text);
@@ -140,7 +135,7 @@ static void question_of(question *q, int kind, int held, ag_rng *rng) {
 static void rename_speaker(question *q, ag_rng *rng) {
     char name[16], rest[TOOLS_TEXT];
     if (plays_below(rng, 2)) return;
-    snprintf(name, sizeof name, "%s%s", words[plays_below(rng, n_words)], words[plays_below(rng, n_words)]);
+    snprintf(name, sizeof name, "%s%s", word[plays_below(rng, n_words)], word[plays_below(rng, n_words)]);
     for (char *c = name; *c; c++) *c = (char)(*c - 'a' + 'A');
     snprintf(rest, sizeof rest, "%s", q->result + strcspn(q->result, ","));
     snprintf(q->result, sizeof q->result, "%s%.300s", name, rest), snprintf(q->answer, sizeof q->answer, "%s", name);
@@ -274,11 +269,7 @@ int main(int argc, char **argv) {
             question_of(&q, LETTERS, 0, &rng);
             stage_talk t = talk_of(&s, &q, 1, 1);
             printf("what it learns to say stands in [ ]:\n");
-            for (int i = 0; i < t.n; i++) {
-                if (t.mask[i] != (i ? t.mask[i - 1] : 0)) putchar(t.mask[i] ? '[' : ']');
-                fputs(bpe_token(s.tokens, t.ids[i], NULL), stdout);
-            }
-            stage_talk_free(&t);
+            stage_print_mask(&s, &t), stage_talk_free(&t);
         }
         train(&s, m == WITH_TOOLS, kinds, m == WITH_TOOLS ? tool_steps : steps, lr, seed, &logged);
         if (m == WITH_TOOLS) stage_save(&s, lesson_path("model.safetensors"), "tools");
@@ -297,6 +288,6 @@ int main(int argc, char **argv) {
         plot_save(picture, lesson_path("tools.png")), plot_free(picture);
         printf("written: out/12/tools.png, log.csv, model.safetensors\n");
     }
-    tools_close(), plays_free(&p), free(words);
+    tools_close(), plays_free(&p), free(word);
     return lesson_end();
 }

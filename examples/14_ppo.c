@@ -76,7 +76,6 @@ typedef struct world {
     scale paid;                     // the same on training prompts: what the policy is paid
     stage_talk *held;               // prompts of the last tenth of the plays
     plays plays;
-    int end;                        // <|im_end|>
     double beta;                    // price of a nat
     point *curve;                   // what was seen on the way
     int points;
@@ -238,26 +237,6 @@ static void assess(gpt_model *m, const batch *x, ag_real *logp, ag_real *value) 
     ag_no_grad(m->ctx, old), free(token);
 }
 
-// What a reward model says of every answer. It has learned from answers that end, so one without an end gets one here.
-static void judge(gpt_model *reward, const stage_rows *r, int end, ag_real *score) {
-    int T = r->T + 1, len[CHUNK], *ids = (int *)lesson_alloc((size_t)(CHUNK * T), sizeof *ids);
-    unsigned char *mask = (unsigned char *)lesson_alloc((size_t)(CHUNK * T), 1);
-    int old = ag_no_grad(reward->ctx, 1);
-    for (int b = 0; b < r->B; b += CHUNK) {
-        ag_mark_at mark = ag_mark(reward->ctx);
-        int R = r->B - b < CHUNK ? r->B - b : CHUNK;
-        for (int i = 0; i < R; i++) {
-            memcpy(ids + i * T, r->ids + (b + i) * r->T, (size_t)r->T * sizeof *ids);
-            memcpy(mask + i * T, r->mask + (b + i) * r->T, (size_t)r->T);
-            len[i] = r->len[b + i] + !r->ended[b + i];
-            ids[i * T + len[i] - 1] = end, mask[i * T + len[i] - 1] = 1;
-        }
-        ag_get(stage_score(reward, ids, mask, R, T, len), score + b);
-        ag_rewind(reward->ctx, mark);
-    }
-    ag_no_grad(reward->ctx, old), free(ids), free(mask);
-}
-
 // r_t = -beta (log pi - log pi_ref), and the answer's score at its last action (Ouyang et al. 2022, equation 2).
 static void pay(batch *x, double beta) {
     for (int b = 0; b < x->r.B; b++) {
@@ -297,12 +276,7 @@ static stage_talk *requests(stage *s, const plays *p, ag_rng *rng, int held, int
 // Answers to n prompts, drawn from the policy itself: temperature 1, no filter, or the ratios below would be wrong.
 static batch answers(stage *s, const stage_talk *asked, int n, int cap) {
     gpt_sampling how = {1, 0, 0, 0, NULL, 0};
-    const int **ids = (const int **)lesson_alloc((size_t)n, sizeof *ids);
-    int *len = (int *)lesson_alloc((size_t)n, sizeof *len);
-    for (int b = 0; b < n; b++) ids[b] = asked[b].ids, len[b] = asked[b].n;
-    batch x = batch_of(stage_rollout(s, &how, n, ids, len, cap));
-    free(ids), free(len);
-    return x;
+    return batch_of(stage_rollout(s, &how, asked, n, 1, cap));
 }
 
 // ---- learning ------------------------------------------------------------------------------------------------------
@@ -312,7 +286,7 @@ static batch collect(world *w, const settings *o) {
     stage_talk *asked = requests(&w->policy, &w->plays, ag_stream(w->policy.ag, AG_RNG_DATA), 0, o->rows, o->longest);
     batch x = answers(&w->policy, asked, o->rows, o->cap);
     assess(w->reference, &x, x.ref, NULL), assess(w->policy.model, &x, NULL, x.value);
-    judge(w->reward.model, &x.r, w->end, x.score);
+    pairs_judge(&w->reward, &x.r, x.score);
     for (int b = 0; b < o->rows; b++) x.score[b] = (ag_real)((x.score[b] - w->paid.mean) / w->paid.std);
     pay(&x, w->beta), advantages(&x, o->lambda);
     for (int b = 0; b < o->rows; b++) stage_talk_free(&asked[b]);
@@ -386,7 +360,7 @@ static batch judged(world *w, stage *s, const stage_talk *asked, const settings 
     batch x = answers(s, asked, o->held, o->cap);
     *stream = saved;
     assess(w->reference, &x, x.ref, NULL);
-    judge(w->reward.model, &x.r, w->end, reward), judge(w->gold.model, &x.r, w->end, gold);
+    pairs_judge(&w->reward, &x.r, reward), pairs_judge(&w->gold, &x.r, gold);
     return x;
 }
 
@@ -459,7 +433,7 @@ static int resume(world *w, const settings *o, int run, const char *path) {
     char now[512], then[512], is[32], beta[32];
     memset(&state, 0, sizeof state);
     make_room(w), w->policy.model = gpt_resume(w->policy.ag, path, &state), gpt_train(w->policy.model, 0);
-    if (!gpt_note(&state, "stage", is, sizeof is)) strcpy(is, "base");
+    stage_named(&state, is);
     if (strcmp(is, "ppo")) lesson_fail("%s is a model of stage %s, wanted one of stage ppo", path, is);
     terms(w, o, run, now, sizeof now);
     if (!gpt_note(&state, "terms", then, sizeof then) || !gpt_note(&state, "beta", beta, sizeof beta))
@@ -511,8 +485,7 @@ static void reread(world *w, int run, int before) {
 static int train(world *w, const settings *o, int run, int steps, const char *path, int go_on) {
     int step = 0, first, over = 0, last = 0;
     double started = lesson_seconds();
-    FILE *there = go_on ? fopen(path, "rb") : NULL;
-    if (there) fclose(there);
+    int there = go_on && lesson_exists(path);
     if (there) step = resume(w, o, run, path);
     else begin(w, o, run);
     if (!w->log.columns) w->log = lesson_csv_open(lesson_path("log.csv"), COLUMNS);     // not before resume was content
@@ -607,7 +580,6 @@ int main(int argc, char **argv) {
     w.policy = pairs_sft(ag, &w.plays, base), w.reference = w.policy.model;
     w.reward = pairs_reward(&w.policy, &w.plays, "reward", pairs, 1);
     w.gold = pairs_reward(&w.policy, &w.plays, "gold", 4 * pairs, 2);
-    w.end = bpe_special(w.policy.tokens, "<|im_end|>");
     if (o.longest + o.cap > w.reference->config.n_ctx) lesson_fail("prompt=%d and tokens=%d exceed the context of %d",
                                                                   o.longest, o.cap, w.reference->config.n_ctx);
 
@@ -633,8 +605,7 @@ int main(int argc, char **argv) {
     const char *kept = lesson_path("model.safetensors"), *hacked = lesson_path("hacked.safetensors");
     const char *log = lesson_path("log.csv");
     size_t size;
-    FILE *old = go_on ? fopen(log, "rb") : NULL;
-    if (old) fclose(old), w.old_log = (char *)lesson_file(log, &size);
+    if (go_on && lesson_exists(log)) w.old_log = (char *)lesson_file(log, &size);
     if (!go_on) remove(hacked);
     printf("\nwith the penalty:\n");
     int done = train(&w, &o, PENALTY, o.steps, kept, go_on);

@@ -72,9 +72,7 @@ static int curve_n[TASKS];
 
 // One problem in five is held out: never practised, only asked in the end.
 static int is_held(const problem *q) {
-    unsigned h = 2166136261u;
-    for (const char *c = q->asked; *c; c++) h = (h ^ (unsigned char)*c) * 16777619u;
-    return (h >> 8) % 5 == 0;
+    return (lesson_checksum((const unsigned char *)q->asked, strlen(q->asked)) >> 8) % 5 == 0;
 }
 
 static problem pose(int task, ag_rng *rng, int held) {
@@ -222,21 +220,18 @@ static int room(int task) { return task == SUMS || task == THINK ? CAP : 22; }
 static stage_rows answers(stage *s, const problem *q, int B, int size, double temperature, double *reward) {
     gpt_sampling how = {temperature, 0, 0, 0, NULL, 0};
     stage_talk *talk = (stage_talk *)lesson_alloc((size_t)B, sizeof *talk);
-    const int **prompt = (const int **)lesson_alloc((size_t)(B * size), sizeof *prompt);
-    int *n = (int *)lesson_alloc((size_t)(B * size), sizeof *n);
     for (int b = 0; b < B; b++) {
         gpt_message say = {GPT_USER, q[b].asked, 0};
         talk[b] = stage_render(s, &say, 1, 1);
-        for (int i = 0; i < size; i++) prompt[b * size + i] = talk[b].ids, n[b * size + i] = talk[b].n;
     }
-    stage_rows r = stage_rollout(s, &how, B * size, prompt, n, room(q->task));
+    stage_rows r = stage_rollout(s, &how, talk, B, size, room(q->task));
     for (int i = 0; i < r.B; i++) {
         char *said = stage_said(s, &r, i);
         reward[i] = r.ended[i] && check(&q[i / size], said);
         free(said);
     }
     for (int b = 0; b < B; b++) stage_talk_free(&talk[b]);
-    free(talk), free(prompt), free(n);
+    free(talk);
     return r;
 }
 

@@ -20,7 +20,7 @@
 //
 // Exercises
 //   1. beta=0.01 and beta=1: how do margins, win rate and the length of answers change? What does beta pay for?
-//   2. Our answers are longer than the assistant's (Park et al. 2024 tell why). Which of the four kinds of worse
+//   2. Our answers are longer than the assistant's (Park et al. 2024 tell why). Which of the five kinds of worse
 //      replies may have taught that? sft=0.2 adds lesson 11's loss on the better ones: what of length and win rate?
 //   3. The judge likes what it was taught to like. Read twenty pairs of answers (show=20): do you agree with it?
 #define AG_DIE_ON_ERROR
@@ -88,25 +88,21 @@ static told step_on(gpt_model *policy, gpt_model *reference, const pair *set, do
 typedef struct answers { int n; char **said; ag_real *score; double length, prompt; } answers;
 
 // One answer of `by` to each prompt, and what the judge says of it.
-static answers answer(stage *by, gpt_model *judge, const stage_talk *prompts, int n, double temperature) {
+static answers answer(stage *by, const stage *judge, const stage_talk *prompts, int n, double temperature) {
     gpt_sampling how = {temperature, 0, 0, 0, NULL, 0};
     answers a = {n, NULL, NULL, 0, 0};
     a.said = (char **)lesson_alloc((size_t)n, sizeof *a.said);
     a.score = (ag_real *)lesson_alloc((size_t)n, sizeof *a.score);
-    int old = ag_no_grad(by->ag, 1);
     for (int i = 0; i < n; i += CHUNK) {
-        int rows = n - i < CHUNK ? n - i : CHUNK, length[CHUNK];
-        const int *ids[CHUNK];
-        for (int b = 0; b < rows; b++) ids[b] = prompts[i + b].ids, length[b] = prompts[i + b].n;
-        stage_rows r = stage_rollout(by, &how, rows, ids, length, PAIRS_CAP);
-        ag_get(stage_score(judge, r.ids, r.mask, r.B, r.T, r.len), a.score + i);
+        int rows = n - i < CHUNK ? n - i : CHUNK;
+        stage_rows r = stage_rollout(by, &how, prompts + i, rows, 1, PAIRS_CAP);
+        pairs_judge(judge, &r, a.score + i);
         for (int b = 0; b < rows; b++) {
             a.said[i + b] = stage_said(by, &r, b);
             a.length += (double)(r.len[b] - r.prompt[b]) / n, a.prompt += (double)r.prompt[b] / n;
         }
-        stage_rows_free(&r), ag_reset(by->ag);
+        stage_rows_free(&r);
     }
-    ag_no_grad(by->ag, old);
     return a;
 }
 
@@ -124,18 +120,13 @@ static void answers_free(answers *a) {
 
 // What lesson 14's run has cost, from the terms that its checkpoint notes: each of `rows` answers a step is sampled
 // once and read `epochs` times.
-static int ppo_cost(const char *path, ag_ctx *ag, double *steps, double *rows, double *epochs) {
-    gpt_state state;
+static int ppo_cost(const gpt_state *state, double *rows, double *epochs) {
     char terms[512];
     const char *r, *e;
-    memset(&state, 0, sizeof state);
-    gpt_model *m = gpt_load(ag, path, &state);
-    int known = gpt_note(&state, "terms", terms, sizeof terms) && (r = strstr(terms, "rows=")) != NULL &&
-                (e = strstr(terms, "epochs=")) != NULL;
-    *steps = (double)state.step;
-    if (known) *rows = atof(r + 5), *epochs = atof(e + 7);
-    gpt_freeze(m), gpt_free(m), gpt_state_free(&state);
-    return known;
+    if (!gpt_note(state, "terms", terms, sizeof terms) || !(r = strstr(terms, "rows=")) ||
+        !(e = strstr(terms, "epochs="))) return 0;
+    *rows = atof(r + 5), *epochs = atof(e + 7);
+    return 1;
 }
 
 int main(int argc, char **argv) {
@@ -193,11 +184,12 @@ int main(int argc, char **argv) {
 
     stage_talk *prompts = (stage_talk *)lesson_alloc((size_t)n_held, sizeof *prompts);
     for (int i = 0; i < n_held; i++) prompts[i] = pairs_prompt(&s, pairs_speech(&p, &test, 1));
-    answers before = answer(&s, gold.model, prompts, n_held, temperature);
-    answers after = answer(&policy, gold.model, prompts, n_held, temperature), other = {0, NULL, NULL, 0, 0};
+    answers before = answer(&s, &gold, prompts, n_held, temperature);
+    answers after = answer(&policy, &gold, prompts, n_held, temperature), other = {0, NULL, NULL, 0, 0};
     const char *ppo = "out/14/model.safetensors";
-    stage its = stage_load(ag, ppo, "ppo");
-    if (its.model) gpt_train(its.model, 0), other = answer(&its, gold.model, prompts, n_held, temperature);
+    gpt_state ppo_state;
+    stage its = stage_load_state(ag, ppo, "ppo", &ppo_state);
+    if (its.model) gpt_train(its.model, 0), other = answer(&its, &gold, prompts, n_held, temperature);
     for (int i = 0; i < show && i < n_held; i++) {
         char *text = stage_string(&s, prompts[i].ids, prompts[i].n);
         printf("\n"), lesson_print_text(text, strlen(text)), lesson_print_text(NULL, 0), free(text);
@@ -209,10 +201,10 @@ int main(int argc, char **argv) {
     printf("DPO: %s tokens trained on, %s sampled, %s\n", lesson_commas((long long)trained),
            lesson_commas((long long)sampled), lesson_duration(seconds));
     if (its.model) {
-        double steps, rows, epochs;
+        double steps = (double)ppo_state.step, rows, epochs;
         printf("PPO wins over the assistant in %.2f of the prompts; %.0f tokens an answer\n", win_rate(&other, &before),
                other.length);
-        if (ppo_cost(ppo, ag, &steps, &rows, &epochs))
+        if (ppo_cost(&ppo_state, &rows, &epochs))
             printf("PPO: about %s tokens trained on, %s sampled\n",
                    lesson_commas((long long)(steps * rows * epochs * (other.prompt + other.length))),
                    lesson_commas((long long)(steps * rows * other.length)));
@@ -225,7 +217,7 @@ int main(int argc, char **argv) {
     plot_smooth(picture, "worse replies", NULL, worse, (size_t)done, 0.9), plot_hline(picture, 0, "the reference");
     lesson_save(picture, "dpo.png"), plot_free(picture);
     printf("written: out/16/dpo.png, log.csv, model.safetensors\n");
-    answers_free(&before), answers_free(&after), answers_free(&other), stage_free(&its);
+    answers_free(&before), answers_free(&after), answers_free(&other), stage_free(&its), gpt_state_free(&ppo_state);
     for (int i = 0; i < n_held; i++) stage_talk_free(&prompts[i]);
     pairs_free(set, n), free(prompts), gpt_free(policy.model), stage_free(&gold), plays_free(&p), stage_free(&s);
     free(better), ag_free(ag);

@@ -65,16 +65,11 @@ static struct {
 
 static void load(ag_ctx *ag, const char *path) {
     gpt_state state;
-    memset(&state, 0, sizeof state);
-    chat.s = stage_new(ag);
-    chat.s.model = gpt_load(ag, path, &state);
-    if (!gpt_note(&state, "stage", chat.kind, sizeof chat.kind)) strcpy(chat.kind, "base");     // lesson 08 notes none
-    if (!strcmp(chat.kind, "reward"))
-        lesson_fail("%s is a model of stage reward: it judges answers and gives none. Wanted any other stage", path);
-    if (!state.tokenizer) lesson_fail("%s holds no tokenizer, so nobody knows what its tokens mean", path);
-    bpe_load_mem(chat.s.tokens, state.tokenizer, state.tokenizer_size);
-    if (bpe_vocab_size(chat.s.tokens) > chat.s.model->config.n_vocab)
-        lesson_fail("%s does not fit its own tokenizer", path);
+    chat.s = stage_load_state(ag, path, NULL, &state), stage_named(&state, chat.kind);
+    if (!chat.s.model) lesson_fail("%s: %s", path, strerror(errno));
+    if (!strcmp(chat.kind, "reward") || !strcmp(chat.kind, "gold"))
+        lesson_fail("%s is a model of stage %s: it judges answers and gives none. Wanted any other stage", path,
+                    chat.kind);
     gpt_state_free(&state);
     chat.base = bpe_special(chat.s.tokens, "<|im_start|>") < 0;
     const gpt_config *c = &chat.s.model->config;
@@ -94,8 +89,7 @@ static const char *newest(void) {
     static char path[40];
     for (int i = 0; i < 6; i++) {
         snprintf(path, sizeof path, "out/%02d/model.safetensors", lessons[i]);
-        FILE *f = fopen(path, "rb");
-        if (f) { fclose(f); return path; }
+        if (lesson_exists(path)) return path;
     }
     lesson_fail("no model yet: none of out/16, 15, 14, 12, 11, 08. Run lesson 08 first, or say model=FILE");
     return NULL;

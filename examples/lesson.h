@@ -491,6 +491,12 @@ LESSON_FN unsigned lesson_checksum(const unsigned char *text, size_t length) {
     return sum;
 }
 
+LESSON_FN int lesson_exists(const char *path) {
+    FILE *f = fopen(path, "rb");
+    if (f) fclose(f);
+    return f != NULL;
+}
+
 // The reader's own file; a sentence and the end when it cannot be read or is empty. The caller frees it.
 LESSON_FN unsigned char *lesson_file(const char *path, size_t *length) {
     const char *why;

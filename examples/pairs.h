@@ -118,13 +118,13 @@ LESSON_FN void pairs_samples(stage *s, const speech *const *at, int n, double he
     gpt_sampling how = {heat, 0, 0, 0, NULL, 0};
     for (int i = 0; i < n; i += B) {
         stage_talk asked[B];
-        const int *ids[B];
-        int length[B], rows = n - i < B ? n - i : B;
-        for (int b = 0; b < rows; b++)
-            asked[b] = pairs_prompt(s, at[i + b]), ids[b] = asked[b].ids, length[b] = asked[b].n;
-        stage_rows r = stage_rollout(s, &how, rows, ids, length, PAIRS_CAP);
-        for (int b = 0; b < rows; b++)
-            said[i + b] = pairs_join(s, asked[b], r.ids + b * r.T + length[b], r.len[b] - length[b] - r.ended[b]);
+        int rows = n - i < B ? n - i : B;
+        for (int b = 0; b < rows; b++) asked[b] = pairs_prompt(s, at[i + b]);
+        stage_rows r = stage_rollout(s, &how, asked, rows, 1, PAIRS_CAP);
+        for (int b = 0; b < rows; b++) {
+            int n_said = r.len[b] - r.prompt[b] - r.ended[b];
+            said[i + b] = pairs_join(s, asked[b], r.ids + b * r.T + r.prompt[b], n_said);
+        }
         stage_rows_free(&r);
     }
 }
@@ -229,6 +229,27 @@ LESSON_FN void pairs_scores(gpt_model *reward, const pair *set, int n, ag_tensor
     ag_tensor *y = stage_score(reward, r.ids, r.mask, r.B, r.T, r.len);
     *better = ag_slice(y, 0, 0, n), *worse = ag_slice(y, 0, n, n);
     stage_rows_free(&r);
+}
+
+// What a reward model says of answers, (r->B). It has learned from replies that end, so one without an end gets one.
+LESSON_FN void pairs_judge(const stage *reward, const stage_rows *r, ag_real *score) {
+    enum { B = 16 };                                // rows at once
+    int T = r->T + 1, len[B], *ids = (int *)lesson_alloc((size_t)(B * T), sizeof *ids);
+    unsigned char *mask = (unsigned char *)lesson_alloc((size_t)(B * T), 1);
+    int end = bpe_special(reward->tokens, "<|im_end|>"), old = ag_no_grad(reward->ag, 1);
+    for (int b = 0; b < r->B; b += B) {
+        ag_mark_at mark = ag_mark(reward->ag);
+        int rows = r->B - b < B ? r->B - b : B;
+        for (int i = 0; i < rows; i++) {
+            memcpy(ids + i * T, r->ids + (b + i) * r->T, (size_t)r->T * sizeof *ids);
+            memcpy(mask + i * T, r->mask + (b + i) * r->T, (size_t)r->T);
+            len[i] = r->len[b + i] + !r->ended[b + i];
+            ids[i * T + len[i] - 1] = end, mask[i * T + len[i] - 1] = 1;
+        }
+        ag_get(stage_score(reward->model, ids, mask, rows, T, len), score + b);
+        ag_rewind(reward->ag, mark);
+    }
+    ag_no_grad(reward->ag, old), free(ids), free(mask);
 }
 
 // Bradley & Terry 1952: the better one wins with probability sigmoid(difference). -log of it is the loss of Ouyang et
@@ -342,10 +363,9 @@ LESSON_FN stage pairs_sft(ag_ctx *ag, const plays *p, int steps) {
             for (int b = 0; b < B; b++) {
                 char asked[256], answer[256];
                 const speech *at = pairs_speech(p, ag_stream(ag, AG_RNG_DATA), 0);
-                plays_ask(at, b % ASK_KINDS, asked, answer);
+                plays_ask(at, b % 2 ? b % ASK_KINDS : ASK_ABOUT, asked, answer);
                 gpt_message say[2] = {{GPT_USER, asked, 0}, {GPT_ASSISTANT, answer, 0}};
-                talks[b] = b % 2 ? stage_render(&s, say, 2, 0) : pairs_talk(&s, at, at->text);
-                batch[b] = &talks[b];
+                talks[b] = stage_render(&s, say, 2, 0), batch[b] = &talks[b];
             }
             ag_tensor *loss = stage_loss(s.model, batch, B);
             ag_backward(loss);

@@ -80,6 +80,35 @@ LESSON_FN int plays_about(const char *text, char word[32]) {
     return best > 4;
 }
 
+// ---- a set of strings: open addressing, at most half full ----
+typedef struct words { char **at; size_t slots, n; } words;
+
+LESSON_FN size_t wordsi_slot(const words *w, const char *s) {
+    size_t h = 5381;
+    for (const char *c = s; *c; c++) h = h * 33 + (unsigned char)*c;
+    for (h ^= h >> 15;; h++)
+        if (!w->at[h & (w->slots - 1)] || !strcmp(w->at[h & (w->slots - 1)], s)) return h & (w->slots - 1);
+}
+LESSON_FN int words_has(const words *w, const char *s) { return w->n && w->at[wordsi_slot(w, s)] != NULL; }
+// 1: it is new
+LESSON_FN int words_add(words *w, const char *s) {
+    if (2 * (w->n + 1) > w->slots) {
+        words old = *w;
+        w->slots = old.slots ? 2 * old.slots : 1024, w->at = (char **)lesson_alloc(w->slots, sizeof *w->at);
+        for (size_t i = 0; i < old.slots; i++)
+            if (old.at[i]) w->at[wordsi_slot(w, old.at[i])] = old.at[i];
+        free(old.at);
+    }
+    size_t slot = wordsi_slot(w, s);
+    if (w->at[slot]) return 0;
+    w->at[slot] = (char *)lesson_alloc(strlen(s) + 1, 1), strcpy(w->at[slot], s), w->n++;
+    return 1;
+}
+LESSON_FN void words_free(words *w) {
+    for (size_t i = 0; i < w->slots; i++) free(w->at[i]);
+    free(w->at), memset(w, 0, sizeof *w);
+}
+
 // ---- what a user may ask an assistant that knows the plays, and the answer ----
 enum { ASK_SPEAK_AS, ASK_ANSWER, ASK_GO_ON, ASK_WHO, ASK_WORDS, ASK_ABOUT, ASK_KINDS };
 LESSON_FN void plays_ask(const speech *s, int kind, char asked[256], char answer[256]) {
@@ -88,12 +117,12 @@ LESSON_FN void plays_ask(const speech *s, int kind, char asked[256], char answer
     static const char *const forms[] = {"Speak as %s.", "Answer this: %s", "Go on: %s", "Who says this? %s",
                                         "How many words? %s", "Answer this: %s\nSpeak as %s of %s."};
     char word[32];
-    int words = 1;
-    for (const char *c = s->first; *c; c++) words += *c == ' ';
+    int n = 1;
+    for (const char *c = s->first; *c; c++) n += *c == ' ';
     if (kind == ASK_GO_ON && !s->second[0]) kind = ASK_WHO;
     if (kind == ASK_ABOUT && !plays_about(s->first, word)) kind = ASK_ANSWER;
     const char *about[] = {s->name, s[-1].first, s->first, s->first, s->first, s[-1].first};
-    const char *reply[] = {s->text, s->first, s->second, s->name, counts[words > 12 ? 13 : words], s->text};
+    const char *reply[] = {s->text, s->first, s->second, s->name, counts[n > 12 ? 13 : n], s->text};
     snprintf(asked, 256, forms[kind], about[kind], s->name, word), snprintf(answer, 256, "%s", reply[kind]);
 }
 

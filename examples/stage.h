@@ -69,20 +69,28 @@ LESSON_FN void stage_save(stage *s, const char *path, const char *name) {
     free(state.tokenizer);
 }
 
-LESSON_FN stage stage_load(ag_ctx *ag, const char *path, const char *name) {
+LESSON_FN void stage_named(const gpt_state *state, char name[32]) {
+    if (!gpt_note(state, "stage", name, 32)) strcpy(name, "base");          // lesson 08 notes none
+}
+
+// A checkpoint of stage `name` (NULL: of any), and what else it holds, to be freed by gpt_state_free.
+LESSON_FN stage stage_load_state(ag_ctx *ag, const char *path, const char *name, gpt_state *state) {
     stage s = stage_new(ag);
-    gpt_state state;
     char is[32];
-    FILE *f = fopen(path, "rb");
-    if (!f) return s;
-    fclose(f);
-    memset(&state, 0, sizeof state);
-    s.model = gpt_load(ag, path, &state);
-    if (!gpt_note(&state, "stage", is, sizeof is)) strcpy(is, "base");          // lesson 08 notes none
-    if (strcmp(is, name)) lesson_fail("%s is a model of stage %s, wanted one of stage %s", path, is, name);
-    bpe_load_mem(s.tokens, state.tokenizer, state.tokenizer_size);
+    memset(state, 0, sizeof *state);
+    if (!lesson_exists(path)) return s;
+    s.model = gpt_load(ag, path, state), stage_named(state, is);
+    if (name && strcmp(is, name)) lesson_fail("%s is a model of stage %s, wanted one of stage %s", path, is, name);
+    if (!state->tokenizer) lesson_fail("%s holds no tokenizer, so nobody knows what its tokens mean", path);
+    bpe_load_mem(s.tokens, state->tokenizer, state->tokenizer_size);
     if (bpe_vocab_size(s.tokens) > s.model->config.n_vocab) lesson_fail("%s does not fit its own tokenizer", path);
-    s.val_loss = state.val_loss;
+    s.val_loss = state->val_loss;
+    return s;
+}
+
+LESSON_FN stage stage_load(ag_ctx *ag, const char *path, const char *name) {
+    gpt_state state;
+    stage s = stage_load_state(ag, path, name, &state);
     gpt_state_free(&state);
     return s;
 }
@@ -237,10 +245,14 @@ typedef struct stage_rows {
     ag_real *logprobs;              // (B,T): at t the log-probability that token t+1 had when it was drawn, else 0
 } stage_rows;
 
-// Draws them. prompts[b] (n[b] tokens); at most cap new tokens each, all within the context.
-LESSON_FN stage_rows stage_rollout(stage *s, const gpt_sampling *how, int B, const int *const *prompts, const int *n,
+// Draws them: `each` answers to each of `asks` prompts, side by side; at most cap new tokens each, all within the
+// context.
+LESSON_FN stage_rows stage_rollout(stage *s, const gpt_sampling *how, const stage_talk *asked, int asks, int each,
                                    int cap) {
     stage_rows r;
+    int B = asks * each, *n = (int *)lesson_alloc((size_t)B, sizeof *n);
+    const int **prompts = (const int **)lesson_alloc((size_t)B, sizeof *prompts);
+    for (int b = 0; b < B; b++) prompts[b] = asked[b / each].ids, n[b] = asked[b / each].n;
     int end = bpe_special(s->tokens, "<|im_end|>"), *out = (int *)lesson_alloc((size_t)(B * cap + 4 * B), sizeof *out);
     ag_real *lp = (ag_real *)lesson_alloc((size_t)(B * cap), sizeof *lp);
     gpt_sampling stops = *how;
@@ -265,7 +277,7 @@ LESSON_FN stage_rows stage_rollout(stage *s, const gpt_sampling *how, int B, con
         memcpy(r.logprobs + at - 1, lp + b * cap, k * sizeof *lp);
     }
     r.ids = ids, r.len = ids + size, r.prompt = r.len + B, r.ended = r.prompt + B;
-    free(out), free(lp);
+    free(out), free(lp), free(n), free(prompts);
     return r;
 }
 

@@ -224,14 +224,14 @@ LESSON_FN void tools_close(void) {
 LESSON_FN void tools_open(const char *text, size_t bytes) {
     const char *end = text + bytes, *next, *name = NULL, *at = text, *word;
     int size, name_size = 0, first = 1, number = 1;
-    size_t words = 1, lines = 1;
+    size_t n_words = 1, lines = 1;
     tools_close();
     for (const char *c = text; c < end; c++) lines += *c == '\n';
-    while (toolsi_find_word(&at, end, &word)) words++;
-    for (toolsi_book.size = 64; toolsi_book.size < 2 * words;) toolsi_book.size *= 2;
+    while (toolsi_find_word(&at, end, &word)) n_words++;
+    for (toolsi_book.size = 64; toolsi_book.size < 2 * n_words;) toolsi_book.size *= 2;
     toolsi_book.line = (toolsi_line *)lesson_alloc(lines, sizeof *toolsi_book.line);
     toolsi_book.word = (toolsi_word *)lesson_alloc(toolsi_book.size, sizeof *toolsi_book.word);
-    toolsi_book.place = (toolsi_place *)lesson_alloc(words, sizeof *toolsi_book.place);
+    toolsi_book.place = (toolsi_place *)lesson_alloc(n_words, sizeof *toolsi_book.place);
     toolsi_book.shared = (double *)lesson_alloc(lines, sizeof *toolsi_book.shared);
     for (at = text; at < end; at = next + (next < end), number++) {
         if ((next = (const char *)memchr(at, '\n', (size_t)(end - at))) == NULL) next = end;

@@ -1,6 +1,6 @@
 // verify.h - rewards that code can check: each function reads what the model said, and answers 1 (right) or 0.
 //
-// Use: include it after lesson.h. Every function is static.
+// Use: include it after plays.h. Every function is static.
 //
 //     words w = words_of(text);                        // the words of the plays; words_free(&w) at the end
 //     verify_letter(&w, "What ho, my lord!", 'W')      // a line of text that begins with a W
@@ -12,35 +12,6 @@
 
 #ifndef VERIFY_H
 #define VERIFY_H
-
-// ---- a set of strings: open addressing, at most half full ----
-typedef struct words { char **at; size_t slots, n; } words;
-
-LESSON_FN size_t wordsi_slot(const words *w, const char *s) {
-    size_t h = 5381;
-    for (const char *c = s; *c; c++) h = h * 33 + (unsigned char)*c;
-    for (h ^= h >> 15;; h++)
-        if (!w->at[h & (w->slots - 1)] || !strcmp(w->at[h & (w->slots - 1)], s)) return h & (w->slots - 1);
-}
-LESSON_FN int words_has(const words *w, const char *s) { return w->n && w->at[wordsi_slot(w, s)] != NULL; }
-// 1: it is new
-LESSON_FN int words_add(words *w, const char *s) {
-    if (2 * (w->n + 1) > w->slots) {
-        words old = *w;
-        w->slots = old.slots ? 2 * old.slots : 1024, w->at = (char **)lesson_alloc(w->slots, sizeof *w->at);
-        for (size_t i = 0; i < old.slots; i++)
-            if (old.at[i]) w->at[wordsi_slot(w, old.at[i])] = old.at[i];
-        free(old.at);
-    }
-    size_t slot = wordsi_slot(w, s);
-    if (w->at[slot]) return 0;
-    w->at[slot] = (char *)lesson_alloc(strlen(s) + 1, 1), strcpy(w->at[slot], s), w->n++;
-    return 1;
-}
-LESSON_FN void words_free(words *w) {
-    for (size_t i = 0; i < w->slots; i++) free(w->at[i]);
-    free(w->at), memset(w, 0, sizeof *w);
-}
 
 // ---- lines ----
 enum { VERIFY_WORD = 32, VERIFY_LEAST = 3, VERIFY_MOST = 12 };

@@ -196,10 +196,10 @@ static void the_judge_reads_the_right_answer(void) {
         prompt[i] = stage_render(&tiny, &say, 1, 1);
     }
     ag_rng *rng = ag_stream(ag, AG_RNG_SAMPLE), saved = *rng;
-    answers a = answer(&tiny, tiny.model, prompt, 4, 0);                        // greedy: the same again, one at a time
+    answers a = answer(&tiny, &tiny, prompt, 4, 0);                        // greedy: the same again, one at a time
     for (int i = 0; i < 4; i++) {
         *rng = saved;
-        answers one = answer(&tiny, tiny.model, prompt + i, 1, 0);
+        answers one = answer(&tiny, &tiny, prompt + i, 1, 0);
         CHECK_STR(one.said[0], a.said[i]);
         CHECK_NEAR(one.score[0], a.score[i], 1e-5);
         for (int k = 0; k < i; k++) CHECK(a.score[k] != a.score[i]);

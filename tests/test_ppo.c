@@ -167,7 +167,9 @@ static void actions_are_what_the_policy_said(void) {
     int closed[6] = {4, 8, 5, 6, 7, 9};
     ag_real score[2], want, first;
     ag_randn(reward->score, 1);
-    judge(reward, &x.r, 9, score);                              // the second answer is read with the end it lacks
+    stage judge = stage_new(ag);
+    judge.model = reward, bpe_chars(judge.tokens, "abcdefghi", 9), bpe_add_special(judge.tokens, "<|im_end|>", -1);
+    pairs_judge(&judge, &x.r, score);                           // the second answer is read with the end it lacks
     const int six = 6, five = 5;
     const unsigned char second[6] = {0, 0, 0, 1, 1, 1};
     ag_get(stage_score(reward, closed, second, 1, 6, &six), &want);
@@ -175,7 +177,7 @@ static void actions_are_what_the_policy_said(void) {
     CHECK_NEAR(score[1], want, 1e-6);
     CHECK_NEAR(score[0], first, 1e-6);                          // the first one as it is
     CHECK(fabs((double)(score[0] - score[1])) > 1e-3);
-    gpt_free(reward), gpt_free(m), ag_free(ag), batch_free(&x);
+    stage_free(&judge), gpt_free(m), ag_free(ag), batch_free(&x);
 }
 
 static void each_answer_is_paid_its_own(void) {
@@ -247,7 +249,7 @@ static world small(const settings *o) {
         ag_tensor *t = gpt_tensor(w.policy.model, p.name);
         if (t->ndim == 2) ag_randn(t, (ag_real)0.3);
     }
-    w.reference = w.policy.model, w.end = bpe_special(w.policy.tokens, "<|im_end|>");
+    w.reference = w.policy.model;
     w.reward = w.gold = w.policy, w.reward.model = judge_of(ag, w.reference), w.gold.model = judge_of(ag, w.reference);
     w.by_reward.std = w.by_gold.std = w.paid.std = 1;
     ag_rng some = {7, 0};
@@ -350,7 +352,7 @@ static void each_answer_is_judged_alone(void) {
         memcpy(closed, ids, (size_t)n * sizeof *ids);
         int m = n + !x.r.ended[b];
         memcpy(mask, x.r.mask + b * x.r.T, (size_t)n);
-        closed[m - 1] = w.end, mask[m - 1] = 1;
+        closed[m - 1] = bpe_special(w.policy.tokens, "<|im_end|>"), mask[m - 1] = 1;
         ag_get(stage_score(w.reward.model, closed, mask, 1, m, &m), &y);
         CHECK_NEAR(x.score[b], (y - 0.25) / 2, 1e-6);
         ag_get(value_of(w.policy.model, gpt_trunk(w.policy.model, ids, 1, n, NULL)), v);
