@@ -6,9 +6,9 @@
 // (1952) made numbers of such choices: each thing has a strength r, and the first of two wins with the probability
 // sigmoid(r1 - r2). Our strengths come from a language model with one more output, a number (Christiano et al. 2017;
 // Ouyang et al. 2022). It learns from pairs of replies to one request, that of the play and a worse one. Worse is what
-// is said in another scene, the same words shuffled, what lesson 11's assistant makes up, the answer to another
-// request, or the word that was asked for and next to nothing else. The loss begins at ln 2 = 0.693, which is no
-// opinion. Only differences count, so zero has no meaning.
+// is said in another scene, the same words shuffled, what the base model makes up, the answer to another request, or
+// the two words that were asked for and nothing else. The loss begins at ln 2 = 0.693, which is no opinion. Only
+// differences count; a small second loss keeps zero in the middle.
 // We make two of them: one of few pairs, for lesson 14 to please, and one of many other pairs, the gold standard, which
 // nobody ever tries to please. It alone is shown one kind more: stammering, a few tokens over and over. What does a
 // model think of that which has never heard it? Look for "stammer" in the table. In the end two raters of different
@@ -65,7 +65,7 @@ static void train(gpt_model *m, const char *name, const pair *set, int n, double
         ag_tensor *better, *worse;
         pairs_scores(m, set + i, B, &better, &worse);
         ag_tensor *loss = margin > 0 ? margin_ranking(better, worse, margin) : bradley_terry(better, worse);
-        ag_backward(loss);
+        ag_backward(ag_add(loss, pairs_drift(better, worse)));
         double value = ag_item(loss), right = ag_item(ag_mean(ag_greater(better, worse)));
         if (losses) losses[i / B] = value;
         gpt_step(m, &o, gpt_lr_linear(i / B, 10, n / B, 0.5), NULL), ag_reset(m->ctx);
@@ -82,7 +82,7 @@ static void rewards(gpt_model *m, const stage_talk *const *talks, int n, ag_real
     int old = ag_no_grad(m->ctx, 1);
     for (int i = 0; i < n; i += B) {
         stage_rows r = pairs_rows(talks + i, n - i < B ? n - i : B);
-        ag_get(stage_score(m, r.ids, r.mask, r.B, r.T, r.len), y + i);
+        ag_get(stage_score(m, r.ids, r.mask, r.B, r.T, r.len, NULL), y + i);
         stage_rows_free(&r), ag_reset(m->ctx);
     }
     ag_no_grad(m->ctx, old);
@@ -297,7 +297,7 @@ int main(int argc, char **argv) {
         model[k] = pairs_new_reward(&s);
         losses[k] = (double *)lesson_alloc((size_t)(n / B), sizeof **losses);
         train(model[k], names[k], set, n, lr, losses[k]);
-        pairs_center(model[k], set, n), pairs_free(set, n);
+        pairs_free(set, n);
         stage r = s;
         char file[32];
         r.model = model[k], snprintf(file, sizeof file, "%s.safetensors", names[k]);

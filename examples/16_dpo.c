@@ -96,7 +96,7 @@ static answers answer(stage *by, const stage *judge, const stage_talk *prompts, 
     for (int i = 0; i < n; i += CHUNK) {
         int rows = n - i < CHUNK ? n - i : CHUNK;
         stage_rows r = stage_rollout(by, &how, prompts + i, rows, 1, PAIRS_CAP);
-        pairs_judge(judge, &r, a.score + i);
+        pairs_judge(judge, &r, a.score + i, NULL);
         for (int b = 0; b < rows; b++) {
             a.said[i + b] = stage_said(by, &r, b);
             a.length += (double)(r.len[b] - r.prompt[b]) / n, a.prompt += (double)r.prompt[b] / n;

@@ -7,14 +7,13 @@
 //     stage_talk t = pairs_prompt(&s, pairs_speech(&p, rng, 0));        // a request, and the assistant's turn begun
 //     pair *set = pairs_make(&s, &p, 1000, 0, 0, rng); // held 1: from the last tenth of the text; wary 1: some stammer
 //     stage r = pairs_reward(&s, &p, "reward", 1500, 1);    // lesson 13's out/13/reward.safetensors, or one made now
-//     ag_tensor *y = stage_score(r.model, rows.ids, rows.mask, rows.B, rows.T, rows.len);
+//     ag_tensor *y = stage_score(r.model, rows.ids, rows.mask, rows.B, rows.T, rows.len, NULL);
 //
-// A request: "Answer this: I have a daughter, sir.\nSpeak as TRANIO of merchandise." tells what was said before, who is
-// to reply, and one word of the reply, the longest of its first line. Without such a word nobody could tell the reply
-// of a play that he has never read from one of another scene. The better reply is the one of the play. The worse one is
-// of six kinds. Two of these are worse even than what is said in another scene: an echo, the word that was asked for
-// and next to nothing else, and stammering, two or three tokens over and over. The last kind is for the gold standard
-// alone. The model that is to be pleased never sees it; lesson 14 tells what comes of that.
+// A request: "Answer this: I have a daughter, sir.\nSpeak as TRANIO, and begin: Nay, then" tells what was said before,
+// who is to reply, and how. Without its first words nobody could tell the reply of a play that he has never read from
+// one of another scene. The better reply is the one of the play. The worse one is of six kinds. The last of these,
+// stammering, one to three tokens over and over, is worse even than what is said in another scene, and it is for the
+// gold standard alone. The model that is to be pleased never sees it; lesson 14 tells what comes of that.
 
 #ifndef PAIRS_H
 #define PAIRS_H
@@ -31,21 +30,15 @@ typedef struct pair {
     const speech *at;                               // what both reply to is the speech before it
 } pair;
 
-LESSON_FN int pairs_words(const char *text) {
-    int n = 0;
-    for (; *text; text++) n += *text != ' ' && *text != '\n' && (text[1] == ' ' || text[1] == '\n' || !text[1]);
-    return n;
-}
-
-// A speech of at least five words, one of them to be asked for; from the last tenth of the text where held is 1.
+// A speech of three words or more in its first line; from the last tenth of the text where held is 1.
 enum { PAIRS_TRIES = 100000 };
 LESSON_FN const speech *pairs_speech(const plays *p, ag_rng *rng, int held) {
-    char word[32];
+    char begin[32];
     for (int tries = 0; tries < PAIRS_TRIES; tries++) {
         const speech *s = plays_any(p, rng, held);
-        if (pairs_words(s->text) >= 5 && plays_about(s->first, word)) return s;
+        if (plays_begin(s->first, begin)) return s;
     }
-    lesson_fail("of %d speeches none has five words, one of them long enough to be asked for", p->n);
+    lesson_fail("of %d speeches none has three words in its first line", p->n);
     return NULL;
 }
 
@@ -61,7 +54,7 @@ LESSON_FN const speech *pairs_elsewhere(const plays *p, const speech *at, ag_rng
 
 LESSON_FN void pairs_ask(const speech *at, char asked[256]) {
     char reply[256];
-    plays_ask(at, ASK_ABOUT, asked, reply);
+    plays_ask(at, ASK_BEGIN, asked, reply);
 }
 
 LESSON_FN stage_talk pairs_prompt(stage *s, const speech *at) {
@@ -112,34 +105,70 @@ LESSON_FN void pairs_shuffle(const char *text, char *to, ag_rng *rng) {
     *to = 0;
 }
 
-// What the model says at `heat` to each prompt, 64 at a time. A reply that finds no end gets one.
+LESSON_FN int pairs_same_tokens(const stage *a, const stage *b) {
+    int n = bpe_vocab_size(a->tokens), same = n == bpe_vocab_size(b->tokens);
+    for (int i = 0; i < n && same; i++) {
+        size_t x, y;
+        const char *p = bpe_token(a->tokens, i, &x), *q = bpe_token(b->tokens, i, &y);
+        same = x == y && !memcmp(p, q, x);
+    }
+    return same;
+}
+
+// The model that the assistant s was once, where that is there; else s itself, and then *mine is 0.
+LESSON_FN stage pairs_base(stage *s, int *mine) {
+    static const char *const bases[] = {"out/08/model.safetensors", "out/10/base.safetensors"};
+    for (int i = 0; i < 2; i++) {
+        stage base = stage_load(s->ag, bases[i], "base");
+        if (base.model) {
+            stage_chat(&base), gpt_freeze(base.model), gpt_train(base.model, 0);
+            if (pairs_same_tokens(&base, s) && base.model->config.n_ctx >= s->model->config.n_ctx)
+                return *mine = 1, base;
+        }
+        stage_free(&base);
+    }
+    return *mine = 0, *s;
+}
+
+// How the base model goes on with the play, 64 scenes at a time: "NAME:\nlines\n\nNAME:\n", up to the next empty line.
 LESSON_FN void pairs_samples(stage *s, const speech *const *at, int n, double heat, stage_talk *said) {
     enum { B = 64 };
     gpt_sampling how = {heat, 0, 0, 0, NULL, 0};
+    int mine, special = bpe_special(s->tokens, "<|im_start|>");
+    stage base = pairs_base(s, &mine);
     for (int i = 0; i < n; i += B) {
-        stage_talk asked[B];
+        stage_talk scene[B];
         int rows = n - i < B ? n - i : B;
-        for (int b = 0; b < rows; b++) asked[b] = pairs_prompt(s, at[i + b]);
-        stage_rows r = stage_rollout(s, &how, asked, rows, 1, PAIRS_CAP);
         for (int b = 0; b < rows; b++) {
-            int n_said = r.len[b] - r.prompt[b] - r.ended[b];
-            said[i + b] = pairs_join(s, asked[b], r.ids + b * r.T + r.prompt[b], n_said);
+            const speech *now = at[i + b];
+            char text[256];
+            snprintf(text, sizeof text, "%s:\n%s\n\n%s:\n", now[-1].name, now[-1].first, now->name);
+            memset(&scene[b], 0, sizeof scene[b]), scene[b].ids = stage_ids(s, text, &scene[b].n);
+        }
+        stage_rows r = stage_rollout(&base, &how, scene, rows, 1, PAIRS_CAP);
+        for (int b = 0; b < rows; b++) {
+            const int *ids = r.ids + b * r.T + r.prompt[b];
+            int n_said = 0;
+            while (n_said < r.len[b] - r.prompt[b] && ids[n_said] < special) n_said++;
+            char *text = stage_string(&base, ids, n_said), *end = strstr(text, "\n\n");
+            if (!end) end = strrchr(text, '\n');         // whole lines, like those of the plays
+            if (end) *end = 0;
+            said[i + b] = pairs_talk(s, at[i + b], text);
+            free(text), stage_talk_free(&scene[b]);
         }
         stage_rows_free(&r);
     }
+    if (mine) stage_free(&base);
 }
 
-// The asked word of a text, with up to two that stand before it: once, or up to sixteen times.
-LESSON_FN void pairs_echo(const char *text, char to[256], ag_rng *rng) {
+// What was asked for, once or up to sixteen times, and nothing else.
+LESSON_FN void pairs_echo(const char *line, char to[256], ag_rng *rng) {
     static const char *const between[] = {" ", ", ", ".\n", "! ", "\n"};
-    char word[32] = "nothing";
-    plays_about(text, word);
-    const char *from = strstr(text, word) ? strstr(text, word) : word, *end = from + strlen(word);
-    for (int more = plays_below(rng, 3); more > 0 && from > text && from != word; more--)
-        for (from--; from > text && from[-1] != ' ' && from[-1] != '\n';) from--;
-    int phrase = (int)(end - from), n = 0, times = 1 << plays_below(rng, 5);
-    for (int i = 0; i < times && n + phrase + 4 < 256; i++)
-        n += snprintf(to + n, (size_t)(256 - n), "%s%.*s", i ? between[plays_below(rng, 5)] : "", phrase, from);
+    char begin[32] = "nothing";
+    plays_begin(line, begin);
+    int n = 0, times = 1 << plays_below(rng, 5);
+    for (int i = 0; i < times && n + (int)strlen(begin) + 4 < 256; i++)
+        n += snprintf(to + n, (size_t)(256 - n), "%s%s", i ? between[plays_below(rng, 5)] : "", begin);
     snprintf(to + n, (size_t)(256 - n), "%s", plays_below(rng, 2) ? "." : "");
 }
 
@@ -166,13 +195,13 @@ LESSON_FN void pairs_worse(const speech *at, const speech *other, int kind, ag_r
     }
 }
 
-// n pairs. Half of them are wrong scenes, the hard kind: two speeches, each the better reply once and the worse one
+// n pairs. Most are wrong scenes, the hard kind: two speeches, each the better reply once and the worse one
 // once, so that a reply alone tells nothing. wary 1: two of sixteen stammer. To be freed by pairs_free.
 LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, int wary, ag_rng *rng) {
     enum { W = PAIR_WRONG_SCENE, S = PAIR_SHUFFLED, M = PAIR_BASE_SAMPLE, O = PAIR_OFF_TOPIC, E = PAIR_ECHO,
            T = PAIR_STAMMER };
     static const int kinds[2][16] = {{W, W, S, M, W, W, E, M, W, W, S, M, W, W, O, M},
-                                     {W, W, S, M, W, W, E, M, W, W, M, T, S, T, M, O}};
+                                     {W, W, S, M, W, W, E, M, W, W, S, T, S, T, M, O}};
     pair *set = (pair *)lesson_alloc((size_t)n, sizeof *set);
     const speech **at = (const speech **)lesson_alloc((size_t)n, sizeof *at), *one = NULL, *other = NULL;
     stage_talk *said = (stage_talk *)lesson_alloc((size_t)n, sizeof *said);
@@ -183,7 +212,7 @@ LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, int wary, 
         set[i].kind = kinds[wary][i % 16];
         if (i % 4 == 1) one = other, other = was;
         else one = pairs_speech(p, rng, held), other = pairs_elsewhere(p, one, rng, held);
-        set[i].at = one, set[i].talk[0] = pairs_talk(s, one, set[i].kind >= E ? other->text : one->text);
+        set[i].at = one, set[i].talk[0] = pairs_talk(s, one, set[i].kind == T ? other->text : one->text);
         if (set[i].kind == M) at[samples++] = one;
         else if (set[i].kind == T) set[i].talk[1] = pairs_stammer(s, one, other->text, rng);
         else pairs_worse(one, other, set[i].kind, rng, worse), set[i].talk[1] = pairs_talk(s, one, worse);
@@ -226,14 +255,16 @@ LESSON_FN stage_rows pairs_batch(const pair *set, int n) {
 // What a reward model gives to the better (n) and the worse (n).
 LESSON_FN void pairs_scores(gpt_model *reward, const pair *set, int n, ag_tensor **better, ag_tensor **worse) {
     stage_rows r = pairs_batch(set, n);
-    ag_tensor *y = stage_score(reward, r.ids, r.mask, r.B, r.T, r.len);
+    ag_tensor *y = stage_score(reward, r.ids, r.mask, r.B, r.T, r.len, NULL);
     *better = ag_slice(y, 0, 0, n), *worse = ag_slice(y, 0, n, n);
     stage_rows_free(&r);
 }
 
-// What a reward model says of answers, (r->B). It has learned from replies that end, so one without an end gets one.
-LESSON_FN void pairs_judge(const stage *reward, const stage_rows *r, ag_real *score) {
+// What a reward model says of answers, score (r->B), and at each of their tokens, said (r->B,r->T) or NULL. It has
+// learned from replies that end, so one without an end gets one.
+LESSON_FN void pairs_judge(const stage *reward, const stage_rows *r, ag_real *score, ag_real *said) {
     enum { B = 16 };                                // rows at once
+    ag_tensor *said_at;
     int T = r->T + 1, len[B], *ids = (int *)lesson_alloc((size_t)(B * T), sizeof *ids);
     unsigned char *mask = (unsigned char *)lesson_alloc((size_t)(B * T), 1);
     int end = bpe_special(reward->tokens, "<|im_end|>"), old = ag_no_grad(reward->ag, 1);
@@ -246,7 +277,8 @@ LESSON_FN void pairs_judge(const stage *reward, const stage_rows *r, ag_real *sc
             len[i] = r->len[b + i] + !r->ended[b + i];
             ids[i * T + len[i] - 1] = end, mask[i * T + len[i] - 1] = 1;
         }
-        ag_get(stage_score(reward->model, ids, mask, rows, T, len), score + b);
+        ag_get(stage_score(reward->model, ids, mask, rows, T, len, &said_at), score + b);
+        if (said) ag_get(ag_slice(said_at, 1, 0, r->T), said + b * r->T);
         ag_rewind(reward->ag, mark);
     }
     ag_no_grad(reward->ag, old), free(ids), free(mask);
@@ -258,53 +290,24 @@ LESSON_FN ag_tensor *pairs_bradley_terry(ag_tensor *better, ag_tensor *worse) {
     return ag_neg(ag_mean(ag_log_sigmoid(ag_sub(better, worse))));
 }
 
-LESSON_FN int pairs_same_tokens(const stage *a, const stage *b) {
-    int n = bpe_vocab_size(a->tokens), same = n == bpe_vocab_size(b->tokens);
-    for (int i = 0; i < n && same; i++) {
-        size_t x, y;
-        const char *p = bpe_token(a->tokens, i, &x), *q = bpe_token(b->tokens, i, &y);
-        same = x == y && !memcmp(p, q, x);
-    }
-    return same;
+// Choices tell differences, and all rewards may drift up or down. Eisenstein et al. 2023: 0.01 E (r_w + r_l)^2 keeps
+// zero in the middle of a pair, and so "no opinion" is neither praise nor blame.
+LESSON_FN ag_tensor *pairs_drift(ag_tensor *better, ag_tensor *worse) {
+    return ag_scale(ag_mean(ag_pow(ag_add(better, worse), 2)), 0.01);
 }
 
 // A model with a scalar head, which is zero at first. It begins as the base model where that is there and has the
-// assistant's tokens: what it has to learn is to look back for a word, and short conversations have cost the assistant
-// some of that skill (after 720 pairs 0.57 of the wrong scenes were seen, and 0.79 from the base).
+// assistant's tokens: what it has to learn is to look back for words, and short conversations have cost the assistant
+// some of that skill.
 LESSON_FN gpt_model *pairs_new_reward(stage *s) {
-    static const char *const bases[] = {"out/08/model.safetensors", "out/10/base.safetensors"};
-    gpt_model *from = s->model;
-    stage base;
-    memset(&base, 0, sizeof base);
-    for (int i = 0; i < 2 && from == s->model; i++) {
-        stage_free(&base);
-        base = stage_load(s->ag, bases[i], "base");
-        if (!base.model) continue;
-        stage_chat(&base);
-        if (pairs_same_tokens(&base, s) && base.model->config.n_ctx >= s->model->config.n_ctx) from = base.model;
-    }
-    gpt_config c = from->config;
+    int mine;
+    stage base = pairs_base(s, &mine);
+    gpt_config c = base.model->config;
     c.scalar = 1;
-    gpt_model *m = gpt_adapt(s->ag, from, &c);
+    gpt_model *m = gpt_adapt(s->ag, base.model, &c);
     gpt_train(m, 0);
-    if (base.model) gpt_freeze(base.model);
-    stage_free(&base);
+    if (mine) stage_free(&base);
     return m;
-}
-
-// Only differences were learned, so zero may be anywhere. The bias puts it where the better replies are on average, as
-// Ouyang et al. 2022 do.
-LESSON_FN void pairs_center(gpt_model *m, const pair *set, int n) {
-    enum { B = 16 };
-    ag_tensor *bias = gpt_tensor(m, "scalar.bias"), *better, *worse;
-    double mean = 0;
-    int old = ag_no_grad(m->ctx, 1), seen = 0;
-    for (; seen + B <= n && seen < 8 * B; seen += B, ag_reset(m->ctx))
-        pairs_scores(m, set + seen, B, &better, &worse), mean += ag_item(ag_sum(better));
-    ag_no_grad(m->ctx, old);
-    ag_real now;
-    ag_get(bias, &now);
-    if (seen) now -= (ag_real)(mean / seen / 8), ag_set(bias, &now);
 }
 
 // A reward model that sees n pairs once each. seed: of the pairs; wary: as in pairs_make. Lesson 13 has this loop with
@@ -320,11 +323,11 @@ LESSON_FN gpt_model *pairs_train_reward(stage *s, const plays *p, int n, int war
         ag_tensor *better, *worse;
         pairs_scores(m, set + i, B, &better, &worse);
         ag_tensor *loss = pairs_bradley_terry(better, worse);
-        ag_backward(loss);
+        ag_backward(ag_add(loss, pairs_drift(better, worse)));
         gpt_step(m, &o, gpt_lr_linear(i / B, 10, n / B, 0.5), NULL);
         lesson_progress(i + B, n, ag_item(loss), LESSON_NONE), ag_reset(s->ag);
     }
-    pairs_center(m, set, n), pairs_free(set, n);
+    pairs_free(set, n);
     return m;
 }
 
@@ -363,7 +366,7 @@ LESSON_FN stage pairs_sft(ag_ctx *ag, const plays *p, int steps) {
             for (int b = 0; b < B; b++) {
                 char asked[256], answer[256];
                 const speech *at = pairs_speech(p, ag_stream(ag, AG_RNG_DATA), 0);
-                plays_ask(at, b % 2 ? b % ASK_KINDS : ASK_ABOUT, asked, answer);
+                plays_ask(at, b % 2 ? b % ASK_KINDS : ASK_BEGIN, asked, answer);
                 gpt_message say[2] = {{GPT_USER, asked, 0}, {GPT_ASSISTANT, answer, 0}};
                 talks[b] = stage_render(&s, say, 2, 0), batch[b] = &talks[b];
             }

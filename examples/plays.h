@@ -69,15 +69,13 @@ LESSON_FN const speech *plays_any(const plays *p, ag_rng *rng, int held) {
     return &p->speech[from + plays_below(rng, to - from)];
 }
 
-// The longest word of a text after a space that is all small letters, five at least: the first of equals. 0: there is
-// none.
-LESSON_FN int plays_about(const char *text, char word[32]) {
-    int best = 4;
-    for (const char *at = text; (at = strchr(at, ' ')) != NULL;) {
-        int n = (int)strspn(++at, "abcdefghijklmnopqrstuvwxyz");
-        if (n > best && n < 32 && strchr(" \n,.;:!?", at[n])) best = n, snprintf(word, 32, "%.*s", n, at);
-    }
-    return best > 4;
+// How a line of three words or more begins: its first two, without a comma behind them. 0: it has fewer.
+LESSON_FN int plays_begin(const char *line, char to[32]) {
+    size_t one = strcspn(line, " "), two = line[one] ? one + 1 + strcspn(line + one + 1, " ") : 0;
+    if (!two || two > 31 || !line[two]) return 0;
+    snprintf(to, 32, "%.*s", (int)two, line);
+    while (strchr(",.;:!?", to[two - 1])) to[--two] = 0;
+    return two > one + 1;
 }
 
 // ---- a set of strings: open addressing, at most half full ----
@@ -110,20 +108,20 @@ LESSON_FN void words_free(words *w) {
 }
 
 // ---- what a user may ask an assistant that knows the plays, and the answer ----
-enum { ASK_SPEAK_AS, ASK_ANSWER, ASK_GO_ON, ASK_WHO, ASK_WORDS, ASK_ABOUT, ASK_KINDS };
+enum { ASK_SPEAK_AS, ASK_ANSWER, ASK_GO_ON, ASK_WHO, ASK_WORDS, ASK_BEGIN, ASK_KINDS };
 LESSON_FN void plays_ask(const speech *s, int kind, char asked[256], char answer[256]) {
     static const char *const counts[] = {"none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
                                          "ten", "eleven", "twelve", "more than twelve"};
     static const char *const forms[] = {"Speak as %s.", "Answer this: %s", "Go on: %s", "Who says this? %s",
-                                        "How many words? %s", "Answer this: %s\nSpeak as %s of %s."};
-    char word[32];
+                                        "How many words? %s", "Answer this: %s\nSpeak as %s, and begin: %s"};
+    char begin[32];
     int n = 1;
     for (const char *c = s->first; *c; c++) n += *c == ' ';
     if (kind == ASK_GO_ON && !s->second[0]) kind = ASK_WHO;
-    if (kind == ASK_ABOUT && !plays_about(s->first, word)) kind = ASK_ANSWER;
+    if (kind == ASK_BEGIN && !plays_begin(s->first, begin)) kind = ASK_ANSWER;
     const char *about[] = {s->name, s[-1].first, s->first, s->first, s->first, s[-1].first};
     const char *reply[] = {s->text, s->first, s->second, s->name, counts[n > 12 ? 13 : n], s->text};
-    snprintf(asked, 256, forms[kind], about[kind], s->name, word), snprintf(answer, 256, "%s", reply[kind]);
+    snprintf(asked, 256, forms[kind], about[kind], s->name, begin), snprintf(answer, 256, "%s", reply[kind]);
 }
 
 #endif // PLAYS_H

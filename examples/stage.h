@@ -292,18 +292,21 @@ LESSON_FN char *stage_said(const stage *s, const stage_rows *r, int b) {
     return stage_string(s, from, r->len[b] - r->prompt[b] - r->ended[b]);
 }
 
-// A reward model's score of each row, (B): 8 times the mean of what its scalar head says at the tokens of the reply, so
-// a reply is judged word by word. (Most read the last token alone. There the head has to wait until attention has
-// learned to collect what the words tell: at this size it saw nothing after 500 pairs, and this way much.)
+// A reward model's score of each row, (B): what its scalar head says at the n tokens of the reply, added up, times
+// 8 / (n + 3). So a reply is judged word by word: their mean, with three more words of no opinion, lest one or two be
+// judged too hard. (Most read the last token alone. There the head has to wait until attention has learned to collect
+// what the words tell: at this size it saw nothing after 500 pairs, and this way much.)
+// said_at (or NULL) gets what it says at each token, (B,T).
 LESSON_FN ag_tensor *stage_score(gpt_model *reward, const int *ids, const unsigned char *mask, int B, int T,
-                                 const int *len) {
+                                 const int *len, ag_tensor **said_at) {
     ag_real *share = (ag_real *)lesson_alloc((size_t)(B * T), sizeof *share);
     for (int b = 0; b < B; b++) {
         int n = 0;
         for (int t = 0; t < len[b]; t++) n += mask[b * T + t];
-        for (int t = 0; t < len[b]; t++) share[b * T + t] = mask[b * T + t] ? (ag_real)8 / (ag_real)n : 0;
+        for (int t = 0; t < len[b]; t++) share[b * T + t] = mask[b * T + t] ? (ag_real)8 / (ag_real)(n + 3) : 0;
     }
     ag_tensor *said = gpt_scalar(reward, gpt_trunk(reward, ids, B, T, len));
+    if (said_at) *said_at = said;
     ag_tensor *score = ag_sum_dim(ag_mul(said, ag_input(reward->ctx, share, B, T)), 1);
     free(share);
     return ag_reshape(score, B);

@@ -169,11 +169,11 @@ static void actions_are_what_the_policy_said(void) {
     ag_randn(reward->score, 1);
     stage judge = stage_new(ag);
     judge.model = reward, bpe_chars(judge.tokens, "abcdefghi", 9), bpe_add_special(judge.tokens, "<|im_end|>", -1);
-    pairs_judge(&judge, &x.r, score);                           // the second answer is read with the end it lacks
+    pairs_judge(&judge, &x.r, score, NULL);                         // the second answer is read with the end it lacks
     const int six = 6, five = 5;
     const unsigned char second[6] = {0, 0, 0, 1, 1, 1};
-    ag_get(stage_score(reward, closed, second, 1, 6, &six), &want);
-    ag_get(stage_score(reward, x.r.ids, x.r.mask, 1, 5, &five), &first);
+    ag_get(stage_score(reward, closed, second, 1, 6, &six, NULL), &want);
+    ag_get(stage_score(reward, x.r.ids, x.r.mask, 1, 5, &five, NULL), &first);
     CHECK_NEAR(score[1], want, 1e-6);
     CHECK_NEAR(score[0], first, 1e-6);                          // the first one as it is
     CHECK(fabs((double)(score[0] - score[1])) > 1e-3);
@@ -293,7 +293,7 @@ static void nothing_has_changed_at_the_first_step(void) {
     CHECK(x.n > o.rows);
     CHECK(!memcmp(x.old, x.ref, (size_t)x.n * sizeof *x.old));  // the policy is the reference, to the last bit
     CHECK(kl_of(&x, k1) == 0 && kl_of(&x, k3) == 0);
-    for (int i = 0; i < x.n; i++) CHECK(x.value[i] == 0);
+    for (int i = 0; i < x.n; i++) CHECK(x.value[i] == x.guess[i]);      // the head adds nothing yet
     int rows[6] = {4, 1, 5, 0, 3, 2}, k;
     int *token = (int *)lesson_alloc((size_t)(2 * x.n), sizeof *token), *which = token + x.n;
     gpt_model *m = w.policy.model;
@@ -330,7 +330,8 @@ static void values_do_not_move_the_policy(void) {
     ag_tensor *h = states(m, &x, rows, 1, token, which, &k);
     ag_randn(m->score, (ag_real)0.5), ag_keep_grad(h);
     ag_real got[16], up[16 * 160], sum = 0, bent = 0;
-    ag_backward(value_loss(value_of(m, h), picked(m->ctx, x.reward, which, k)));
+    ag_tensor *guess = picked(m->ctx, x.guess, which, k);
+    ag_backward(value_loss(value_of(m, h, guess), picked(m->ctx, x.reward, which, k)));
     ag_get_grad(m->score, got), ag_get_grad(h, up);
     for (int i = 0; i < 16; i++) sum += (ag_real)fabs(got[i]);
     for (int i = 0; i < k * 16; i++) bent += (ag_real)fabs(up[i]);
@@ -348,18 +349,24 @@ static void each_answer_is_judged_alone(void) {
     for (int b = 0; b < o.rows; b++) {
         int n = x.r.len[b], *ids = x.r.ids + b * x.r.T, i = x.first[b], closed[161];
         unsigned char mask[161];
-        ag_real y, v[160], lp[160];
+        ag_real y, v[160], lp[160], at[161];
+        double sum = 0;
+        ag_tensor *said, *none;
         memcpy(closed, ids, (size_t)n * sizeof *ids);
         int m = n + !x.r.ended[b];
         memcpy(mask, x.r.mask + b * x.r.T, (size_t)n);
         closed[m - 1] = bpe_special(w.policy.tokens, "<|im_end|>"), mask[m - 1] = 1;
-        ag_get(stage_score(w.reward.model, closed, mask, 1, m, &m), &y);
+        ag_get(stage_score(w.reward.model, closed, mask, 1, m, &m, &said), &y), ag_get(said, at);
         CHECK_NEAR(x.score[b], (y - 0.25) / 2, 1e-6);
-        ag_get(value_of(w.policy.model, gpt_trunk(w.policy.model, ids, 1, n, NULL)), v);
+        none = ag_zeros(w.policy.ag, n);
+        ag_get(value_of(w.policy.model, ag_reshape(gpt_trunk(w.policy.model, ids, 1, n, NULL), n, 16), none), v);
         ag_get(gpt_logprobs(w.reference, ids, x.r.mask + b * x.r.T, 1, n, NULL), lp);
         for (int t = 0; t + 1 < n; t++) {
             if (!x.r.mask[b * x.r.T + t + 1]) continue;
-            CHECK_NEAR(x.value[i], v[t], 1e-6);
+            int before = i - x.first[b];                        // words of the answer that the judge has heard
+            CHECK_NEAR(x.guess[i], sum / (before + 16), 1e-5);
+            sum += (8 * at[t + 1] - 0.25) / 2;
+            CHECK_NEAR(x.value[i], v[t] + x.guess[i], 1e-5);
             CHECK_NEAR(x.ref[i], lp[t], 1e-6);
             i++;
         }
@@ -406,9 +413,10 @@ static void what_was_better_than_expected_becomes_likelier(void) {
     batch x = collect(&w, &o);
     double sum[2] = {0, 0};
     ag_real *now = (ag_real *)lesson_alloc((size_t)x.n, sizeof *now);
-    for (int i = 0; i < x.n; i++) x.advantage[i] = i < x.first[3] ? 1 : -1, x.ret[i] = 2;
+    for (int i = 0; i < x.n; i++) x.advantage[i] = i < x.first[3] ? 1 : -1, x.ret[i] = 2 + x.guess[i];
     improve(&w, &o, &x, o.lr);
     assess(w.policy.model, &x, now, x.value);
+    for (int i = 0; i < x.n; i++) x.value[i] -= x.guess[i];
     for (int i = 0; i < x.n; i++) sum[i >= x.first[3]] += now[i] - x.old[i];
     CHECK(sum[0] > 0.1 && sum[1] < -0.1);
     CHECK(scale_of(x.value, x.n).mean > 0.01);                  // the value head has begun to expect 2

@@ -27,7 +27,7 @@ static void begin(void) {
     for (int i = 0; i < SPEECHES; i++) {
         speech *s = &book.speech[i];
         s->person = i % 2, strcpy(s->name, book.person[i % 2].name);
-        snprintf(s->text, sizeof s->text, i % 7 ? "I am number %d,\nsay this again" : "too short %d", i);
+        snprintf(s->text, sizeof s->text, i % 7 ? "I am number %d,\nsay this again" : "short %d", i);
         playsi_line(s->first, sizeof s->first, s->text), strcpy(s->second, "say this again");
     }
 }
@@ -146,7 +146,7 @@ static void pairs_are_masked(void) {
         }
         char *better = stage_string(&tiny, set[i].talk[0].ids + prompt.n, set[i].talk[0].n - prompt.n - 1);
         char *worse = stage_string(&tiny, set[i].talk[1].ids + prompt.n, set[i].talk[1].n - prompt.n - 1);
-        if (set[i].kind < PAIR_ECHO) CHECK_STR(better, set[i].at->text);
+        if (set[i].kind < PAIR_STAMMER) CHECK_STR(better, set[i].at->text);
         if (set[i].kind != PAIR_BASE_SAMPLE) CHECK(strcmp(better, worse));
         if (set[i].kind == PAIR_WRONG_SCENE && i % 2)                   // each is better once and worse once
             CHECK_STR(worse, set[i - 1].at->text);
@@ -196,16 +196,22 @@ static void held_out_is_held_out(void) {
     end();
 }
 
-// A request asks for the longest word in small letters that stands after a space.
-static void requests_name_a_word_of_the_reply(void) {
-    char word[32] = "", asked[256];
-    CHECK(plays_about("Wherefore dost thou\nmarvellously speak, Petruchio, of marriage again?", word));
-    CHECK_STR(word, "marriage");                    // longer ones: one begins a line, one is a name
-    CHECK(plays_about("say right after, never", word)); CHECK_STR(word, "right");
-    CHECK(!plays_about("I go to Padua, sir", word) && !plays_about("", word));
+// A request tells how the reply begins: the first two words of a line that has three.
+static void requests_tell_how_to_begin(void) {
+    static const char *const lines[][2] = {
+        {"Nay, then, thou lovest it not.", "Nay, then"}, {"O! what? is this", "O! what"},
+        {"'Tis so-- indeed", "'Tis so--"},
+        {"honorificabilitudinitatibus you are", "honorificabilitudinitatibus you"},             // 31 bytes
+        {"To Padua.", ""}, {"Padua!", ""}, {"", ""}, {"a ... b", ""},                           // two words, one, none
+        {"honorificabilitudinitatibus thou art", ""}};                                          // 32 bytes
+    char to[32] = "", asked[256];
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        CHECK_INT(plays_begin(lines[i][0], to), lines[i][1][0] != 0);
+        if (lines[i][1][0]) CHECK_STR(to, lines[i][1]);
+    }
     begin();
     pairs_ask(&book.speech[8], asked);
-    CHECK_STR(asked, "Answer this: too short 7\nSpeak as ROMEO of number.");
+    CHECK_STR(asked, "Answer this: short 7\nSpeak as ROMEO, and begin: I am");
     end();
 }
 
@@ -216,7 +222,7 @@ static void shuffling_keeps_words_and_lines(void) {
     ag_rng rng = {2, 0};
     for (int i = 0; i < 20; i++) {
         pairs_shuffle(text, to, &rng);
-        CHECK_INT(strlen(to), strlen(text)); CHECK_INT(pairs_words(to), 7);
+        CHECK_INT(strlen(to), strlen(text));
         int lines = 0;
         for (const char *c = to; *c; c++) seen[(unsigned char)*c & 127]++, lines += *c == '\n';
         CHECK_INT(lines, 2); CHECK_HAS(to, "wherefore"); CHECK_HAS(to, "Romeo?");
@@ -227,26 +233,23 @@ static void shuffling_keeps_words_and_lines(void) {
     CHECK(differs >= 19);
 }
 
-// An echo is the asked word, perhaps with the one or two before it, once or many times, and no other word.
+// An echo is what was asked for, once or many times, and no other word.
 static void echoes_say_one_thing(void) {
-    const char *text = "O sir, the gentle murmurer\nspeaks";
-    int once = 0, often = 0, with = 0;
+    const char *line = "O sir, the gentle murmurer";
+    int once = 0, often = 0;
     ag_rng rng = {2, 0};
     for (int i = 0; i < 200; i++) {
         char to[256];
-        int asked = 0, other = 0;
-        pairs_echo(text, to, &rng);
-        for (const char *c = to; *c; c += strspn(c, " \n,.!")) {
-            int n = (int)strcspn(c, " \n,.!");
-            int is = n == 8 && !strncmp(c, "murmurer", 8);
-            asked += is, other += !is;
-            CHECK(is || (n == 6 && !strncmp(c, "gentle", 6)) || (n == 3 && !strncmp(c, "the", 3)));
-            c += n;
+        int times = 0;
+        pairs_echo(line, to, &rng);
+        for (const char *c = to; *c; times++) {
+            CHECK(!strncmp(c, "O sir", 5));
+            c += 5, c += strspn(c, " \n,.!");
         }
-        CHECK(asked >= 1 && asked <= 16 && other % asked == 0 && other <= 2 * asked);
-        once += asked == 1, often += asked >= 8, with += other > 0;
+        CHECK(times >= 1 && times <= 16);
+        once += times == 1, often += times >= 8;
     }
-    CHECK(once > 20 && often > 40 && with > 80 && with < 180);
+    CHECK(once > 20 && often > 40);
 }
 
 // The reward of a reply in a batch is that of the same reply alone, and better ones come before worse ones.
@@ -266,7 +269,7 @@ static void each_reward_is_of_its_own_reply(void) {
             const stage_talk *t = &set[i].talk[k];
             ag_real all[256];
             ag_get(gpt_scalar(m, gpt_trunk(m, t->ids, 1, t->n, NULL)), all);
-            double want = 0, said = 0;                              // its mean over the reply's tokens, times 8
+            double want = 0, said = 3;                      // what is said at the reply's tokens, and three times 0
             for (int j = 0; j < t->n; j++) said += t->mask[j], want += t->mask[j] ? 8.0 * all[j] : 0;
             want /= said;
             CHECK_NEAR((k ? l : b)[i], want, 2e-5); CHECK_NEAR(y[8 * k + i], want, 2e-5);
@@ -276,22 +279,42 @@ static void each_reward_is_of_its_own_reply(void) {
     free(y), gpt_free(m), pairs_free(set, 8), end();
 }
 
-// The bias moves all rewards alike, until the better ones are 0 on average.
-static void zero_is_where_the_better_ones_are(void) {
+// 0.01 E (r_w + r_l)^2: pairs of 1 and -1, 3 and 1, 2 and -2.
+static void drift_is_the_middle_of_a_pair(void) {
     begin();
-    ag_rng rng = {1, 0};
-    pair *set = pairs_make(&tiny, &book, 32, 0, 0, &rng);
-    gpt_model *m = pairs_new_reward(&tiny);
-    ag_real w[16], *was, *is;
-    double mean = 0, before = 0;
-    for (int i = 0; i < 16; i++) w[i] = (ag_real)sin(i + 1.0);
-    ag_set(gpt_tensor(m, "scalar.weight"), w);
-    was = judge(m, set, 32), pairs_center(m, set, 32), is = judge(m, set, 32);
-    for (int i = 0; i < 32; i++) mean += is[i] / 32, before += was[i] / 32;
-    CHECK(fabs(before) > 1e-2);
-    CHECK_NEAR(mean, 0, 1e-4);
-    for (int i = 0; i < 64; i++) CHECK_NEAR(was[i] - is[i], before, 1e-4);
-    free(was), free(is), gpt_free(m), pairs_free(set, 32), end();
+    const ag_real w[] = {1, 3, 2}, l[] = {-1, 1, -2};
+    CHECK_NEAR(ag_item(pairs_drift(ag_input(ag, w, 3), ag_input(ag, l, 3))), 0.01 * 16 / 3, 1e-7);
+    end();
+}
+
+// A short reply counts less than a long one that is as good all the way: three tokens of no opinion stand beside it.
+static void few_words_are_not_judged_too_hard(void) {
+    begin();
+    gpt_config c = tiny.model->config;
+    c.scalar = 1;
+    gpt_model *m = gpt_adapt(ag, tiny.model, &c);
+    const ag_real one = 1;
+    ag_set(gpt_tensor(m, "scalar.bias"), &one);                                 // and weights of 0: 1 at each token
+    const int ids[2 * 40] = {0}, len[2] = {6, 40};
+    unsigned char mask[2 * 40] = {0};
+    ag_real y[2], at[2 * 40];
+    ag_tensor *said;
+    memset(mask + 4, 1, 2), memset(mask + 40 + 16, 1, 24);
+    ag_get(stage_score(m, ids, mask, 2, 40, len, &said), y), ag_get(said, at);
+    CHECK_NEAR(y[0], 8 * 2 / 5.0, 1e-6);
+    CHECK_NEAR(y[1], 8 * 24 / 27.0, 1e-6);
+    CHECK_NEAR(at[0], 1, 1e-6); CHECK_NEAR(at[79], 1, 1e-6);
+    gpt_free(m), end();
+}
+
+// Where there is no model that the assistant was once, its own samples do.
+static void without_a_base_the_assistant_stands_in(void) {
+    begin();
+    int mine = 7;
+    stage base = pairs_base(&tiny, &mine);
+    CHECK(mine == 0 && base.model == tiny.model);
+    CHECK(pairs_same_tokens(&tiny, &tiny));
+    end();
 }
 
 static void names_are_found(void) {
@@ -307,8 +330,9 @@ int main(int argc, char **argv) {
     T_RUN(losses_are_pytorchs), T_RUN(far_apart_is_finite), T_RUN(knows_nothing_at_first);
     T_RUN(rankings_agree_by_kendalls_tau), T_RUN(numbers_about_rewards), T_RUN(calibration_is_measured);
     T_RUN(pairs_are_masked), T_RUN(only_the_wary_hear_stammering), T_RUN(held_out_is_held_out);
-    T_RUN(requests_name_a_word_of_the_reply), T_RUN(shuffling_keeps_words_and_lines);
-    T_RUN(echoes_say_one_thing), T_RUN(each_reward_is_of_its_own_reply), T_RUN(zero_is_where_the_better_ones_are);
+    T_RUN(requests_tell_how_to_begin), T_RUN(shuffling_keeps_words_and_lines);
+    T_RUN(echoes_say_one_thing), T_RUN(each_reward_is_of_its_own_reply), T_RUN(drift_is_the_middle_of_a_pair);
+    T_RUN(few_words_are_not_judged_too_hard), T_RUN(without_a_base_the_assistant_stands_in);
     T_RUN(names_are_found);
     return T_END();
 }
