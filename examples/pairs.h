@@ -366,7 +366,7 @@ LESSON_FN stage pairs_sft(ag_ctx *ag, const plays *p, int steps) {
             for (int b = 0; b < B; b++) {
                 char asked[256], answer[256];
                 const speech *at = pairs_speech(p, ag_stream(ag, AG_RNG_DATA), 0);
-                plays_ask(at, b % 2 ? b % ASK_KINDS : ASK_BEGIN, asked, answer);
+                plays_ask(at, b % 2 ? b / 2 % ASK_KINDS : ASK_BEGIN, asked, answer);
                 gpt_message say[2] = {{GPT_USER, asked, 0}, {GPT_ASSISTANT, answer, 0}};
                 talks[b] = stage_render(&s, say, 2, 0), batch[b] = &talks[b];
             }
