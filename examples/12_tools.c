@@ -58,8 +58,10 @@ static void collect_words(void) {
     for (const char *at = p.text; *at; at++) {
         size_t n = strspn(at, "abcdefghijklmnopqrstuvwxyz");
         int whole = at == p.text || !((at[-1] | 32) >= 'a' && (at[-1] | 32) <= 'z');    // not the "omeo" of Romeo
-        snprintf(word[n_words], sizeof *word, "%.*s", n < 15 ? (int)n : 15, at);
-        if (n >= 3 && n <= 6 && whole) n_words += words_add(&seen, word[n_words]);
+        if (n >= 3 && n <= 6 && whole) {
+            snprintf(word[n_words], sizeof *word, "%.*s", (int)n, at);
+            n_words += words_add(&seen, word[n_words]);
+        }
         at += n ? n - 1 : 0;
     }
     words_free(&seen);

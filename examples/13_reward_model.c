@@ -123,8 +123,8 @@ static double correlation(const ag_real *x, const double *y, int n) {
     return xx * yy > 0 ? xy / sqrt(xx * yy) : 0;
 }
 
-// Four replies to each of n prompts: the play's, one of another scene, the model's own, another scene's words shuffled.
-// Who made them ranks them in this order; the model never saw two of the last three side by side.
+// Four replies to each of n prompts: the play's, one of another scene, the base model's, another scene's words
+// shuffled. Who made them ranks them in this order; the judge never saw two of the last three side by side.
 static double rankings(stage *s, const plays *p, gpt_model *m, int n, ag_rng *rng) {
     static const ag_real order[FOUR] = {3, 2, 1, 0};
     stage_talk *t = (stage_talk *)lesson_alloc((size_t)(FOUR * n), sizeof *t), *said = t;

@@ -185,8 +185,7 @@ static batch batch_of(stage_rows r) {
         for (int t = 0; t + 1 < r.len[b]; t++) x.n += r.mask[b * r.T + t + 1];
     size_t n = (size_t)x.n;
     x.old = (ag_real *)lesson_alloc(7 * n, sizeof *x.old), x.ref = x.old + n, x.value = x.ref + n;
-    x.reward = x.value + n, x.advantage = x.reward + n, x.ret = x.advantage + n;
-    x.guess = x.ret + n;
+    x.reward = x.value + n, x.advantage = x.reward + n, x.ret = x.advantage + n, x.guess = x.ret + n;
     x.score = (ag_real *)lesson_alloc((size_t)r.B, sizeof *x.score);
     for (int b = 0, i = 0; b < r.B; b++)
         for (int t = 0; t + 1 < r.len[b]; t++) if (r.mask[b * r.T + t + 1]) x.old[i++] = r.logprobs[b * r.T + t];
