@@ -214,8 +214,8 @@ static gpt_model *judge_of(ag_ctx *ag, gpt_model *from) {
 // Speeches of our own: reading the real ones takes longer than all these tests.
 static plays some_plays(char *text, size_t size) {
     static const char *const names[] = {"ANNE", "BRUNO", "CLARA"};
-    static const char *const words[] = {"the", "sea", "is", "cold", "and", "ships", "will", "sail", "for", "thee", "my",
-                                        "love"};
+    static const char *const spoken[] = {"the",  "sea",  "is",  "cold", "and", "ships",
+                                         "will", "sail", "for", "thee", "my",  "love"};
     plays p;
     memset(&p, 0, sizeof p);
     p.speech = (speech *)lesson_alloc(90, sizeof *p.speech), p.n = 90, p.n_train = 60;
@@ -224,7 +224,7 @@ static plays some_plays(char *text, size_t size) {
     for (int i = 0; i < p.n; i++) {
         snprintf(p.speech[i].name, sizeof p.speech[i].name, "%s", names[plays_below(&rng, 3)]);
         for (int k = 6 + plays_below(&rng, 4); k; k--)
-            strcat(strcat(p.speech[i].text, words[plays_below(&rng, 12)]), k > 1 ? " " : ".");
+            strcat(strcat(p.speech[i].text, spoken[plays_below(&rng, 12)]), k > 1 ? " " : ".");
         playsi_line(p.speech[i].first, sizeof p.speech[i].first, p.speech[i].text);
         if (used + 260 < size)
             used += (size_t)snprintf(text + used, 260, "%s:\n%s\n\n", p.speech[i].name, p.speech[i].text);
