@@ -9,7 +9,7 @@
 //     stage r = pairs_reward(&s, &p, "reward", 1500, 1);    // lesson 13's out/13/reward.safetensors, or one made now
 //     ag_tensor *y = stage_score(r.model, rows.ids, rows.mask, rows.B, rows.T, rows.len, NULL);
 //
-// A request: "Answer this: I have a daughter, sir.\nSpeak as TRANIO, and begin: Nay, then" tells what was said before,
+// A request: "Answer this: I have a daughter, sir.\nSpeak as TRANIO, and begin:\nNay, then" tells what was said before,
 // who is to reply, and how. Without its first words nobody could tell the reply of a play that he has never read from
 // one of another scene. The better reply is the one of the play. The worse one is of six kinds. The last of these,
 // stammering, one to three tokens over and over, is worse even than what is said in another scene, and it is for the
@@ -130,6 +130,15 @@ LESSON_FN stage pairs_base(stage *s, int *mine) {
     return *mine = 0, *s;
 }
 
+// No more lines than `like` has: how long a reply is shall not tell which one is better.
+LESSON_FN void pairs_cut(char *text, const char *like) {
+    while ((text = strchr(text, '\n')) != NULL) {
+        like = strchr(like, '\n');
+        if (!like) { *text = 0; return; }
+        text++, like++;
+    }
+}
+
 // How the base model goes on with the play, 64 scenes at a time: "NAME:\nlines\n\nNAME:\n", up to the next empty line.
 LESSON_FN void pairs_samples(stage *s, const speech *const *at, int n, double heat, stage_talk *said) {
     enum { B = 64 };
@@ -153,6 +162,7 @@ LESSON_FN void pairs_samples(stage *s, const speech *const *at, int n, double he
             char *text = stage_string(&base, ids, n_said), *end = strstr(text, "\n\n");
             if (!end) end = strrchr(text, '\n');         // whole lines, like those of the plays
             if (end) *end = 0;
+            pairs_cut(text, at[i + b]->text);
             said[i + b] = pairs_talk(s, at[i + b], text);
             free(text), stage_talk_free(&scene[b]);
         }

@@ -211,7 +211,7 @@ static void requests_tell_how_to_begin(void) {
     }
     begin();
     pairs_ask(&book.speech[8], asked);
-    CHECK_STR(asked, "Answer this: short 7\nSpeak as ROMEO, and begin: I am");
+    CHECK_STR(asked, "Answer this: short 7\nSpeak as ROMEO, and begin:\nI am");
     end();
 }
 
