@@ -108,8 +108,8 @@ LESSON_FN void words_free(words *w) {
 }
 
 // ---- what a user may ask an assistant that knows the plays, and the answer ----
-// The words to begin with stand on a line of their own, as an answer does: a model that copies looks for what came after
-// the same token before.
+// The words to begin with stand on a line of their own, as an answer does: a model that copies looks for what came
+// after the same token before.
 enum { ASK_SPEAK_AS, ASK_ANSWER, ASK_GO_ON, ASK_WHO, ASK_WORDS, ASK_BEGIN, ASK_KINDS };
 LESSON_FN void plays_ask(const speech *s, int kind, char asked[256], char answer[256]) {
     static const char *const counts[] = {"none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",

@@ -253,6 +253,18 @@ static void echoes_say_one_thing(void) {
 }
 
 // The reward of a reply in a batch is that of the same reply alone, and better ones come before worse ones.
+static void cut(const char *text, const char *like, const char *wanted) {
+    char to[64];
+    snprintf(to, sizeof to, "%s", text), pairs_cut(to, like);
+    CHECK_STR(to, wanted);
+}
+
+static void samples_have_no_more_lines_than_the_reply(void) {
+    cut("one\ntwo\nthree", "a\nb", "one\ntwo"), cut("one\ntwo", "a\nb", "one\ntwo"), cut("one", "a\nb", "one");
+    cut("one\ntwo", "a", "one"), cut("\ntwo", "a", ""), cut("", "a\nb", "");
+    cut("one\n\nthree", "a\n\nb", "one\n\nthree"), cut("one\ntwo\n", "a\nb", "one\ntwo");
+}
+
 static void each_reward_is_of_its_own_reply(void) {
     begin();
     ag_rng rng = {1, 0};
@@ -331,7 +343,8 @@ int main(int argc, char **argv) {
     T_RUN(rankings_agree_by_kendalls_tau), T_RUN(numbers_about_rewards), T_RUN(calibration_is_measured);
     T_RUN(pairs_are_masked), T_RUN(only_the_wary_hear_stammering), T_RUN(held_out_is_held_out);
     T_RUN(requests_tell_how_to_begin), T_RUN(shuffling_keeps_words_and_lines);
-    T_RUN(echoes_say_one_thing), T_RUN(each_reward_is_of_its_own_reply), T_RUN(drift_is_the_middle_of_a_pair);
+    T_RUN(echoes_say_one_thing), T_RUN(samples_have_no_more_lines_than_the_reply);
+    T_RUN(each_reward_is_of_its_own_reply), T_RUN(drift_is_the_middle_of_a_pair);
     T_RUN(few_words_are_not_judged_too_hard), T_RUN(without_a_base_the_assistant_stands_in);
     T_RUN(names_are_found);
     return T_END();

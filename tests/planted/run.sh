@@ -43,14 +43,16 @@ build() {
     $compiler -w $flags -I"$1" -Ibuild "$1/tests/$2.c" -o "$1/$2" -lm > "$1/$2.log" 2>&1
 }
 
-# start DIRECTORY PROGRAM FILTER: without a bug it ends within the limit, so a hang is found too. Two of these programs
-# write files of one name, so each copy of them runs in a directory of its own.
-start() {
+# start DIRECTORY PROGRAM FILTER: without a bug it ends within the limits of time and memory, so a hang is found too, and
+# a bug that takes all memory there is takes down nobody else. Two of these programs write files of one name, so each copy
+# of them runs in a directory of its own.
+start() (
+    ulimit -v 4194304
     case $2 in
-    test_plot|test_lesson) (mkdir -p "$1/build" "$1/out" && cd "$1" && timeout 120 "./$2" $3) ;;
+    test_plot|test_lesson) mkdir -p "$1/build" "$1/out" && cd "$1" && timeout 120 "./$2" $3 ;;
     *) timeout 120 "$1/$2" $3 ;;
     esac
-}
+)
 
 one() {                                         # one LIST N: writes its verdict to a file
     list=$1 n=$2 dir=$at/$(basename "$1" .txt)_$2
