@@ -20,8 +20,8 @@
 //
 // Exercises
 //   1. beta=0.01 and beta=1: how do margins, win rate and the length of answers change? What does beta pay for?
-//   2. Our answers are longer than the assistant's (Park et al. 2024 tell why). Which of the five kinds of worse
-//      replies may have taught that? sft=0.2 adds lesson 11's loss on the better ones: what of length and win rate?
+//   2. sft=0: what happens to the rewards of the better replies, and to the answers? Then length=0: which of the five
+//      kinds of worse replies may teach a policy to talk?
 //   3. The judge likes what it was taught to like. Read twenty pairs of answers (show=20): do you agree with it?
 #define AG_DIE_ON_ERROR
 #define AUTOGRAD_IMPLEMENTATION
@@ -51,38 +51,62 @@ static ag_tensor *implicit_reward(ag_tensor *policy, ag_tensor *reference, doubl
 // Rafailov et al. 2023, equation 7, over pairs of a better reply w and a worse one l:
 // loss = -E log sigmoid(beta log(pi(w|x) / ref(w|x)) - beta log(pi(l|x) / ref(l|x))).
 // policy, reference (2n): log-likelihoods of the n better ones, then of the n worse ones. reward (or NULL) gets (2n).
-static ag_tensor *dpo_loss(ag_tensor *policy, ag_tensor *reference, double beta, ag_tensor **reward) {
+// given (2n) or NULL: what a reply is worth for its length alone. A policy that sees better replies which are longer by
+// chance learns to talk; where their length already explains that they are better, it need not (Park et al. 2024,
+// "Disentangling length from quality in direct preference optimization").
+static ag_tensor *dpo_loss(ag_tensor *policy, ag_tensor *reference, double beta, ag_tensor *given, ag_tensor **reward) {
     ag_tensor *r = implicit_reward(policy, reference, beta);
     int n = r->shape[0] / 2;
     if (reward) *reward = r;
+    if (given) r = ag_add(r, given);
     return ag_neg(ag_mean(ag_log_sigmoid(ag_sub(ag_slice(r, 0, 0, n), ag_slice(r, 0, n, n)))));
 }
 
 // What a step tells of itself: implicit rewards of better and worse replies, and how many pairs are right.
 typedef struct told { double loss, better, worse, right; } told;
 
-static told step_on(gpt_model *policy, gpt_model *reference, const pair *set, double beta, double sft,
+// loss is told without what length is given: ln 2 as long as the policy is the reference.
+static told step_on(gpt_model *policy, gpt_model *reference, const pair *set, double beta, double length, double sft,
                     const gpt_optimizer *o, double factor, double *norm, double *tokens) {
     told t = {0, 0, 0, 0};
-    ag_real r[2 * B];
+    ag_real r[2 * B], n[2 * B] = {0}, said = 0;
     stage_rows rows = pairs_batch(set, B);
+    for (int b = 0; b < 2 * B; b++) for (int k = 0; k < rows.len[b]; k++) n[b] += (ag_real)rows.mask[b * rows.T + k];
+    for (int b = 0; b < B; b++) said += n[b];
     int old = ag_no_grad(policy->ctx, 1);
     ag_tensor *before = log_likelihood(reference, &rows);
     ag_no_grad(policy->ctx, old);
-    ag_tensor *now = log_likelihood(policy, &rows), *reward, *loss = dpo_loss(now, before, beta, &reward);
-    t.loss = ag_item(loss);
-    if (sft > 0) {                                  // Pang et al. 2024: -log pi(w|x) a token, so that it does not fall
-        double said = 0;
-        for (int b = 0; b < B; b++) for (int k = 0; k < rows.len[b]; k++) said += rows.mask[b * rows.T + k];
-        loss = ag_add(loss, ag_scale(ag_sum(ag_slice(now, 0, 0, B)), -sft / said));
-    }
-    ag_backward(loss);
+    ag_tensor *now = log_likelihood(policy, &rows), *reward;
+    t.loss = ag_item(dpo_loss(now, before, beta, NULL, NULL));
+    ag_tensor *loss = dpo_loss(now, before, beta, ag_scale(ag_input(policy->ctx, n, 2 * B), length), &reward);
+    // Pang et al. 2024: -log pi(w|x) a token, so that the better replies do not become less likely too
+    ag_backward(ag_sub(loss, ag_scale(ag_sum(ag_slice(now, 0, 0, B)), sft / said)));
     ag_get(reward, r);
     for (int i = 0; i < B; i++) t.better += r[i] / B, t.worse += r[B + i] / B, t.right += (r[i] > r[B + i]) / (double)B;
     gpt_step(policy, o, factor, norm), ag_reset(policy->ctx);
     for (int b = 0; b < rows.B; b++) *tokens += rows.len[b];
     stage_rows_free(&rows);
     return t;
+}
+
+static int by_length(const void *a, const void *b) {
+    const pair *x = (const pair *)a, *y = (const pair *)b;
+    int n = x->talk[0].n > x->talk[1].n ? x->talk[0].n : x->talk[1].n;
+    int m = y->talk[0].n > y->talk[1].n ? y->talk[0].n : y->talk[1].n;
+    return n != m ? n - m : x->at != y->at ? (x->at < y->at ? -1 : 1) : x->kind - y->kind;
+}
+
+// A batch is padded to its longest row: of pairs as they come, two fifths would be padding. So pairs of like length go
+// into one batch, and the batches come in any order.
+static void into_batches(pair *set, int n, ag_rng *rng) {
+    qsort(set, (size_t)n, sizeof *set, by_length);
+    for (int i = n / B - 1; i > 0; i--) {
+        int j = plays_below(rng, i + 1);
+        for (int b = 0; b < B; b++) {
+            pair p = set[i * B + b];
+            set[i * B + b] = set[j * B + b], set[j * B + b] = p;
+        }
+    }
 }
 
 typedef struct answers { int n; char **said; ag_real *score; double length, prompt; } answers;
@@ -131,13 +155,14 @@ static int ppo_cost(const gpt_state *state, double *rows, double *epochs) {
 
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "16", "direct preference optimisation");
-    int n = lesson_int_in("pairs", 2000, B, 1000000, "pairs to learn from, each once");
+    int n = lesson_int_in("pairs", 4000, B, 1000000, "pairs to learn from, each once");
     int few = lesson_int_in("gold", 2400, 16, 1000000, "pairs for the judge, where lesson 13's is missing");
-    int n_held = lesson_int_in("held", 256, 8, 100000, "held-out prompts to answer");
+    int n_held = lesson_int_in("held", 512, 8, 100000, "held-out prompts to answer");
     int show = lesson_int_in("show", 3, 0, 1000, "answers to print");
     double beta = lesson_float_in("beta", 0.1, 1e-6, 1e6, "price of a nat");
-    double sft = lesson_float("sft", 0, "weight of the better reply's own loss");
-    double lr = lesson_float("lr", 8e-4, "peak learning rate");
+    double length = lesson_float("length", 0.1, "what each token of a reply is given");
+    double sft = lesson_float("sft", 1, "weight of the better reply's own loss");
+    double lr = lesson_float("lr", 6e-4, "peak learning rate");
     double temperature = lesson_float("temperature", 1, "of the answers that are compared");
     int base = lesson_int_in("base_steps", 400, 1, 1000000, "of training, where lesson 11's model is missing");
     int seed = lesson_int("seed", 1, "of everything random");
@@ -154,6 +179,7 @@ int main(int argc, char **argv) {
     double start = lesson_seconds();
     pair *set = pairs_make(&s, &p, n, 0, 0, &rng);
     double sampled = 0, trained = 0;
+    into_batches(set, n, &rng);
     for (int i = 0; i < n; i++)
         for (int t = 0; t < set[i].talk[1].n && set[i].kind == PAIR_BASE_SAMPLE; t++) sampled += set[i].talk[1].mask[t];
 
@@ -165,8 +191,8 @@ int main(int argc, char **argv) {
     int done = 0, total = n / B;
     double *better = (double *)lesson_alloc((size_t)(2 * total), sizeof *better), *worse = better + total, norm;
     for (int step = 0; step < total && !lesson_interrupted(); step++, done++) {
-        told t = step_on(policy.model, reference, set + step * B, beta, sft, &o, gpt_lr_linear(step, 10, total, 0.5),
-                         &norm, &trained);
+        told t = step_on(policy.model, reference, set + step * B, beta, length, sft, &o,
+                         gpt_lr_linear(step, 10, total, 0.5), &norm, &trained);
         double row[] = {step, t.loss, t.right, t.better - t.worse, t.better, t.worse, norm};
         lesson_csv_row(&csv, row, 7), better[step] = t.better, worse[step] = t.worse;
         mean.loss += t.loss / 20, mean.right += t.right / 20, mean.better += t.better / 20, mean.worse += t.worse / 20;

@@ -64,7 +64,7 @@ static void loss_and_gradient_are_pytorchs(void) {
         ag_tensor *policy = ag_param(c, 4), *reference = ag_param(c, 4), *rewards;
         ag_real got[4];
         ag_set(policy, p), ag_set(reference, r);
-        ag_tensor *l = dpo_loss(policy, reference, beta[k], &rewards);
+        ag_tensor *l = dpo_loss(policy, reference, beta[k], NULL, &rewards);
         CHECK_NEAR(ag_item(l), loss[k], 2e-7);
         ag_get(rewards, got);
         for (int i = 0; i < 4; i++) CHECK_NEAR(got[i], reward[k][i], 1e-6);
@@ -76,13 +76,56 @@ static void loss_and_gradient_are_pytorchs(void) {
     }
 }
 
+// Two pairs, the first with the longer reply on the better side: what length is given comes to the margin, by hand.
+static void length_may_be_the_reason(void) {
+    static const ag_real p[] = {-10, -12, -11, -15}, r[] = {-11, -12.5f, -10, -13}, given[] = {2, 0.5f, 0.5f, 1};
+    ag_ctx *c = ag_new(1);
+    ag_tensor *policy = ag_param(c, 4), *reference = ag_param(c, 4), *rewards;
+    ag_real got[4];
+    ag_set(policy, p), ag_set(reference, r);
+    ag_tensor *l = dpo_loss(policy, reference, 0.1, ag_input(c, given, 4), &rewards);
+    CHECK_NEAR(ag_item(l), (log1p(exp(-(0.2 + 1.5))) + log1p(exp(-(0.25 - 0.5)))) / 2, 2e-7);
+    ag_get(rewards, got);
+    CHECK_NEAR(got[0], 0.1, 1e-6); CHECK_NEAR(got[3], -0.2, 1e-6);      // told without it
+    ag_backward(l), ag_get_grad(policy, got);
+    CHECK_NEAR(got[0], -0.05 / (1 + exp(1.7)), 1e-7); CHECK_NEAR(got[1], -0.05 / (1 + exp(-0.25)), 1e-7);
+    ag_free(c);
+}
+
+// Every pair is still there, and a batch holds those of like length.
+static void batches_are_of_like_length(void) {
+    enum { N = 5 * B + 3 };
+    pair set[N];
+    int was[N], at[N] = {0}, moved = 0;
+    ag_rng rng = {3, 0};
+    memset(set, 0, sizeof set);
+    for (int i = 0; i < N; i++)
+        set[i].kind = i, set[i].talk[i % 2].n = was[i] = 100 - (i * 17) % N, set[i].talk[1 - i % 2].n = 1;
+    into_batches(set, N, &rng);
+    for (int i = 0; i < N; i++) {
+        at[set[i].kind]++;
+        CHECK_INT(set[i].talk[set[i].kind % 2].n, was[set[i].kind]);
+    }
+    for (int i = 0; i < N; i++) CHECK_INT(at[i], 1);
+    for (int b = 0; b + B <= N; b += B) {
+        int least = 1000, most = 0;
+        for (int i = 0; i < B; i++) {
+            int n = was[set[b + i].kind];
+            least = n < least ? n : least, most = n > most ? n : most;
+        }
+        CHECK(most - least < B);
+        moved += b + B < N && was[set[b].kind] > was[set[b + B].kind];
+    }
+    CHECK(moved);                                   // not all from short to long
+}
+
 static void far_apart_is_finite(void) {
     static const ag_real far[] = {-900, -1, -1, -900}, zero[4] = {0};
     ag_ctx *c = ag_new(1);
     ag_tensor *policy = ag_param(c, 4), *reference = ag_param(c, 4);
     ag_real got[4];
     ag_set(policy, far), ag_set(reference, zero);
-    ag_tensor *l = dpo_loss(policy, reference, 1, NULL);
+    ag_tensor *l = dpo_loss(policy, reference, 1, NULL, NULL);
     CHECK_NEAR(ag_item(l), 899.0 / 2, 1e-3);                        // one pair wrong by 899, one right by as much
     ag_backward(l), ag_get_grad(policy, got);
     CHECK_NEAR(got[0], -0.5, 1e-6); CHECK_NEAR(got[2], 0.5, 1e-6); CHECK_NEAR(got[1], 0, 1e-6);
@@ -95,7 +138,7 @@ static void begins_at_ln_2(void) {
     pair *set = some_pairs();
     gpt_model *policy = gpt_adapt(ag, tiny.model, NULL);
     stage_rows r = pairs_batch(set, B);
-    ag_tensor *rewards, *l = dpo_loss(log_likelihood(policy, &r), log_likelihood(tiny.model, &r), 0.1, &rewards);
+    ag_tensor *rewards, *l = dpo_loss(log_likelihood(policy, &r), log_likelihood(tiny.model, &r), 0.1, NULL, &rewards);
     ag_real got[2 * B];
     ag_get(rewards, got);
     for (int i = 0; i < 2 * B; i++) CHECK(got[i] == 0);
@@ -110,7 +153,7 @@ static void the_reference_gets_no_gradient(void) {
     gpt_model *policy = gpt_adapt(ag, tiny.model, NULL);
     stage_rows r = pairs_batch(set, B);
     gpt_param p;
-    ag_backward(dpo_loss(log_likelihood(policy, &r), log_likelihood(tiny.model, &r), 0.1, NULL));
+    ag_backward(dpo_loss(log_likelihood(policy, &r), log_likelihood(tiny.model, &r), 0.1, NULL, NULL));
     double of_policy = 0;
     for (int i = 0; gpt_param_at(&tiny.model->config, i, &p); i++) {
         ag_tensor *t[2] = {gpt_tensor(tiny.model, p.name), gpt_tensor(policy, p.name)};
@@ -166,8 +209,8 @@ static void steps_prefer_the_better_ones(void) {
     ag_real was[2 * B], is[2 * B], ref[2 * B];
     double norm, tokens = 0, each = 0;
     ag_get(log_likelihood(tiny.model, &r), was), ag_reset(ag);
-    told first = step_on(policy, tiny.model, set, 0.1, 0, &o, 1, &norm, &tokens), last = first;
-    for (int i = 0; i < 15; i++) last = step_on(policy, tiny.model, set, 0.1, 0, &o, 1, &norm, &tokens);
+    told first = step_on(policy, tiny.model, set, 0.1, 0, 0, &o, 1, &norm, &tokens), last = first;
+    for (int i = 0; i < 15; i++) last = step_on(policy, tiny.model, set, 0.1, 0, 0, &o, 1, &norm, &tokens);
     CHECK_NEAR(first.loss, log(2), 1e-6); CHECK(first.better == 0 && first.worse == 0);
     CHECK(last.loss < 0.5 && last.right == 1 && last.better > last.worse + 0.3);
     ag_get(log_likelihood(policy, &r), is), ag_get(log_likelihood(tiny.model, &r), ref);
@@ -211,7 +254,8 @@ static void the_judge_reads_the_right_answer(void) {
 
 int main(int argc, char **argv) {
     T_BEGIN("dpo");
-    T_RUN(loss_and_gradient_are_pytorchs), T_RUN(far_apart_is_finite), T_RUN(begins_at_ln_2);
+    T_RUN(loss_and_gradient_are_pytorchs), T_RUN(length_may_be_the_reason), T_RUN(batches_are_of_like_length);
+    T_RUN(far_apart_is_finite), T_RUN(begins_at_ln_2);
     T_RUN(the_reference_gets_no_gradient), T_RUN(likelihood_counts_the_reply_only), T_RUN(steps_prefer_the_better_ones);
     T_RUN(wins_are_counted), T_RUN(the_judge_reads_the_right_answer);
     return T_END();
