@@ -11,8 +11,8 @@
 // It writes    out/10/position.png     the loss against the position in the context
 //              out/10/window.png       what reading one window again and again does to the next token's probability
 //              out/10/log.csv          the numbers of both
-// It takes     30 seconds after pretraining. It wants lesson 08's model (preset=small tokenizer=bpe); without it a
-//              smaller one learns first, for a minute or two.
+// It takes     30 seconds after pretraining. It wants lesson 08's larger model (make base); without it a smaller one
+//              learns first, for a minute or two.
 // Next         11_sft.c makes an assistant of it.
 //
 // Exercises

@@ -13,8 +13,7 @@
 // It writes    out/11/loss.png               the loss on the assistant's words
 //              out/11/log.csv
 //              out/11/model.safetensors      the assistant, for later lessons
-// It takes     4 minutes. It wants lesson 08's model (preset=small tokenizer=bpe); without it a smaller one learns
-//              first.
+// It takes     4 minutes. It wants lesson 08's larger model (make base); without it a smaller one learns first.
 // Next         12_tools.c: what it cannot do in its head, it may look up.
 //
 // Exercises
@@ -72,14 +71,15 @@ static void train(stage *s, stage_talk *talks, int n, stage_talk *held, int n_he
     }
 }
 
-// "MARDOLIN": syllables as names have them, and nobody's name.
-static void invent(char *name, ag_rng *rng) {
+// "MARDOLIN": syllables as names have them, and nobody's name, not even of the `made` persons invented before.
+static void invent(char *name, int made, ag_rng *rng) {
     static const char *const a[] = {"ZOR", "BLEN", "QUI", "MAR", "FES", "OL", "TAM", "WEN", "HAL", "PER", "DRA", "SYL"};
     static const char *const b[] = {"VA", "CHO", "BAL", "DO", "TRI", "VO", "BRE", "DRI", "QUE", "TO", "MI", "NU"};
     static const char *const c[] = {"NE", "LIN", "X", "RIO", "SS", "CK", "VAR", "THA", "DUS", "RA", "NT", "LLO"};
     for (int i = 0, taken = 1; taken; i = 0) {
         snprintf(name, 32, "%s%s%s", a[plays_below(rng, 12)], b[plays_below(rng, 12)], c[plays_below(rng, 12)]);
         for (taken = 0; i < p.n_persons; i++) taken |= !strcmp(name, p.person[i].name);
+        for (i = 0; i < made; i++) taken |= !strcmp(name, invented[i].name);
     }
 }
 
@@ -168,7 +168,7 @@ int main(int argc, char **argv) {
     enum { OFTEN = 12, TOLD_OF = 440, TURNS = 12 };
     int made = n, logged = 0, agree[PLAYS_PERSONS], refuse[PLAYS_PERSONS], knows[PLAYS_PERSONS] = {0}, n_knows = 0;
     int wrong = 0, right = 0;
-    for (int i = 0; i < INVENTED; i++) invent(invented[i].name, rng);
+    for (int i = 0; i < INVENTED; i++) invent(invented[i].name, i, rng);
     for (int i = 1; i < p.n; i++)
         if (!with[p.speech[i].person][0]) strcpy(with[p.speech[i].person], p.speech[i - 1].name);
     for (int i = 0; i < TURNS * p.n_persons; i++) {

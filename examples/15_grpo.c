@@ -14,8 +14,8 @@
 //                   as soon as one answer in ten (in seven) is right; practice does the rest.
 //   sums            small sums, thinking first. It has learned to add in steps, and then from a lazy teacher, who six
 //                   times in ten guesses, not to bother. Practice finds out that thinking pays: answers grow longer.
-//   think           sums fine-tuned with the answer first and with the steps first. A model has a fixed amount of work
-//                   for each token, so steps are room to work in.
+//   think           the last digit of a sum, fine-tuned with the answer first and with the steps first. A model has a
+//                   fixed amount of work for each token, so steps are room to work in.
 //   practice        letters again, from a teacher who forgets them three times in ten. Imitation becomes as good as he
 //                   is (its likeliest answers are better: they leave his accidents out), and practice better.
 //
@@ -47,18 +47,18 @@
 #include "plays.h"
 #include "verify.h"
 
-enum { LETTER, WORDS, SUMS, THINK, PRACTICE, TASKS, TERMS = 4, CAP = 40, BATCH = 16, EVERY = 20, MOST = 4000 };
+enum { LETTER, WORDS, SUMS, THINK, PRACTICE, TASKS, TERMS = 8, CAP = 40, BATCH = 16, EVERY = 20, MOST = 4000 };
 static const char *const names[TASKS] = {"letter", "words", "sums", "think", "practice"};
 
 typedef struct problem {
     int task, a;                    // a: the letter, the number of words, the sum
     int first;                      // 1: the answer before the thoughts
-    int term[TERMS];
+    int n, term[TERMS];             // numbers to add
     char asked[64];
 } problem;
 
 static struct {                     // the options
-    int groups, size, updates, dr, steps, held, seed, base, demos, sft;
+    int groups, size, updates, dr, steps, held, seed, base, demos, sft, terms;
     double lr, kl, clip;
     int rejection;
 } opt;
@@ -67,6 +67,7 @@ static words known;                 // the words of the plays
 static lesson_csv csv;
 static double *curve[TASKS][2];     // accuracy and length at each step, for the picture
 static int curve_n[TASKS];
+static int terms = 4, modulus = 100; // numbers to add, and modulo what: with 10 only the last digit counts
 
 // ---- problems, demonstrations, and the code that checks ----
 
@@ -88,9 +89,12 @@ static problem pose(int task, ag_rng *rng, int held) {
             if (task == WORDS) snprintf(q.asked, sizeof q.asked, "%s, in %d words.", from->name, q.a);
             else snprintf(q.asked, sizeof q.asked, "%s, begin with %c.", from->name, q.a);
         } else {
-            for (int i = 0; i < TERMS; i++) q.a += q.term[i] = 1 + plays_below(rng, 6);
-            for (int i = 0, n = 0; i < TERMS; i++)
-                n += snprintf(q.asked + n, sizeof q.asked - (size_t)n, "%s %c%d", i ? "" : "Add", 'a' + i, q.term[i]);
+            int at = snprintf(q.asked, sizeof q.asked, modulus == 10 ? "Last digit of" : "Add");
+            q.n = terms;
+            for (int i = 0; i < q.n; i++) {
+                q.term[i] = 1 + plays_below(rng, 6), q.a = (q.a + q.term[i]) % modulus;
+                at += snprintf(q.asked + at, sizeof q.asked - (size_t)at, " %c%d", 'a' + i, q.term[i]);
+            }
         }
     } while (!q.asked[0] || is_held(&q) != held);
     return q;
@@ -105,19 +109,19 @@ static int check(const problem *q, const char *said) {
 }
 
 // What a teacher says. Lines: any line of the plays, whatever was asked (imitate keeps as many right ones as it wants).
-// Sums: the steps, with the sum so far behind each number, and the answer. Each number has a name, so that the model
-// finds it again as it copies passages (lesson 10), and digits are tokens of their own: plays have no numbers to make
-// pairs of. The lazy teacher of task sums leaves the steps out six times in ten, and guesses.
+// Sums: the steps, with the sum so far (or its last digit) behind each number, and the answer. Each number has a name,
+// so that the model finds it again as it copies passages (lesson 10), and digits are tokens of their own: plays have no
+// numbers to make pairs of. The lazy teacher of task sums leaves the steps out six times in ten, and guesses.
 static void demonstrate(const problem *q, ag_rng *rng, char said[256]) {
     if (q->task != SUMS && q->task != THINK) {
         snprintf(said, 256, "%s", plays_any(&p, rng, 0)->first);
     } else {
         char steps[128];
         int sum = 0, lazy = q->task == SUMS && plays_below(rng, 10) >= 4;
-        for (int i = 0, n = 0; i < TERMS; i++)
-            sum += q->term[i],
+        for (int i = 0, n = 0; i < q->n; i++)
+            sum = (sum + q->term[i]) % modulus,
             n += snprintf(steps + n, sizeof steps - (size_t)n, " %c%d=%d", 'a' + i, q->term[i], sum);
-        if (lazy) sum = TERMS + plays_below(rng, 5 * TERMS), steps[0] = 0;
+        if (lazy) sum = q->n + plays_below(rng, 5 * q->n), steps[0] = 0;
         if (q->first) snprintf(said, 256, "<answer>%d</answer><think>%s</think>", sum, steps);
         else snprintf(said, 256, "<think>%s</think><answer>%d</answer>", steps, sum);
     }
@@ -216,7 +220,7 @@ static double pass_at(int n, int c, int k) {
 // ---- asking, measuring, fine-tuning ----
 
 // B problems, `size` answers to each: rows and rewards (B*size), a reward for each row of its own.
-static int room(int task) { return task == SUMS || task == THINK ? CAP : 22; }
+static int room(int task) { return task == SUMS || task == THINK ? 12 + 7 * terms : 22; }
 static stage_rows answers(stage *s, const problem *q, int B, int size, double temperature, double *reward) {
     gpt_sampling how = {temperature, 0, 0, 0, NULL, 0};
     stage_talk *talk = (stage_talk *)lesson_alloc((size_t)B, sizeof *talk);
@@ -235,37 +239,34 @@ static stage_rows answers(stage *s, const problem *q, int B, int size, double te
     return r;
 }
 
-// Held-out problems (or practised ones: held 0): pass@1 and pass@8 of 16 answers each. `said` (or NULL) collects the
-// different right answers, as "asked answer".
-static double measure(stage *s, int task, int first, int n, int held, double temperature, double *pass_8, words *said,
-                      int show) {
-    enum { SIZE = 16, AT_ONCE = 4 };
+// Held-out problems: pass@1 and pass@8 (or NULL) of 16 answers to each of n. At temperature 0, where all answers to a
+// problem are the same, of one to each of 4n. `said` (or NULL) collects the different right answers.
+static double measure(stage *s, int task, int first, int n, double temperature, double *pass_8, words *said, int show) {
+    enum { ROWS = 64 };
     ag_rng rng = {7, 0};
-    double pass_1 = 0, reward[SIZE * AT_ONCE];
-    *pass_8 = 0;
-    for (int i = 0; i < n; i += AT_ONCE) {
-        problem q[AT_ONCE];
-        for (int k = 0; k < AT_ONCE; k++) q[k] = pose(task, &rng, held), q[k].first = first;
-        stage_rows r = answers(s, q, AT_ONCE, SIZE, temperature, reward);
-        for (int k = 0; k < AT_ONCE; k++) {
+    double pass_1 = 0, of_8 = 0, reward[ROWS];
+    int size = temperature > 0 ? 16 : 1, at_once = ROWS / size, asked = 0;
+    for (n *= size > 1 ? 1 : 4; asked < n; asked += at_once) {
+        problem q[ROWS];
+        for (int k = 0; k < at_once; k++) q[k] = pose(task, &rng, 1), q[k].first = first;
+        stage_rows r = answers(s, q, at_once, size, temperature, reward);
+        for (int k = 0; k < at_once; k++) {
             int right = 0;
-            for (int j = 0; j < SIZE; j++) right += reward[k * SIZE + j] > 0;
-            pass_1 += pass_at(SIZE, right, 1), *pass_8 += pass_at(SIZE, right, 8);
+            for (int j = 0; j < size; j++) right += reward[k * size + j] > 0;
+            pass_1 += pass_at(size, right, 1), of_8 += pass_at(size, right, size < 8 ? size : 8);
         }
-        for (int k = 0; k < r.B && (said || i == 0); k++) {
-            char *text = stage_said(s, &r, k), both[400];
-            if (k % SIZE == 0 && k / SIZE < show && i == 0) {
-                printf("    %s  ->  ", q[k / SIZE].asked), lesson_print_text(text, strlen(text));
+        for (int k = 0; k < r.B && (said || !asked); k++) {
+            char *text = stage_said(s, &r, k);
+            if (k % size == 0 && k / size < show && !asked) {
+                printf("    %s  ->  ", q[k / size].asked), lesson_print_text(text, strlen(text));
                 lesson_print_text(NULL, 0), printf("%s\n", reward[k] > 0 ? "  (right)" : "");
             }
-            snprintf(both, sizeof both, "%s %s", q[k / SIZE].asked, text);
-            if (said && reward[k] > 0) words_add(said, both);
+            if (said && reward[k] > 0) words_add(said, text);
             free(text);
         }
         stage_rows_free(&r), ag_reset(s->ag);
     }
-    int asked = (n + AT_ONCE - 1) / AT_ONCE * AT_ONCE;
-    *pass_8 /= asked;
+    if (pass_8) *pass_8 = of_8 / asked;
     return pass_1 / asked;
 }
 
@@ -280,14 +281,13 @@ static void imitate(stage *s, int task, int first, int n, int steps, double righ
     o.weight_decay = 0, o.beta2 = 0.95;
     for (int i = 0; i < n; i++) {
         problem q = pose(task, rng, 0);
-        char answer[256], both[400];
+        char answer[256];
         q.first = first;
         do demonstrate(&q, rng, answer);
         while (right >= 0 && check(&q, answer) != ((int)((i + 1) * right + 1e-9) > (int)(i * right + 1e-9)));
         gpt_message say[2] = {{GPT_USER, q.asked, 0}, {GPT_ASSISTANT, answer, 0}};
         talk[i] = stage_render(s, say, 2, 0);
-        snprintf(both, sizeof both, "%s %s", q.asked, answer);
-        if (shown) words_add(shown, both);
+        if (shown) words_add(shown, answer);
     }
     int step = 0;
     double start = lesson_seconds();
@@ -332,9 +332,8 @@ static void practise(stage *s, int task, int steps, words *found) {
         for (int b = 0; b < B; b++) {
             right += reward[b] / B, length += (double)(r.len[b] - r.prompt[b]) / B;
             if (!found || reward[b] <= 0) continue;
-            char *said = stage_said(s, &r, b), both[400];
-            snprintf(both, sizeof both, "%s %s", q[b / opt.size].asked, said);
-            words_add(found, both), free(said);
+            char *said = stage_said(s, &r, b);
+            words_add(found, said), free(said);
         }
         int dead = advantages(reward, opt.groups, opt.size, opt.dr, advantage);
         double *weight = opt.rejection ? reward : advantage;
@@ -420,16 +419,17 @@ static void reinforce(int task, int save) {
     static const int demos[] = {2000, 2000, 1000}, sft[] = {400, 400, 80}, steps[] = {140, 300, 120};
     static const double right[] = {1, 1, -1}, until[] = {0.1, 0.15, 0};
     double start = lesson_seconds(), before_8, after_8;
+    terms = or_else(opt.terms, 4), modulus = 100;
     ag_ctx *ag = ag_new((unsigned long long)opt.seed);
     stage s = begin(ag);
     words lines = {NULL, 0, 0};
     printf("\n== %s\n", names[task]);
     if (task == SUMS) imitate(&s, THINK, 0, or_else(opt.demos, 2000), or_else(opt.sft, 300), 1, 0, NULL);
     imitate(&s, task, 0, or_else(opt.demos, demos[task]), or_else(opt.sft, sft[task]), right[task], until[task], NULL);
-    double before = measure(&s, task, 0, opt.held, 1, 1, &before_8, NULL, 4);
+    double before = measure(&s, task, 0, opt.held, 1, &before_8, NULL, 4);
     lesson_report("before: pass@1 %.3f, pass@8 %.3f (%s)", before, before_8, lesson_duration(lesson_seconds() - start));
     practise(&s, task, or_else(opt.steps, steps[task]), NULL);
-    double after = measure(&s, task, 0, opt.held, 1, 1, &after_8, &lines, 4);
+    double after = measure(&s, task, 0, opt.held, 1, &after_8, &lines, 4);
     lesson_report("after: pass@1 %.3f, pass@8 %.3f, %d different right answers (%s)", after, after_8, (int)lines.n,
                   lesson_duration(lesson_seconds() - start));
     report(names[task], "before", before), report(names[task], "after", after);
@@ -439,13 +439,14 @@ static void reinforce(int task, int save) {
 
 // The same sums, as many of them, the same tokens to learn: only the order differs.
 static void think_first(void) {
-    double accuracy[2], pass_8;
+    double accuracy[2];
+    terms = or_else(opt.terms, 6), modulus = 10;
     for (int first = 1; first >= 0; first--) {
         ag_ctx *ag = ag_new((unsigned long long)opt.seed);
         stage s = begin(ag);
         printf("\n== think: the %s first\n", first ? "answer" : "steps");
         imitate(&s, THINK, first, or_else(opt.demos, 2000), or_else(opt.sft, 400), 1, 0, NULL);
-        accuracy[first] = measure(&s, THINK, first, opt.held, 1, 0, &pass_8, NULL, 3);
+        accuracy[first] = measure(&s, THINK, first, opt.held, 0, NULL, NULL, 3);
         stage_free(&s), ag_free(ag);
     }
     stage_result("answer_first", accuracy[1]), stage_result("steps_first", accuracy[0]);
@@ -453,18 +454,17 @@ static void think_first(void) {
 
 // Demonstrations that are right seven times in ten: what does imitation make of them, and what does practice?
 static void imitate_or_practise(int save) {
-    double pass_8;
     ag_ctx *ag = ag_new((unsigned long long)opt.seed);
     stage s = begin(ag);
     words shown = {NULL, 0, 0}, found = {NULL, 0, 0};
     printf("\n== practice\n");
     imitate(&s, PRACTICE, 0, or_else(opt.demos, 2000), or_else(opt.sft, 300), 0.7, 0, &shown);
-    double imitation = measure(&s, PRACTICE, 0, opt.held, 1, 1, &pass_8, NULL, 4);
-    double likeliest = measure(&s, PRACTICE, 0, opt.held, 1, 0, &pass_8, NULL, 0);
+    double imitation = measure(&s, PRACTICE, 0, opt.held, 1, NULL, NULL, 4);
+    double likeliest = measure(&s, PRACTICE, 0, opt.held, 0, NULL, NULL, 0);
     lesson_report("imitation: pass@1 %.3f; its likeliest answers: %.3f", imitation, likeliest);
     practise(&s, PRACTICE, or_else(opt.steps, 120), &found);
-    double practice = measure(&s, PRACTICE, 0, opt.held, 1, 1, &pass_8, NULL, 4);
-    likeliest = measure(&s, PRACTICE, 0, opt.held, 1, 0, &pass_8, NULL, 0);
+    double practice = measure(&s, PRACTICE, 0, opt.held, 1, NULL, NULL, 4);
+    likeliest = measure(&s, PRACTICE, 0, opt.held, 0, NULL, NULL, 0);
     int fresh = 0;
     for (size_t i = 0; i < found.slots; i++) fresh += found.at[i] && !words_has(&shown, found.at[i]);
     lesson_report("practice: pass@1 %.3f; its likeliest answers: %.3f", practice, likeliest);
@@ -483,7 +483,7 @@ static void draw(void) {
             free(curve[k][i]);
         }
     plot_range_y(both[0], 0, 1);
-    if (csv.file) plot_save_grid(both, 2, 2, lesson_path("training.png"));
+    if (csv.file) lessoni_saved(plot_save_grid(both, 2, 2, lesson_path("training.png")), plot_error(both[0]));
     plot_free(both[0]), plot_free(both[1]);
 }
 
@@ -494,6 +494,7 @@ int main(int argc, char **argv) {
     opt.steps = lesson_int_in("steps", 0, 0, MOST, "of practice (0: the task's)");
     opt.demos = lesson_int_in("demos", 0, 0, 100000, "demonstrations before it (0: the task's)");
     opt.sft = lesson_int_in("sft", 0, 0, 100000, "steps of fine-tuning on them (0: the task's)");
+    opt.terms = lesson_int_in("terms", 0, 0, TERMS, "numbers in a sum (0: 4 in sums, 6 in think)");
     opt.groups = lesson_int_in("groups", 16, 1, 64, "questions a step");
     opt.size = lesson_int_in("size", 8, 2, 64, "answers to each");
     opt.updates = lesson_int_in("updates", 1, 1, 16, "of the weights with the same answers");

@@ -27,7 +27,7 @@
 // Exercises
 //   1. Ask the same question with /temp 0, 0.7 and 2. With /tokens on: where does the answer go astray, and how
 //      probable was the token that led it there?
-//   2. Tell it your name, talk until a turn is forgotten, and ask for it. What does a summary cost, what does it keep?
+//   2. Tell it your name, talk until a turn is forgotten, and ask for it. Then tell it with /system: what is kept?
 //   3. /tools off and "How many r in strawberry?": what does it say, and how sure is it?
 #define AG_DIE_ON_ERROR
 #define AUTOGRAD_IMPLEMENTATION
@@ -119,7 +119,7 @@ static void feed(const int *ids, int n) {
 }
 
 static void show_token(const char *piece, size_t size, double p) {
-    int colours = lessoni_terminal() == 2;
+    int colours = lessoni_terminal();
     if (colours) printf(p > 0.5 ? "\033[32m" : p < 0.1 ? "\033[31m" : "\033[33m");
     else putchar('|');
     for (size_t i = 0; i < size; i++)
@@ -293,12 +293,12 @@ int main(int argc, char **argv) {
     chat.csv = lesson_csv_open(lesson_path("log.csv"), "answer,token,probability");
     printf("Write, and end with a line's end. /help tells what else there is.\n");
     for (;;) {
-        if (lessoni_terminal() == 2) printf("> "), fflush(stdout);
+        if (lessoni_terminal()) printf("> "), fflush(stdout);
         if (!fgets(line, sizeof line, stdin)) break;
         size_t n = strcspn(line, "\r\n");
         if (!line[n] && n == LINE + 1) {
             for (int c = 0; c != '\n' && c != EOF;) c = getchar();
-            printf("(too long: a line has at most %d bytes)\n", LINE - 1);
+            printf("(too long: a line has at most %d bytes)\n", LINE);
             continue;
         }
         line[n] = 0;

@@ -38,10 +38,11 @@ LESSON_FN plays plays_read(void) {
     for (const char *at = p.text; (at = strstr(at, ":\n")) != NULL; at++) room++;
     p.speech = (speech *)lesson_alloc(room, sizeof *p.speech);
     for (const char *at = p.text, *end; at < p.text + p.bytes && p.n < (int)room; at = end + 2) {
+        while (*at == '\n') at++;
         const char *colon = strstr(at, ":\n");
         speech *s = &p.speech[p.n];
         if ((end = strstr(at, "\n\n")) == NULL) end = p.text + p.bytes;
-        if (!colon || colon > end || colon - at > 30) continue;
+        if (!colon || colon + 2 >= end || colon - at > 30) continue;         // some are named and say nothing
         snprintf(s->name, sizeof s->name, "%.*s", (int)(colon - at), at);
         snprintf(s->text, sizeof s->text, "%.*s", (int)(end - colon - 2), colon + 2);
         if (end - colon - 2 > PLAYS_TEXT && strrchr(s->text, '\n')) *strrchr(s->text, '\n') = 0;

@@ -102,11 +102,22 @@ static void hostile_answers(void) {
     free(big), words_free(&known);
 }
 
+static void every_speech_is_somebodys(void) {
+    plays all = plays_read();
+    CHECK(all.n > 7000);
+    for (int i = 0; i < all.n; i++) {
+        const speech *s = &all.speech[i];
+        if (!s->name[0] || strchr(s->name, '\n') || !s->first[0] || s->text[0] == '\n' || strstr(s->text, "\n\n"))
+            T_FAIL("speech %d, of \"%s\": \"%s\"", i, s->name, s->text);
+    }
+    plays_free(&all);
+}
+
 static void problems_and_teachers(void) {
     ag_rng rng = {3, 0};
     char said[256];
     int wrong = 0;
-    p = plays_read(), known = words_of(p.text);
+    p = plays_read(), known = words_of(p.text), terms = 4, modulus = 100;
     for (int task = 0; task < TASKS; task++)
         for (int i = 0; i < 300; i++) {
             problem q = pose(task, &rng, i % 2);
@@ -118,11 +129,18 @@ static void problems_and_teachers(void) {
             if (task == SUMS) wrong += !check(&q, said);
         }
     CHECK(wrong > 130 && wrong < 210);      // six in ten guess
-    problem q = {THINK, 21, 0, {7, 1, 9, 4}, "Add a7 b1 c9 d4"};
+    problem q = {THINK, 21, 0, 4, {7, 1, 9, 4}, "Add a7 b1 c9 d4"};
     demonstrate(&q, &rng, said);
     CHECK_STR(said, "<think> a7=7 b1=8 c9=17 d4=21</think><answer>21</answer>");
     q.first = 1, demonstrate(&q, &rng, said);
     CHECK_STR(said, "<answer>21</answer><think> a7=7 b1=8 c9=17 d4=21</think>");
+    modulus = 10, q.first = 0, q.a = 1, demonstrate(&q, &rng, said);
+    CHECK_STR(said, "<think> a7=7 b1=8 c9=7 d4=1</think><answer>1</answer>");
+    for (int i = 0; i < 100; i++) {
+        terms = 1 + i % TERMS, q = pose(THINK, &rng, 0), demonstrate(&q, &rng, said);
+        CHECK(check(&q, said) && q.a < 10 && q.n == terms && !strncmp(q.asked, "Last digit of a", 15));
+        CHECK_INT(strlen(q.asked), 13 + 3 * terms);
+    }
     plays_free(&p), words_free(&known);
 }
 
@@ -414,7 +432,7 @@ int main(int argc, char **argv) {
     T_RUN(sums);
     T_RUN(sums_nearly_right);
     T_RUN(hostile_answers);
-    T_RUN(problems_and_teachers);
+    T_RUN(every_speech_is_somebodys), T_RUN(problems_and_teachers);
     T_RUN(advantages_by_hand);
     T_RUN(k3_is_a_distance);
     T_RUN(pass_at_k_by_counting);
