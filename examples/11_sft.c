@@ -49,8 +49,9 @@ static void train(stage *s, stage_talk *talks, int n, stage_talk *held, int n_he
     const stage_talk *batch[B];
     gpt_optimizer o = gpt_adamw();
     o.lr = lr, o.weight_decay = 0, o.beta2 = 0.95;
-    for (int step = 0; step < steps && !lesson_interrupted(); step++, ++*logged) {
-        double norm, val = LESSON_NONE, start = lesson_seconds();
+    for (int step = 0; step < steps; step++, ++*logged) {
+        stage_stop();
+        double norm, val = LESSON_NONE;
         if (n_held && step % 100 == 0) {
             int old = ag_no_grad(s->ag, 1);
             val = 0;
@@ -61,13 +62,17 @@ static void train(stage *s, stage_talk *talks, int n, stage_talk *held, int n_he
             ag_no_grad(s->ag, old);
             lesson_report("step %4d: loss on held-out conversations %.3f", *logged, val);
         }
-        for (int b = 0; b < B; b++) batch[b] = &talks[plays_below(ag_stream(s->ag, AG_RNG_DATA), n)];
+        double start = lesson_seconds();
+        int tokens = 0;
+        for (int b = 0; b < B; b++)
+            batch[b] = &talks[plays_below(ag_stream(s->ag, AG_RNG_DATA), n)], tokens += batch[b]->n;
         ag_tensor *loss = stage_loss(s->model, batch, B);
         ag_backward(loss);
         double value = ag_item(loss), factor = gpt_lr_linear(step, 20, steps, 0.5);
         gpt_step(s->model, &o, factor, &norm), ag_reset(s->ag);
-        lesson_log(*logged, value, val, lr * factor, norm, LESSON_NONE);
-        lesson_progress(step + 1, steps, value, B / (lesson_seconds() - start));
+        double speed = tokens / (lesson_seconds() - start);
+        lesson_log(*logged, value, val, lr * factor, norm, speed);
+        lesson_progress(step + 1, steps, value, speed);
     }
 }
 

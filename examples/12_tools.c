@@ -168,7 +168,8 @@ static void train(stage *s, int tools, int kinds, int steps, double lr, int seed
     ag_rng rng = {(uint64_t)seed, 0};
     gpt_optimizer o = gpt_adamw();
     o.lr = lr, o.weight_decay = 0, o.beta2 = 0.95;
-    for (int step = 0; step < steps && !lesson_interrupted(); step++, ++*logged) {
+    for (int step = 0; step < steps; step++, ++*logged) {
+        stage_stop();
         double norm, start = lesson_seconds();
         int n = 0, rows = 0, tokens = 0;
         for (int kind = 0; kind < KINDS; kind++)

@@ -60,8 +60,8 @@ static ag_tensor *margin_ranking(ag_tensor *better, ag_tensor *worse, double m) 
 static void train(gpt_model *m, const char *name, const pair *set, int n, double lr, double *losses) {
     gpt_optimizer o = gpt_adamw();
     o.lr = lr, o.weight_decay = 0, o.beta2 = 0.95;
-    double start = lesson_seconds();
-    for (int i = 0; i + B <= n && !lesson_interrupted(); i += B) {      // every pair once: fresh ones teach more
+    for (int i = 0; i + B <= n; i += B) {           // every pair once: fresh ones teach more
+        stage_stop();
         ag_tensor *better, *worse;
         pairs_scores(m, set + i, B, &better, &worse);
         ag_tensor *loss = margin > 0 ? margin_ranking(better, worse, margin) : bradley_terry(better, worse);
@@ -73,7 +73,7 @@ static void train(gpt_model *m, const char *name, const pair *set, int n, double
         lesson_csv_number(&csv, right), lesson_csv_end(&csv);
         if (losses && i % (20 * B) == 0)
             lesson_report("%-8s step %4d: loss %.3f, %.2f of the pairs right", name, i / B, value, right);
-        lesson_progress(i + B, n, value, (i + B) / (lesson_seconds() - start));
+        lesson_progress(i + B, n, value, LESSON_NONE);
     }
 }
 

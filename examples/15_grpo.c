@@ -291,7 +291,8 @@ static void imitate(stage *s, int task, int first, int n, int steps, double righ
     }
     int step = 0;
     double start = lesson_seconds();
-    for (double share = 0; step < steps && (until <= 0 || share < until) && !lesson_interrupted(); step++) {
+    for (double share = 0; step < steps && (until <= 0 || share < until); step++) {
+        stage_stop();
         for (int b = 0; b < BATCH; b++) batch[b] = &talk[plays_below(rng, n)];
         ag_tensor *loss = stage_loss(s->model, batch, BATCH);
         ag_backward(loss);
@@ -325,7 +326,8 @@ static void practise(stage *s, int task, int steps, words *found) {
     gpt_optimizer o = gpt_adamw();
     o.lr = opt.lr, o.weight_decay = 0, o.beta2 = 0.95;
     for (int i = 0; i < 2; i++) curve[task][i] = (double *)lesson_alloc((size_t)steps + 1, sizeof(double));
-    for (int step = 0; step < steps && !lesson_interrupted(); step++, ag_reset(s->ag)) {
+    for (int step = 0; step < steps; step++, ag_reset(s->ag)) {
+        stage_stop();
         double right = 0, length = 0, norm = 0, far = 0, start = lesson_seconds();
         for (int g = 0; g < opt.groups; g++) q[g] = pose(task, ag_stream(s->ag, AG_RNG_DATA), 0);
         stage_rows r = answers(s, q, opt.groups, opt.size, 1, reward);

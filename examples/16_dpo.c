@@ -188,9 +188,10 @@ int main(int argc, char **argv) {
     gpt_optimizer o = gpt_adamw();
     o.lr = lr, o.weight_decay = 0, o.beta2 = 0.95;
     told mean = {0, 0, 0, 0};
-    int done = 0, total = n / B;
+    int total = n / B;
     double *better = (double *)lesson_alloc((size_t)(2 * total), sizeof *better), *worse = better + total, norm;
-    for (int step = 0; step < total && !lesson_interrupted(); step++, done++) {
+    for (int step = 0; step < total; step++) {
+        stage_stop();
         told t = step_on(policy.model, reference, set + step * B, beta, length, sft, &o,
                          gpt_lr_linear(step, 10, total, 0.5), &norm, &trained);
         double row[] = {step, t.loss, t.right, t.better - t.worse, t.better, t.worse, norm};
@@ -239,8 +240,8 @@ int main(int argc, char **argv) {
     stage_result("dpo_winrate", win_rate(&after, &before));
 
     plot *picture = plot_new("Implicit rewards", "step", "beta log(policy / reference)");
-    plot_smooth(picture, "better replies", NULL, better, (size_t)done, 0.9);
-    plot_smooth(picture, "worse replies", NULL, worse, (size_t)done, 0.9), plot_hline(picture, 0, "the reference");
+    plot_smooth(picture, "better replies", NULL, better, (size_t)total, 0.9);
+    plot_smooth(picture, "worse replies", NULL, worse, (size_t)total, 0.9), plot_hline(picture, 0, "the reference");
     lesson_save(picture, "dpo.png"), plot_free(picture);
     printf("written: out/16/dpo.png, log.csv, model.safetensors\n");
     answers_free(&before), answers_free(&after), answers_free(&other), stage_free(&its), gpt_state_free(&ppo_state);

@@ -329,7 +329,8 @@ LESSON_FN gpt_model *pairs_train_reward(stage *s, const plays *p, int n, int war
     gpt_optimizer o = gpt_adamw();
     o.lr = lr, o.weight_decay = 0, o.beta2 = 0.95;
     pair *set = pairs_make(s, p, n, 0, wary, &rng);
-    for (int i = 0; i + B <= n && !lesson_interrupted(); i += B) {
+    for (int i = 0; i + B <= n; i += B) {
+        stage_stop();
         ag_tensor *better, *worse;
         pairs_scores(m, set + i, B, &better, &worse);
         ag_tensor *loss = pairs_bradley_terry(better, worse);
@@ -370,7 +371,8 @@ LESSON_FN stage pairs_sft(ag_ctx *ag, const plays *p, int steps) {
         printf("There is no out/11/model.safetensors (lesson 11 makes it). An assistant learns now, in a hurry.\n");
         gpt_optimizer o = gpt_adamw();
         o.weight_decay = 0, o.beta2 = 0.95;
-        for (int step = 0; step < steps && !lesson_interrupted(); step++) {
+        for (int step = 0; step < steps; step++) {
+            stage_stop();
             stage_talk talks[B];
             const stage_talk *batch[B];
             for (int b = 0; b < B; b++) {

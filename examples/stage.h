@@ -56,6 +56,14 @@ LESSON_FN char *stage_string(const stage *s, const int *ids, int n) {
     return text;
 }
 
+// After Ctrl-C a lesson ends here: half of what was to be learned is nothing to measure, and no reason to lose the
+// model that was there before.
+LESSON_FN void stage_stop(void) {
+    if (!lesson_interrupted()) return;
+    lesson_report("stopped: what has not learned to the end is not saved");
+    exit(lesson_end());
+}
+
 LESSON_FN void stage_save(stage *s, const char *path, const char *name) {
     gpt_state state;
     char notes[64];
@@ -73,6 +81,13 @@ LESSON_FN void stage_named(const gpt_state *state, char name[32]) {
     if (!gpt_note(state, "stage", name, 32)) strcpy(name, "base");          // lesson 08 notes none
 }
 
+LESSON_FN const char *stage_maker(const char *name) {
+    static const char *const by[][2] = {{"base", "08"}, {"sft", "11"}, {"tools", "12"}, {"reward", "13"}, {"gold", "13"},
+                                        {"ppo", "14"}, {"grpo", "15"}, {"dpo", "16"}};
+    for (size_t i = 0; i < sizeof by / sizeof *by; i++) if (!strcmp(name, by[i][0])) return by[i][1];
+    return "?";
+}
+
 // A checkpoint of stage `name` (NULL: of any), and what else it holds, to be freed by gpt_state_free.
 LESSON_FN stage stage_load_state(ag_ctx *ag, const char *path, const char *name, gpt_state *state) {
     stage s = stage_new(ag);
@@ -80,7 +95,9 @@ LESSON_FN stage stage_load_state(ag_ctx *ag, const char *path, const char *name,
     memset(state, 0, sizeof *state);
     if (!lesson_exists(path)) return s;
     s.model = gpt_load(ag, path, state), stage_named(state, is);
-    if (name && strcmp(is, name)) lesson_fail("%s is a model of stage %s, wanted one of stage %s", path, is, name);
+    if (name && strcmp(is, name))
+        lesson_fail("%s is a model of stage %s, wanted one of stage %s, which lesson %s makes", path, is, name,
+                    stage_maker(name));
     if (!state->tokenizer) lesson_fail("%s holds no tokenizer, so nobody knows what its tokens mean", path);
     bpe_load_mem(s.tokens, state->tokenizer, state->tokenizer_size);
     if (bpe_vocab_size(s.tokens) > s.model->config.n_vocab) lesson_fail("%s does not fit its own tokenizer", path);
@@ -134,6 +151,7 @@ LESSON_FN stage stage_base(ag_ctx *ag, int steps) {
     gpt_loader loader = gpt_loader_new(ag, ids, (size_t)n, GPT_RANDOM);
     loader.repeats = 0.5;
     for (int step = 0; step < steps; step++) {
+        stage_stop();
         gpt_next(&loader, B, T, x, y);
         ag_tensor *loss = ag_cross_entropy(gpt_forward(s.model, x, B, T), y, NULL);
         ag_backward(loss);

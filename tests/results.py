@@ -129,8 +129,9 @@ def summary(lesson):
     if not rows:
         return []
     values = {}
-    for r in rows:
-        values.setdefault(r["measure"], []).append(float(r["value"]))
+    for r in rows:                                  # an empty value: there was nothing to measure
+        if r["value"]:
+            values.setdefault(r["measure"], []).append(float(r["value"]))
     parts = []
     for name, v in values.items():
         spread = " (%s to %s)" % (number(min(v)), number(max(v))) if number(min(v)) != number(max(v)) else ""

@@ -110,6 +110,20 @@ if command -v python3 > /dev/null; then
              13/gold.safetensors 14/rewards.png 14/model.safetensors 15/model.safetensors 16/model.safetensors; do
         [ -s "$results/out/$f" ] && ok || bad "lessons 10 to 16 have not written out/$f"
     done
+    # Ctrl-C leaves the model that was there
+    was=$(cksum < "$results/out/11/model.safetensors") log=$results/out/11/log.csv
+    rm -f "$log"; (cd "$results" && exec "$root/build/11_sft" talks=100 steps=1000000 > "$dir/stopped.txt" 2>&1) &
+    pid=$!; i=0
+    while [ $i -lt 120 ] && ! { [ -f "$log" ] && [ "$(wc -l < "$log")" -gt 2 ]; }; do sleep 0.5; i=$((i + 1)); done
+    kill -TERM $pid; wait $pid; code=$?
+    { [ $code = 130 ] && [ "$(cksum < "$results/out/11/model.safetensors")" = "$was" ]; } && ok ||
+        { bad "lesson 11, stopped: status $code, or it has saved a model"; tail -3 "$dir/stopped.txt"; }
+    # a conversation
+    mkdir -p "$dir/chat"
+    printf '%s\n' /help '/temp 0.5' '/top_p 0.9' /tokens 'Who art thou?' '/system You are a king.' Speak. |
+        (cd "$dir/chat" && "$root/build/22_chat" model="$results/out/11/model.safetensors" tokens=8) \
+            > "$dir/chat.txt" 2>&1 &&
+        grep -q 'temp is 0.5' "$dir/chat.txt" && ok || { bad "lesson 22 does not talk"; tail -3 "$dir/chat.txt"; }
     wrong() {                                   # wrong NN WANTED GIVEN: a checkpoint of another stage is refused by name
         rm -rf "$dir/out" && mkdir -p "$dir/out/08" "$(dirname "$dir/out/$2")"
         cp "$results/out/08/model.safetensors" "$dir/out/08" && cp "$results/out/$3" "$dir/out/$2"
