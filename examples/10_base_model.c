@@ -7,7 +7,8 @@
 // so it learns that, and learns from its context while its weights stand still. Here each such thing is a number.
 //
 // It prints    the loss of a passage and of the same passage once more; a pattern continued from examples; how long it
-//              copies its own training text; one prompt, three continuations; speeches of persons who never were
+//              copies its own training text; one prompt, three continuations; speeches of persons who never were;
+//              what words cost for things that came after its text
 // It writes    out/10/position.png     the loss against the position in the context
 //              out/10/window.png       what reading one window again and again does to the next token's probability
 //              out/10/log.csv          the numbers of both
@@ -151,6 +152,38 @@ static void inventions(stage *s) {
     stage_result("invents", confident / 10.0);
 }
 
+// Bits of a text, all but its first token.
+static double bits(stage *s, const char *text) {
+    int n, *ids = stage_ids(s, text, &n);
+    ag_real *nll = (ag_real *)lesson_alloc((size_t)n + 1, sizeof *nll);
+    surprises(s, ids, n, nll);
+    double sum = mean(nll + 1, n - 1) * (n - 1) / log(2);
+    free(ids), free(nll);
+    return sum;
+}
+
+// What came after its text was written is not in it: its knowledge has a cut-off, 1623 at the latest.
+static void cut_off(stage *s) {
+    static const char *const things[10][2] = {{"candle", "camera"}, {"letter", "telegram"}, {"ship", "aeroplane"},
+                                              {"coach", "bicycle"}, {"physician", "dentist"}, {"king", "president"},
+                                              {"messenger", "telephone"}, {"glass", "battery"}, {"drum", "radio"},
+                                              {"crown", "dollar"}};
+    double sum[2] = {0, 0};
+    int older = 0;
+    for (int i = 0; i < 10; i++) {
+        double cost[2];
+        for (int late = 0; late < 2; late++) {
+            char text[64];
+            snprintf(text, sizeof text, "\n\nROMEO:\nBring me the %s.", things[i][late]);
+            sum[late] += cost[late] = bits(s, text) - bits(s, "\n\nROMEO:\nBring me the");
+        }
+        older += cost[0] < cost[1];
+    }
+    printf("\n\"Bring me the candle.\" and nine things more that its writer knew: %.1f bits each. \"The camera\" and "
+           "nine that\ncame later: %.1f.\n", sum[0] / 10, sum[1] / 10);
+    stage_result("cut_off", older / 10.0);
+}
+
 static void row(lesson_csv *csv, int picture, double at, double value) {
     const double cells[] = {picture, at, value};
     lesson_csv_row(csv, cells, 3);
@@ -254,7 +287,7 @@ int main(int argc, char **argv) {
     char *said = goes_on(&s, ask, temperature, 40, NULL);
     printf("\nit is asked: %s\nand goes on: ", ask);
     lesson_print_text(said, strlen(said)), lesson_print_text(NULL, 0), printf("\n\npersons who never were:\n");
-    inventions(&s);
+    inventions(&s), cut_off(&s);
     positions(&s, val, n_val, &csv);
     one_window(ag, train, s.model->config.n_vocab, &csv);
     lesson_csv_close(&csv);

@@ -32,7 +32,7 @@ FIELDS = ["lesson", "measure", "seed", "value"]
 LESSONS = [
     ("08_pretrain", "recipe=fast preset=small tokenizer=bpe repeats=0.5 steps=3000",
      "every=1 sample=8 batch=2 steps=2", ""),
-    ("10_base_model", "", "", "repeat_first repeat_second copy_train copy_val invents"),
+    ("10_base_model", "", "", "repeat_first repeat_second copy_train copy_val invents cut_off"),
     ("11_sft", "", "talks=100 steps=4",
      "base_wellformed sft_wellformed refuses_invented refuses_real"),
     ("12_tools", "", "steps=2 tool_steps=2 held=4",
