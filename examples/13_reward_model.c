@@ -8,7 +8,9 @@
 // Ouyang et al. 2022). It learns from pairs of replies to one request, that of the play and a worse one. Worse is what
 // is said in another scene, the same words shuffled, what the base model makes up, the answer to another request, or
 // the two words that were asked for and nothing else. The loss begins at ln 2 = 0.693, which is no opinion. Only
-// differences count; a small second loss keeps zero in the middle.
+// differences count; a small second loss keeps zero in the middle. (Of the replies from other scenes hardly one begins
+// with the words asked for, so whoever looks at the beginning alone is right about most of these pairs. A judge learns
+// what tells his pairs apart, and no more: lesson 14 will please him with it.)
 // We make two of them: one of few pairs, for lesson 14 to please, and one of many other pairs, the gold standard, which
 // nobody ever tries to please. It alone is shown one kind more: stammering, a few tokens over and over. What does a
 // model think of that which has never heard it? Look for "stammer" in the table. In the end two raters of different

@@ -315,9 +315,9 @@ static void imitate(stage *s, int task, int first, int n, int steps, double righ
     free(talk);
 }
 
-// Practice: ask, check, strengthen. `found` (or NULL) collects the right answers, as "asked answer".
+// Practice: ask, check, strengthen. `found` (or NULL) collects the right answers.
 static void practise(stage *s, int task, int steps, words *found) {
-    int B = opt.groups * opt.size, sum_dead = 0;
+    int B = opt.groups * opt.size, sum_dead = 0, measured = 0;
     double *reward = (double *)lesson_alloc((size_t)(2 * B), sizeof *reward), *advantage = reward + B;
     double sum_right = 0, sum_length = 0, sum_kl = 0;
     problem *q = (problem *)lesson_alloc((size_t)opt.groups, sizeof *q);
@@ -328,7 +328,7 @@ static void practise(stage *s, int task, int steps, words *found) {
     for (int i = 0; i < 2; i++) curve[task][i] = (double *)lesson_alloc((size_t)steps + 1, sizeof(double));
     for (int step = 0; step < steps; step++, ag_reset(s->ag)) {
         stage_stop();
-        double right = 0, length = 0, norm = 0, far = 0, start = lesson_seconds();
+        double right = 0, length = 0, norm = 0, far = LESSON_NONE, start = lesson_seconds();
         for (int g = 0; g < opt.groups; g++) q[g] = pose(task, ag_stream(s->ag, AG_RNG_DATA), 0);
         stage_rows r = answers(s, q, opt.groups, opt.size, 1, reward);
         for (int b = 0; b < B; b++) {
@@ -348,7 +348,7 @@ static void practise(stage *s, int task, int steps, words *found) {
                 ag_tensor *kl = NULL, *loss = opt.rejection ? rejection_loss(s->model, &r, weight)
                                     : grpo_loss(s->model, &r, weight, ref, opt.clip, opt.kl, opt.dr, &kl);
                 ag_backward(loss), gpt_step(s->model, &o, gpt_lr_linear(step, 5, steps, 0.3), &norm);
-                if (kl && !u) far = ag_item(kl);
+                if (kl && !u) far = ag_item(kl), sum_kl += far, measured++;
             }
             free(ref);
         }
@@ -356,13 +356,14 @@ static void practise(stage *s, int task, int steps, words *found) {
         double row[] = {step, right, length, far, (double)dead / opt.groups, norm, lesson_seconds() - start};
         lesson_csv_row(&csv, row, 7);
         curve[task][0][step] = right, curve[task][1][step] = length, curve_n[task] = step + 1;
-        sum_right += right, sum_length += length, sum_kl += far, sum_dead += dead;
+        sum_right += right, sum_length += length, sum_dead += dead;
         lesson_progress(step + 1, steps, 1 - right, LESSON_NONE);
         if ((step + 1) % EVERY == 0) {
-            lesson_report("%s, step %3d: right %.3f, %.1f tokens, KL %.3f a token, dead groups %.2f", names[task],
-                          step + 1, sum_right / EVERY, sum_length / EVERY, sum_kl / EVERY,
-                          (double)sum_dead / EVERY / opt.groups);
-            sum_right = sum_length = sum_kl = sum_dead = 0;
+            char far_off[32] = "";                  // rejection, and steps whose groups are all dead, measure none
+            if (measured) snprintf(far_off, sizeof far_off, "KL %.3f a token, ", sum_kl / measured);
+            lesson_report("%s, step %3d: right %.3f, %.1f tokens, %sdead groups %.2f", names[task], step + 1,
+                          sum_right / EVERY, sum_length / EVERY, far_off, (double)sum_dead / EVERY / opt.groups);
+            sum_right = sum_length = sum_kl = 0, sum_dead = measured = 0;
         }
         stage_rows_free(&r);
     }
