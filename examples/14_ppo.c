@@ -105,8 +105,8 @@ static ag_tensor *policy_loss(ag_tensor *logp, ag_tensor *old, ag_tensor *advant
 }
 
 // E[(V - R)^2] / 2. Clipping this too, as OpenAI's code did, helps nobody (Andrychowicz et al. 2021). Its weight is
-// small: all gradients are clipped together, and with a weight of 0.5 the value's, thirty times as long as the policy's,
-// decided how much of those was left. Adam's steps do not get shorter by it.
+// small: all gradients are clipped together, and with a weight of 0.5 the value's, thirty times as long as the
+// policy's, decided how much of those was left. Adam's steps do not get shorter by it.
 static ag_tensor *value_loss(ag_tensor *value, ag_tensor *ret) {
     return ag_scale(ag_mean(ag_pow(ag_sub(value, ag_detach(ret)), 2)), 0.5);
 }

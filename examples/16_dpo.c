@@ -216,7 +216,8 @@ int main(int argc, char **argv) {
     const char *ppo = "out/14/model.safetensors";
     gpt_state ppo_state;
     stage its = stage_load_state(ag, ppo, "ppo", &ppo_state);
-    if (its.model) gpt_train(its.model, 0), other = answer(&its, &gold, prompts, n_held, temperature);
+    if (its.model)
+        pairs_fit(&s, &its, ppo), gpt_train(its.model, 0), other = answer(&its, &gold, prompts, n_held, temperature);
     for (int i = 0; i < show && i < n_held; i++) {
         char *text = stage_string(&s, prompts[i].ids, prompts[i].n);
         printf("\n"), lesson_print_text(text, strlen(text)), lesson_print_text(NULL, 0), free(text);

@@ -115,6 +115,13 @@ LESSON_FN int pairs_same_tokens(const stage *a, const stage *b) {
     return same;
 }
 
+// Two models talk to each other in token ids: they have to mean the same.
+LESSON_FN void pairs_fit(const stage *s, const stage *other, const char *path) {
+    if (!pairs_same_tokens(s, other))
+        lesson_fail("%s has learned with other tokens than the assistant: it is of an earlier one. Run lesson %.2s "
+                    "again", path, path + strlen("out/"));
+}
+
 // The model that the assistant s was once, where that is there; else s itself, and then *mine is 0.
 LESSON_FN stage pairs_base(stage *s, int *mine) {
     static const char *const bases[] = {"out/08/model.safetensors", "out/10/base.safetensors"};
@@ -347,7 +354,8 @@ LESSON_FN stage pairs_reward(stage *s, const plays *p, const char *name, int n, 
     char path[64];
     snprintf(path, sizeof path, "out/13/%s.safetensors", name);
     stage r = stage_load(s->ag, path, name);
-    if (!r.model) {
+    if (r.model) pairs_fit(s, &r, path);
+    else {
         printf("There is no %s (lesson 13 makes it). One of %d pairs learns now.\n", path, n);
         stage_free(&r);
         r = stage_new(s->ag);

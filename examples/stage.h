@@ -82,8 +82,8 @@ LESSON_FN void stage_named(const gpt_state *state, char name[32]) {
 }
 
 LESSON_FN const char *stage_maker(const char *name) {
-    static const char *const by[][2] = {{"base", "08"}, {"sft", "11"}, {"tools", "12"}, {"reward", "13"}, {"gold", "13"},
-                                        {"ppo", "14"}, {"grpo", "15"}, {"dpo", "16"}};
+    static const char *const by[][2] = {{"base", "08"}, {"sft", "11"}, {"tools", "12"}, {"reward", "13"},
+                                        {"gold", "13"}, {"ppo", "14"}, {"grpo", "15"}, {"dpo", "16"}};
     for (size_t i = 0; i < sizeof by / sizeof *by; i++) if (!strcmp(name, by[i][0])) return by[i][1];
     return "?";
 }
