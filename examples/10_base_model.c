@@ -168,14 +168,14 @@ static void cut_off(stage *s) {
                                               {"coach", "bicycle"}, {"physician", "dentist"}, {"king", "president"},
                                               {"messenger", "telephone"}, {"glass", "battery"}, {"drum", "radio"},
                                               {"crown", "dollar"}};
-    double sum[2] = {0, 0};
+    double sum[2] = {0, 0}, before = bits(s, "\n\nROMEO:\nBring me the");
     int older = 0;
     for (int i = 0; i < 10; i++) {
         double cost[2];
         for (int late = 0; late < 2; late++) {
             char text[64];
             snprintf(text, sizeof text, "\n\nROMEO:\nBring me the %s.", things[i][late]);
-            sum[late] += cost[late] = bits(s, text) - bits(s, "\n\nROMEO:\nBring me the");
+            sum[late] += cost[late] = bits(s, text) - before;
         }
         older += cost[0] < cost[1];
     }

@@ -3,15 +3,16 @@
 //     cc -O3 examples/12_tools.c -o tools -lm && ./tools
 //
 // Because it never sees them. "strawberry" comes to it as a few tokens, numbers that stand for "st", "ra", "w", "ber"
-// and "ry", and how each is spelled it would have to learn by heart. Given the same word letter by letter, the same
-// model learns to count from the same examples. The other way out is a tool (Schick et al. 2023, "Toolformer"): the
-// model learns to write <|tool_start|>count r in strawberry<|tool_end|>. There sampling stops, a C function counts, its
-// answer is appended as a message of its own, and the model goes on with it in view. So it need not know how to count,
-// only whom to ask and how to copy. Sums and comparisons go to a calculator, "who says this?" to a search over the
-// plays: what a model has not read it cannot know (closed book), but it can look it up. Nothing that a model writes is
-// ever executed: tools.h reads requests by a small grammar, and the answer is data too. The test's words, numbers and
-// lines stand in no example. (Shakespeare writes no digits and no rows of dots, so they are single tokens here, and
-// nothing hides them; in a model that has read the web they are not.)
+// and "ry", and how each is spelled it would have to learn by heart. Given the same word letter by letter, a model of
+// the same size has at least all that it needs; how far it comes from the same examples, the table shows. The other way
+// out is a tool (Schick et al. 2023, "Toolformer"): the model learns to write <|tool_start|>count r in
+// strawberry<|tool_end|>. There sampling stops, a C function counts, its answer is appended as a message of its own,
+// and the model goes on with it in view. So it need not know how to count, only whom to ask and how to copy. Sums and
+// comparisons go to a calculator, "who says this?" to a search over the plays: what a model has not read it cannot know
+// (closed book), but it can look it up. Nothing that a model writes is ever executed: tools.h reads requests by a small
+// grammar, and the answer is data too. The test's words, pairs of numbers and lines stand in no example. (Shakespeare
+// writes no digits and no rows of dots, so they are single tokens here, and nothing hides them; in a model that has
+// read the web they are not.)
 //
 // It prints    what each of three models answers to new questions: byte pairs alone, characters, byte pairs with tools
 // It writes    out/12/tools.png            how many answers are right, by kind

@@ -49,12 +49,8 @@ enum { B = 16, BINS = 10, FOUR = 4 };
 static double margin;                               // 0: Bradley-Terry
 static lesson_csv csv;
 
-// loss = -E log sigmoid(r_better - r_worse). Ouyang et al. 2022, equation 1, with two replies to each prompt.
-static ag_tensor *bradley_terry(ag_tensor *better, ag_tensor *worse) {
-    return ag_neg(ag_mean(ag_log_sigmoid(ag_sub(better, worse))));
-}
-
 // loss = E max(0, m - (r_better - r_worse)): pairs that are m apart count no more. No probabilities come of it.
+// (Bradley and Terry's loss, -E log sigmoid(r_better - r_worse), stands in pairs.h: lessons 14 and 16 may need it too.)
 static ag_tensor *margin_ranking(ag_tensor *better, ag_tensor *worse, double m) {
     return ag_mean(ag_relu(ag_shift(ag_sub(worse, better), m)));
 }
@@ -66,7 +62,7 @@ static void train(gpt_model *m, const char *name, const pair *set, int n, double
         stage_stop();
         ag_tensor *better, *worse;
         pairs_scores(m, set + i, B, &better, &worse);
-        ag_tensor *loss = margin > 0 ? margin_ranking(better, worse, margin) : bradley_terry(better, worse);
+        ag_tensor *loss = margin > 0 ? margin_ranking(better, worse, margin) : pairs_bradley_terry(better, worse);
         ag_backward(ag_add(loss, pairs_drift(better, worse)));
         double value = ag_item(loss), right = ag_item(ag_mean(ag_greater(better, worse)));
         if (losses) losses[i / B] = value;
@@ -136,7 +132,7 @@ static double rankings(stage *s, const plays *p, gpt_model *m, int n, ag_rng *rn
     char worse[256];
     double tau = 0;
     for (int i = 0; i < n; i++) at[i] = pairs_speech(p, rng, 1);
-    pairs_samples(s, at, n, pairs_heat, said);
+    pairs_samples(s, at, n, said);
     for (int i = 0; i < n; i++) {
         const speech *other = pairs_elsewhere(p, at[i], rng, 1);
         pairs_worse(other, other, PAIR_SHUFFLED, rng, worse);
@@ -214,7 +210,7 @@ static void raters(stage *s, const plays *p, int n, double lr, int seed) {
     printf("\ntwo raters: 1 likes the shorter reply, 2 the one that names a person; they disagree on %d of %d pairs\n"
            "%-10s %-19s %-19s %s\n", disagree, HELD, "model of", "right for rater 1", "right for rater 2",
            "where they disagree: probability of 2's choice");
-    for (int k = 0; k < 3 && !lesson_interrupted(); k++) {
+    for (int k = 0; k < 3; k++) {
         double right[2] = {0}, sure = 0, near = 0;
         for (int i = 0; i < n; i++) taste(s, p, &rng, 0, k < 2 ? k : i % 2, &set[i], &ignored);
         gpt_model *m = pairs_new_reward(s);

@@ -15,7 +15,7 @@
 //
 // It prints    reward, gold reward and KL while it learns, of answers to held-out prompts; then prompts with answers of
 //              the assistant, of the policy, and of the policy that paid nothing
-// It writes    out/14/rewards.png            both rewards against KL, with the penalty and without
+// It writes    out/14/rewards.png            both rewards against the root of KL, with the penalty and without
 //              out/14/log.csv
 //              out/14/model.safetensors      the policy with the penalty, for later lessons
 //              out/14/hacked.safetensors     the other one
@@ -545,13 +545,14 @@ static int train(world *w, const settings *o, int run, int steps, const char *pa
     return !lesson_interrupted();
 }
 
-// Reward and gold of one run against KL.
+// Reward and gold of one run against the root of KL, as Gao et al. draw them: the first nats buy most.
+static double root(double kl) { return sqrt(kl > 0 ? kl : 0); }         // an estimate of 0 may be below
 static void draw(plot *p, const world *w, int run, const char *reward, const char *gold, int color) {
     double *x = (double *)lesson_alloc((size_t)(3 * w->points), sizeof *x), *y = x + w->points, *z = y + w->points;
     size_t n = 0;
     for (int i = 0; i < w->points; i++)
         if (w->curve[i].run == run)
-            x[n] = w->curve[i].l.kl, y[n] = w->curve[i].l.reward, z[n++] = w->curve[i].l.gold;
+            x[n] = root(w->curve[i].l.kl), y[n] = w->curve[i].l.reward, z[n++] = w->curve[i].l.gold;
     plot_line(p, reward, x, y, n), plot_color(p, color), plot_dashed(p);
     plot_line(p, gold, x, z, n), plot_color(p, color), plot_dots(p);
     free(x);
@@ -655,11 +656,11 @@ int main(int argc, char **argv) {
         stage_result("hack_proxy", without->l.reward), stage_result("hack_gold_drop", peak->l.gold - without->l.gold);
         stage_result("hack_distinct2", without->l.distinct2 / sft.distinct2);
     }
-    plot *p = plot_new("A proxy of what is wanted", "KL from the assistant (nats an answer)",
+    plot *p = plot_new("A proxy of what is wanted", "root of KL from the assistant (nats an answer)",
                        "reward (the assistant's standard deviations)");
     draw(p, &w, PENALTY, "reward, with the penalty", "gold, with the penalty", 0);
     if (without) draw(p, &w, FREE, "reward, without", "gold, without", 1);
-    if (without) plot_note(p, peak->l.kl, peak->l.gold, "gold is highest here");
+    if (without) plot_note(p, root(peak->l.kl), peak->l.gold, "gold is highest here");
     lesson_save(p, "rewards.png"), plot_free(p);
     printf("written: out/14/rewards.png, log.csv, model.safetensors%s\n", without ? ", hacked.safetensors" : "");
 

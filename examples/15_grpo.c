@@ -342,7 +342,7 @@ static void practise(stage *s, int task, int steps, words *found) {
         if (keep_live(&r, weight)) {
             ag_real *ref = (ag_real *)lesson_alloc((size_t)r.B * (size_t)r.T, sizeof *ref);
             int old = ag_no_grad(s->ag, 1);
-            ag_get(gpt_logprobs(reference, r.ids, r.mask, r.B, r.T, r.len), ref);
+            if (!opt.rejection) ag_get(gpt_logprobs(reference, r.ids, r.mask, r.B, r.T, r.len), ref);
             ag_no_grad(s->ag, old);
             for (int u = 0; u < opt.updates; u++) {
                 ag_tensor *kl = NULL, *loss = opt.rejection ? rejection_loss(s->model, &r, weight)

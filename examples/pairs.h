@@ -22,7 +22,6 @@ enum { PAIR_WRONG_SCENE, PAIR_SHUFFLED, PAIR_BASE_SAMPLE, PAIR_OFF_TOPIC, PAIR_E
        PAIR_STAMMER, PAIR_KINDS };
 enum { PAIRS_CAP = 60 };                            // tokens of a reply at most
 static const char *const pairs_kinds[] = {"wrong_scene", "shuffled", "base_sample", "off_topic", "echo", "stammer"};
-static const double pairs_heat = 1.0;               // temperature of the samples
 
 typedef struct pair {
     stage_talk talk[2];                             // the better reply, the worse one; each ends in <|im_end|>, and its
@@ -147,9 +146,9 @@ LESSON_FN void pairs_cut(char *text, const char *like) {
 }
 
 // How the base model goes on with the play, 64 scenes at a time: "NAME:\nlines\n\nNAME:\n", up to the next empty line.
-LESSON_FN void pairs_samples(stage *s, const speech *const *at, int n, double heat, stage_talk *said) {
+LESSON_FN void pairs_samples(stage *s, const speech *const *at, int n, stage_talk *said) {
     enum { B = 64 };
-    gpt_sampling how = {heat, 0, 0, 0, NULL, 0};
+    gpt_sampling how = {1, 0, 0, 0, NULL, 0};
     int mine, special = bpe_special(s->tokens, "<|im_start|>");
     stage base = pairs_base(s, &mine);
     for (int i = 0; i < n; i += B) {
@@ -234,7 +233,7 @@ LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, int wary, 
         else if (set[i].kind == T) set[i].talk[1] = pairs_stammer(s, one, other->text, rng);
         else pairs_worse(one, other, set[i].kind, rng, worse), set[i].talk[1] = pairs_talk(s, one, worse);
     }
-    pairs_samples(s, at, samples, pairs_heat, said);
+    pairs_samples(s, at, samples, said);
     for (int i = 0, k = 0; i < n; i++) if (set[i].kind == M) set[i].talk[1] = said[k++];
     free(at), free(said);
     return set;

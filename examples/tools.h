@@ -6,7 +6,7 @@
 //     tools_call("calc 9.11 > 9.9", answer, sizeof answer);            // "false"
 //     tools_call("count r in strawberry", answer, sizeof answer);      // "3"
 //     tools_open(text, bytes);                                         // the plays: borrowed until tools_close()
-//     tools_call("search to be, or not to be", answer, sizeof answer); // "LUCIO, line 412: ...", the line most like it
+//     tools_call("search wherefore art thou", answer, sizeof answer);  // "JULIET, line 16909: O Romeo, Romeo! ..."
 //
 // A tool is a C function of a text that writes a text. It reads what it is given as data, by a grammar that is written
 // down below; nothing that a model says is ever run, and the worst it can do is to get "error: ..." for an answer.

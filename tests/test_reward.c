@@ -39,18 +39,17 @@ static int number(const speech *s) { return (int)(s - book.speech); }
 static void losses_are_pytorchs(void) {
     static const ag_real b[] = {1.5f, -0.25f, 3}, w[] = {0.5f, 0.75f, -2};
     static const double slope[] = {-0.08964714045666503, -0.2436861928766683, -0.002230950308094952};
-    for (int k = 0; k < 3; k++) {
+    for (int k = 0; k < 2; k++) {
         ag_ctx *c = ag_new(1);
         ag_tensor *better = ag_param(c, 3), *worse = ag_param(c, 3);
         ag_real got[3];
         ag_set(better, b), ag_set(worse, w);
-        ag_tensor *l = k == 0 ? bradley_terry(better, worse) : k == 1 ? pairs_bradley_terry(better, worse)
-                                                                      : margin_ranking(better, worse, 2);
-        CHECK_NEAR(ag_item(l), k < 2 ? 0.5444129078418546 : 4.0 / 3, 2e-7);
+        ag_tensor *l = k == 0 ? pairs_bradley_terry(better, worse) : margin_ranking(better, worse, 2);
+        CHECK_NEAR(ag_item(l), k == 0 ? 0.5444129078418546 : 4.0 / 3, 2e-7);
         ag_backward(l), ag_get_grad(better, got);
-        for (int i = 0; i < 3; i++) CHECK_NEAR(got[i], k < 2 ? slope[i] : i < 2 ? -1.0 / 3 : 0, 5e-8);
+        for (int i = 0; i < 3; i++) CHECK_NEAR(got[i], k == 0 ? slope[i] : i < 2 ? -1.0 / 3 : 0, 5e-8);
         ag_get_grad(worse, got);
-        for (int i = 0; i < 3; i++) CHECK_NEAR(got[i], k < 2 ? -slope[i] : i < 2 ? 1.0 / 3 : 0, 5e-8);
+        for (int i = 0; i < 3; i++) CHECK_NEAR(got[i], k == 0 ? -slope[i] : i < 2 ? 1.0 / 3 : 0, 5e-8);
         ag_free(c);
     }
 }
@@ -61,7 +60,7 @@ static void far_apart_is_finite(void) {
     ag_tensor *better = ag_param(c, 2), *worse = ag_param(c, 2);
     ag_real got[2];
     ag_set(better, b), ag_set(worse, w);
-    ag_tensor *l = bradley_terry(better, worse);
+    ag_tensor *l = pairs_bradley_terry(better, worse);
     CHECK_NEAR(ag_item(l), 200, 1e-4);
     ag_backward(l), ag_get_grad(better, got);
     CHECK_NEAR(got[0], 0, 1e-7); CHECK_NEAR(got[1], -0.5, 1e-7);
@@ -76,7 +75,7 @@ static void knows_nothing_at_first(void) {
     ag_tensor *better, *worse;
     pairs_scores(m, set, 8, &better, &worse);
     CHECK(ag_item(ag_sum(ag_mul(better, better))) == 0 && ag_item(ag_sum(ag_mul(worse, worse))) == 0);
-    CHECK_NEAR(ag_item(bradley_terry(better, worse)), log(2), 6e-8);
+    CHECK_NEAR(ag_item(pairs_bradley_terry(better, worse)), log(2), 6e-8);
     gpt_free(m), pairs_free(set, 8), end();
 }
 
