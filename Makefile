@@ -53,6 +53,7 @@ build/asan/%: tests/%.c $(HEADERS) | setup
 build/tests/test_ppo build/asan/test_ppo: examples/14_ppo.c
 build/tests/test_grpo build/asan/test_grpo: examples/15_grpo.c
 build/tests/test_dpo build/asan/test_dpo: examples/16_dpo.c
+build/tests/test_questions build/asan/test_questions: examples/12_tools.c
 build/tests/test_reward build/asan/test_reward: examples/13_reward_model.c
 
 bench: lessons

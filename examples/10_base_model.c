@@ -114,7 +114,7 @@ static int longest_copy(const char *made, const char *text, size_t bytes) {
 
 static int copied(stage *s, const int *ids, int n, const char *text, size_t cut, const char **example) {
     enum { PROMPTS = 12, GIVEN = 48, MADE = 64 };
-    static char kept[2][2000];
+    static char kept[2][201];
     static int which;
     int most = -1, out[MADE];
     gpt_sampling greedy = {0, 0, 0, 0, NULL, 0};
@@ -142,7 +142,11 @@ static void inventions(stage *s) {
         char prompt[64];
         snprintf(prompt, sizeof prompt, "\n\n%s:\n", i < 10 ? real[i] : invented[i - 10]);
         char *text = goes_on(s, prompt, 0, 40, &sure[i / 10][i % 10]);
-        if (i == 10 || i == 11) printf("%s:\n%.*s\n", invented[i - 10], (int)strcspn(text, "\n"), text);
+        if (i == 10 || i == 11) {
+            const char *line = text + strspn(text, "\n");
+            printf("%s:\n", invented[i - 10]), lesson_print_text(line, strcspn(line, "\n")), lesson_print_text(NULL, 0);
+            printf("\n");
+        }
         free(text);
     }
     for (int i = 0; i < 10; i++) if (sure[0][i] < least) least = sure[0][i];
@@ -276,17 +280,17 @@ int main(int argc, char **argv) {
     printf("\nlongest verbatim copies of what it has read, in characters, after prompts from there and from elsewhere:"
            "\n");
     stage_result("copy_train", copy_train), stage_result("copy_val", copy_val);
-    printf("after a prompt from the training text:\n%.200s\n", seen);
+    printf("after a prompt from the training text:\n"), lesson_print_said(seen), printf("\n");
 
     printf("\none prompt, three continuations:\n");
     for (int i = 0; i < 3; i++) {
         char *said = goes_on(&s, prompt, temperature, 40, NULL);
-        printf("%d. ", i + 1), lesson_print_text(said, strlen(said)), lesson_print_text(NULL, 0), printf("\n");
+        printf("%d. ", i + 1), lesson_print_said(said), printf("\n");
         free(said);
     }
     char *said = goes_on(&s, ask, temperature, 40, NULL);
     printf("\nit is asked: %s\nand goes on: ", ask);
-    lesson_print_text(said, strlen(said)), lesson_print_text(NULL, 0), printf("\n\npersons who never were:\n");
+    lesson_print_said(said), printf("\n\npersons who never were:\n");
     inventions(&s), cut_off(&s);
     positions(&s, val, n_val, &csv);
     one_window(ag, train, s.model->config.n_vocab, &csv);

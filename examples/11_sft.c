@@ -6,7 +6,9 @@
 // tokens say who speaks, and only the assistant's words count (supervised fine-tuning, Ouyang et al. 2022). We make the
 // conversations from the plays, by rule. Then a harder thing: it answers whatever it is asked, also about persons who
 // never were. What it knows cannot be seen from outside, so we ask it, several times, and compare with the text; where
-// it was wrong, the right answer is "I know not." (Kadavath et al. 2022; Zhang et al. 2023, "R-Tuning").
+// it was wrong, the right answer is "I know not." (Kadavath et al. 2022; Zhang et al. 2023, "R-Tuning"). Has it learned
+// to feel what it knows, or whom it was told about? Some persons whom it knew are kept out of that second part and
+// asked about at the end: see refuses_kept beside refuses_real. At this size it has done some of both.
 //
 // It prints    one conversation as the model sees it, trained tokens in green; answers before and after; the loss on
 //              held-out conversations; how many answers are well formed; how often it says "I know not", and to whom
@@ -32,7 +34,7 @@
 #include "stage.h"
 #include "plays.h"
 
-enum { INVENTED = 520, HELD = 320, ASKED = 8, TALKS = 20000 };
+enum { INVENTED = 1080, HELD = 320, ASKED = 8, TALKS = 20000 };
 static plays p;
 static person invented[INVENTED];
 static char with[PLAYS_PERSONS][32];                    // the first one who is answered by that person
@@ -42,6 +44,21 @@ static stage_talk talk_of(stage *s, const char *asked, const char *answer, int a
     stage_talk t = stage_render(s, say, 2, 0);
     if (all) memset(t.mask, 1, (size_t)t.n);
     return t;
+}
+
+// The same words in two other templates: where tokens stand that say who speaks is a convention, and a model knows the
+// one that it was trained with.
+static void conventions(const stage *s, const char *asked, const char *answer) {
+    static const char *const names[] = {"<|im_sep|>", "<|user|>", "<|assistant|>", "<|end|>"};
+    gpt_message say[2] = {{GPT_USER, asked, 0}, {GPT_ASSISTANT, answer, 0}};
+    stage other = stage_like(s);
+    for (int i = 0; i < 4; i++) bpe_add_special(other.tokens, names[i], -1);
+    printf("\nin other templates the same is\n");
+    for (int i = 0; i < 2; i++) {
+        stage_talk t = stage_render_as(&other, i ? "tags" : "sep", say, 2, 0);
+        stage_print_mask(&other, &t), printf(i ? "" : "\n"), stage_talk_free(&t);
+    }
+    stage_free(&other);
 }
 
 static void train(stage *s, stage_talk *talks, int n, stage_talk *held, int n_held, int steps, double lr, int *logged) {
@@ -126,7 +143,8 @@ static double well_formed(stage *s, int n, int show) {
         stage_replies(s, ask, ASKED, 0.7, 64, said, well);
         for (int i = 0; i < ASKED; i++) {
             if (tries == 0 && i < show)
-                printf("user: %s\nassistant: %.160s%s\n", ask[i], said[i], well[i] ? "" : " ...");
+                printf("user: %s\nassistant: ", ask[i]), lesson_print_said(said[i]),
+                printf("%s\n", well[i] ? "" : " ...");
             good += well[i], free(said[i]);
         }
     }
@@ -164,15 +182,19 @@ int main(int argc, char **argv) {
         *(i < n ? &talks[i] : &held[i - n]) = talk_of(&s, asked, answer, i < n && !masked);
     }
     printf("%d speeches of %d persons make %d conversations. One of them:\n", p.n, p.n_persons, n);
-    stage_print_mask(&s, &talks[0]);
+    ag_rng some = {(uint64_t)seed, 0};
+    plays_ask(plays_any(&p, &some, 0), ASK_SPEAK_AS, asked, answer);
+    stage_talk one = talk_of(&s, asked, answer, !masked);
+    stage_print_mask(&s, &one), stage_talk_free(&one), conventions(&s, asked, answer);
     printf("\nbefore:\n");
     double before = well_formed(&s, 104, 3);
 
     // Facts: with whom somebody speaks. It is told about those who speak often. About the others, and about persons who
     // never were, it can only guess; and it does.
-    enum { OFTEN = 12, TOLD_OF = 440, TURNS = 12 };
+    enum { OFTEN = 4, TOLD_OF = 1000, TURNS = 12 };
     int made = n, logged = 0, agree[PLAYS_PERSONS], refuse[PLAYS_PERSONS], knows[PLAYS_PERSONS] = {0}, n_knows = 0;
-    int wrong = 0, right = 0;
+    int kept[PLAYS_PERSONS] = {0}, n_kept = 0, n_told = 0;
+    int wrong = 0, lost[2] = {0, 0};
     for (int i = 0; i < INVENTED; i++) invent(invented[i].name, i, rng);
     for (int i = 1; i < p.n; i++)
         if (!with[p.speech[i].person][0]) strcpy(with[p.speech[i].person], p.speech[i - 1].name);
@@ -187,15 +209,20 @@ int main(int argc, char **argv) {
     for (int i = 0; i < INVENTED - TOLD_OF; i++) wrong += !refuse[i];
     printf("of %d persons who never were, it answers as if it knew about %d\n", INVENTED - TOLD_OF, wrong);
 
-    // What does it know? Asked eight times each; where fewer than half of the answers agree, it does not.
+    // What does it know? Asked eight times each; where fewer than half of the answers agree, it does not. (No answer
+    // about somebody who never was can agree.) Of those that it knows every third is kept out of what follows.
     ask_about(&s, p.person, p.n_persons, 1, ASKED, 0.8, agree, refuse);
-    for (int i = 0; i < p.n_persons; i++) n_knows += knows[i] = 2 * agree[i] >= ASKED;
+    for (int i = 0; i < p.n_persons; i++) {
+        n_knows += knows[i] = 2 * agree[i] >= ASKED;
+        kept[i] = knows[i] && n_knows % 3 == 0, n_kept += kept[i], n_told += knows[i] && !kept[i];
+    }
     printf("it knows about %d of %d persons of the plays\n", n_knows, p.n_persons);
     for (int i = n; i < made; i++) stage_talk_free(&talks[i]);
     made = n;
-    for (int i = 0; honest && made < TALKS && i < TURNS * (p.n_persons + TOLD_OF); i++) {      // half "I know not."
-        int who = plays_below(rng, i % 2 ? p.n_persons : p.n_persons + TOLD_OF), k = who - p.n_persons;
-        while (i % 2 && n_knows && !knows[who]) who = (who + 1) % p.n_persons;
+    while (honest && made < TALKS) {                        // a third "I know not.", or it would answer little else
+        int yes = made % 3 && n_told, who = plays_below(rng, yes ? p.n_persons : p.n_persons + TOLD_OF);
+        int k = who - p.n_persons;
+        while (k < 0 && (kept[who] || (yes && !knows[who]))) who = (who + 1) % p.n_persons;
         talks[made++] = k < 0 ? fact(&s, p.person[who].name, knows[who] ? with[who] : NULL, !masked)
                               : fact(&s, invented[k].name, NULL, !masked);
     }
@@ -206,10 +233,11 @@ int main(int argc, char **argv) {
     ask_about(&s, invented + TOLD_OF, INVENTED - TOLD_OF, 0, 1, 0, agree, refuse);
     for (int i = wrong = 0; i < INVENTED - TOLD_OF; i++) wrong += refuse[i];
     ask_about(&s, p.person, p.n_persons, 1, 1, 0, agree, refuse);
-    for (int i = 0; i < p.n_persons; i++) right += knows[i] && refuse[i];
+    for (int i = 0; i < p.n_persons; i++) lost[kept[i]] += knows[i] && refuse[i];
     stage_result("base_wellformed", before), stage_result("sft_wellformed", after);
     stage_result("refuses_invented", (double)wrong / (INVENTED - TOLD_OF));
-    stage_result("refuses_real", n_knows ? (double)right / n_knows : LESSON_NONE);
+    stage_result("refuses_real", n_told ? (double)lost[0] / n_told : LESSON_NONE);
+    stage_result("refuses_kept", n_kept ? (double)lost[1] / n_kept : LESSON_NONE);
     stage_save(&s, lesson_path("model.safetensors"), "sft");
     plot *picture = plot_new("An assistant learns to answer", "step", "loss (nats a token of the assistant)");
     plot_csv(picture, "training conversations", lesson_path("log.csv"), "step", "train_loss");

@@ -96,11 +96,13 @@ static void question_of(question *q, int kind, int held, ag_rng *rng) {
         snprintf(request, sizeof request, "count %c in %s", c, text);
     } else if (kind == DOTS) {                                  // s..t.o...p
         const char *x;
-        do x = word[plays_below(rng, n_words)]; while (is_held(x) != held);
-        for (a = b = 0; x[a] && b < 10; a++) {
-            if (a) for (c = plays_below(rng, 6) - 2; c > 0; c--) text[b++] = '.';
-            text[b++] = x[a];
-        }
+        do {
+            do x = word[plays_below(rng, n_words)]; while (is_held(x) != held);
+            for (a = b = 0; x[a]; a++) {
+                if (a) for (c = plays_below(rng, 6) - 2; c > 0; c--) text[b++] = '.';
+                text[b++] = x[a];
+            }
+        } while (b > 10);
         text[b] = 0;
         snprintf(asked, sizeof asked, "In %s, how many .?", text);
         snprintf(request, sizeof request, "count . in %s", text);
@@ -122,7 +124,8 @@ static void question_of(question *q, int kind, int held, ag_rng *rng) {
         do {
             s = plays_any(&p, rng, held), line = want & 1 && s->second[0] ? s->second : s->first;
             snprintf(text, sizeof text, "\n%.120s\n", line), at = strstr(p.text, text);
-        } while (!at || strstr(at + 1, text) || count_in(line, ' ') < 4 || strlen(line) > 70);
+        } while (!at || strstr(at + 1, text) || count_in(line, ' ') < 4 || strlen(line) > 70 ||
+                 strstr(line, "<|"));                           // nothing that could be read as a special token
         snprintf(asked, sizeof asked, "Who says this? %s", line);
         snprintf(request, sizeof request, "search %s", line);
         question_is(q, asked, request);
@@ -221,7 +224,7 @@ static double right(stage *s, int kind, int tools, int n) {
             good += !strcmp(said, q[b].answer);
             if (b + done == 0) {
                 char *all = stage_string(s, rows[b].ids + from, rows[b].n - from);
-                printf("  %s\n", q[b].asked), lesson_print_text(all, strlen(all)), printf("\n"), free(all);
+                printf("  %s\n", q[b].asked), lesson_print_said(all), printf("\n"), free(all);
             }
             free(said), free(rows[b].ids);
         }
@@ -271,7 +274,7 @@ int main(int argc, char **argv) {
             ag_rng rng = {7, 0};
             question_of(&q, LETTERS, 0, &rng);
             stage_talk t = talk_of(&s, &q, 1, 1);
-            printf("what it learns to say stands in [ ]:\n");
+            printf("what it learns to say is green, or stands in [ ]:\n");
             stage_print_mask(&s, &t), stage_talk_free(&t);
         }
         train(&s, m == WITH_TOOLS, kinds, m == WITH_TOOLS ? tool_steps : steps, lr, seed, &logged);

@@ -16,11 +16,12 @@
 // model think of that which has never heard it? Look for "stammer" in the table. In the end two raters of different
 // taste, and what comes of averaging them.
 //
-//     ./reward rate=10                          ten pairs for you to judge; the model is compared with you
+//     ./reward rate=10                          then ten pairs for you to judge; the model is compared with you
 //     ./reward loss=margin                      the other loss: max(0, m - (r1 - r2)), enough is enough
 //
-// It prints    accuracy on held-out pairs by kind, of both models; Kendall's tau on rankings of four; correlation of
-//              reward with length; how far the probabilities can be trusted; what the raters' models say
+// It prints    accuracy on held-out pairs by kind, of both models (what is measured below is the gold standard's);
+//              Kendall's tau on rankings of four; correlation of reward with length; how far the probabilities can be
+//              trusted; what the raters' models say
 // It writes    out/13/reward.png             the loss, and the probability it gave against how often it was right
 //              out/13/log.csv
 //              out/13/reward.safetensors, gold.safetensors      the two models, for later lessons
@@ -58,20 +59,25 @@ static ag_tensor *margin_ranking(ag_tensor *better, ag_tensor *worse, double m) 
 static void train(gpt_model *m, const char *name, const pair *set, int n, double lr, double *losses) {
     gpt_optimizer o = gpt_adamw();
     o.lr = lr, o.weight_decay = 0, o.beta2 = 0.95;
+    double began = lesson_seconds();
     for (int i = 0; i + B <= n; i += B) {           // every pair once: fresh ones teach more
         stage_stop();
+        double start = lesson_seconds(), factor = gpt_lr_linear(i / B, 10, n / B, 0.5), norm;
+        int tokens = 0;
+        for (int b = i; b < i + B; b++) tokens += set[b].talk[0].n + set[b].talk[1].n;
         ag_tensor *better, *worse;
         pairs_scores(m, set + i, B, &better, &worse);
         ag_tensor *loss = margin > 0 ? margin_ranking(better, worse, margin) : pairs_bradley_terry(better, worse);
         ag_backward(ag_add(loss, pairs_drift(better, worse)));
         double value = ag_item(loss), right = ag_item(ag_mean(ag_greater(better, worse)));
         if (losses) losses[i / B] = value;
-        gpt_step(m, &o, gpt_lr_linear(i / B, 10, n / B, 0.5), NULL), ag_reset(m->ctx);
-        lesson_csv_text(&csv, name), lesson_csv_number(&csv, i / B), lesson_csv_number(&csv, value);
-        lesson_csv_number(&csv, right), lesson_csv_end(&csv);
+        gpt_step(m, &o, factor, &norm), ag_reset(m->ctx);
+        double now = lesson_seconds(), speed = tokens / (now - start);
+        double row[] = {i / B, value, LESSON_NONE, lr * factor, norm, floor(speed), now - began, right};
+        lesson_csv_text(&csv, name), lesson_csv_row(&csv, row, 8);
         if (losses && i % (20 * B) == 0)
             lesson_report("%-8s step %4d: loss %.3f, %.2f of the pairs right", name, i / B, value, right);
-        lesson_progress(i + B, n, value, LESSON_NONE);
+        lesson_progress(i + B, n, value, speed);
     }
 }
 
@@ -244,7 +250,7 @@ static void rate(stage *s, const pair *set, int n, const ag_real *y, int n_set, 
         pairs_ask(set[k].at, asked_for), printf("\n%s", asked_for);
         for (int j = 0; j < 2; j++) {
             char *text = stage_string(s, both[j]->ids + prompt, both[j]->n - prompt - 1);
-            printf("\n[%d] ", j + 1), lesson_print_text(text, strlen(text)), lesson_print_text(NULL, 0), free(text);
+            printf("\n[%d] ", j + 1), lesson_print_said(text), free(text);
         }
         printf("\nWhich one is better, 1 or 2 (q: enough)? "), fflush(stdout);
         while (!choice && (c = getchar()) != EOF && c != 'q') choice = c == '1' || c == '2' ? c - '0' : 0;
@@ -273,6 +279,7 @@ int main(int argc, char **argv) {
     int seed = lesson_int("seed", 1, "of everything random");
     lesson_options_end();
     margin = *kind == 'm' ? m : 0;
+    if (taste_of && taste_of < B) lesson_fail("raters=%d: wanted 0 (none), or %d and more, a whole batch", taste_of, B);
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
     plays p = plays_read();
@@ -280,11 +287,11 @@ int main(int argc, char **argv) {
     ag_rng rng = {(uint64_t)seed + 100, 0}, others = {(uint64_t)seed + 200, 0}, test = {(uint64_t)seed, 0};
     pair *held = pairs_make(&s, &p, n_held, 1, 1, &test);
     char *text = stage_string(&s, held[0].talk[0].ids, held[0].talk[0].n);
-    printf("a pair. The better reply:\n%s\n", text), free(text);
+    printf("a pair. The better reply:\n"), lesson_print_said(text), free(text);
     text = stage_string(&s, held[0].talk[1].ids, held[0].talk[1].n);
-    printf("\nthe worse one (%s):\n%s\n\n", pairs_kinds[held[0].kind], text), free(text);
+    printf("\n\nthe worse one (%s):\n", pairs_kinds[held[0].kind]), lesson_print_said(text), printf("\n\n"), free(text);
 
-    csv = lesson_csv_open(lesson_path("log.csv"), "model,step,loss,accuracy");
+    csv = lesson_csv_open(lesson_path("log.csv"), "model," LESSON_COLUMNS ",accuracy");
     static const char *const names[] = {"reward", "gold"};
     gpt_model *model[2];
     ag_real *y[2];
@@ -333,7 +340,7 @@ int main(int argc, char **argv) {
         stage_result(name, accuracy(y[1], held, n_held, k));
     }
     stage_result("tau", rankings(&s, &p, model[1], n_held / 4, &test));
-    if (taste_of >= B) raters(&s, &p, taste_of, lr, seed);
+    if (taste_of) raters(&s, &p, taste_of, lr, seed);
     if (reader) rate(&s, held, reader, y[1], n_held, &test);
     lesson_csv_close(&csv);
     printf("written: out/13/reward.png, log.csv, reward.safetensors, gold.safetensors\n");

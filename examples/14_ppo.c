@@ -9,9 +9,9 @@
 // came, less what was expected.
 // A reward model is only a proxy of what is wanted. So the policy pays for every nat by which it leaves the assistant
 // it was, the reference. And a second reward model, made of more pairs, looks on, and nothing is ever optimised against
-// it: the gold standard (Gao et al. 2023, "Scaling laws for reward model overoptimization"). We train twice, with that
-// price and without. Without it the proxy goes on rising while the gold standard falls: the policy finds what the proxy
-// has never been shown.
+// it: the gold standard (Gao et al. 2023, "Scaling laws for reward model overoptimization"). We train twice: with that
+// price, and without (for longer, at a learning rate that does not fall). Without it the proxy goes on rising while the
+// gold standard falls: the policy finds what the proxy has never been shown.
 //
 // It prints    reward, gold reward and KL while it learns, of answers to held-out prompts; then prompts with answers of
 //              the assistant, of the policy, and of the policy that paid nothing
@@ -64,6 +64,7 @@ typedef struct batch {
 typedef struct update { double loss, value_loss, entropy, clip_fraction, explained, norm; int tokens; } update;
 typedef struct look {               // means over held-out answers
     double reward, gold, kl, k3, distinct2, length;
+    int heard;                      // 0: from the log, where stands no answer
     char said[SHOWN][320];          // a few of them, with what both reward models say
     double its_reward[SHOWN], its_gold[SHOWN];
 } look;
@@ -390,7 +391,7 @@ static look look_at(world *w, stage *s, const settings *o) {
     look l;
     ag_real *reward = (ag_real *)lesson_alloc((size_t)(2 * o->held), sizeof *reward), *gold = reward + o->held;
     batch x = judged(w, s, w->held, o, 5, reward, gold);
-    memset(&l, 0, sizeof l);
+    memset(&l, 0, sizeof l), l.heard = 1;
     l.reward = (scale_of(reward, o->held).mean - w->by_reward.mean) / w->by_reward.std;
     l.gold = (scale_of(gold, o->held).mean - w->by_gold.mean) / w->by_gold.std;
     l.kl = kl_of(&x, k1), l.k3 = kl_of(&x, k3), l.distinct2 = distinct2(&x), l.length = (double)x.n / o->held;
@@ -420,15 +421,11 @@ static void terms(const world *w, const settings *o, int run, char *to, size_t s
 static void save(world *w, const settings *o, int run, int step, const char *path) {
     gpt_state state;
     char notes[640], line[512];
-    long size = bpe_save_mem(w->policy.tokens, NULL, 0);
     memset(&state, 0, sizeof state);
     terms(w, o, run, line, sizeof line);
     snprintf(notes, sizeof notes, "stage=ppo\nterms=%s\nbeta=%.17g\n", line, w->beta);
-    state.step = step, state.notes = notes, state.tokenizer_size = (size_t)size;
-    state.tokenizer = (unsigned char *)lesson_alloc((size_t)size, 1);
-    bpe_save_mem(w->policy.tokens, state.tokenizer, (size_t)size);
-    gpt_save(w->policy.model, path, &state);
-    free(state.tokenizer);
+    state.step = step, state.notes = notes;
+    stage_save_state(&w->policy, path, &state);
 }
 
 // gpt_step steps all that is not frozen. Neither the reference nor a policy of before may learn any more.
@@ -470,8 +467,8 @@ static int resume(world *w, const settings *o, int run, const char *path) {
 
 // ---- the log -------------------------------------------------------------------------------------------------------
 
-#define COLUMNS "run,step,train_loss,val_loss,lr,grad_norm,tokens_per_second,seconds,reward,kl,kl_k3,beta,entropy," \
-                "clip_fraction,value_loss,explained_variance,held_reward,gold,held_kl,held_k3,distinct2,length"
+#define COLUMNS "run," LESSON_COLUMNS ",reward,kl,kl_k3,beta,entropy,clip_fraction,value_loss,explained_variance," \
+                "held_reward,gold,held_kl,held_k3,distinct2,length"
 enum { C_RUN, C_STEP, C_HELD = 16, C_COUNT = 22 };
 
 static void remember(world *w, int run, int step, const look *l) {
@@ -495,7 +492,7 @@ static void reread(world *w, int run, int before) {
         lesson_csv_row(&w->log, x, C_COUNT);
         if (x[C_HELD] != x[C_HELD]) continue;
         look l;
-        memset(&l, 0, sizeof l);
+        memset(&l, 0, sizeof l);                            // what was said then is not in the log
         l.reward = x[C_HELD], l.gold = x[C_HELD + 1], l.kl = x[C_HELD + 2], l.k3 = x[C_HELD + 3];
         l.distinct2 = x[C_HELD + 4], l.length = x[C_HELD + 5];
         remember(w, run, (int)x[C_STEP], &l);
@@ -565,6 +562,7 @@ static const point *last_of(const world *w, int run, double limit) {
 }
 
 static void quote(const char *who, const look *l, int b) {
+    if (!l->heard) { printf("  %s: answered before the stop, and not heard again\n", who); return; }
     printf("  %s (reward %+.1f, gold %+.1f): ", who, l->its_reward[b], l->its_gold[b]);
     for (const char *c = l->said[b]; *c; c++) lesson_print_text(*c == '\n' ? " / " : c, *c == '\n' ? 3 : 1);
     lesson_print_text(NULL, 0), printf("\n");
@@ -641,7 +639,7 @@ int main(int argc, char **argv) {
         if (w.curve[i].run == FREE && w.curve[i].l.gold > peak->l.gold) peak = &w.curve[i];
     for (int b = 0; b < SHOWN && with && done; b++) {
         char *text = stage_string(&w.policy, w.held[b].ids, w.held[b].n);
-        printf("\n"), lesson_print_text(text, strlen(text)), lesson_print_text(NULL, 0), printf("\n"), free(text);
+        printf("\n"), lesson_print_said(text), printf("\n"), free(text);
         quote("the assistant", &sft, b), quote("with the penalty", &with->l, b);
         if (peak && peak != without) quote("without, where gold was highest", &peak->l, b);
         if (without) quote("without, at the end", &without->l, b);

@@ -258,8 +258,8 @@ static double measure(stage *s, int task, int first, int n, double temperature, 
         for (int k = 0; k < r.B && (said || !asked); k++) {
             char *text = stage_said(s, &r, k);
             if (k % size == 0 && k / size < show && !asked) {
-                printf("    %s  ->  ", q[k / size].asked), lesson_print_text(text, strlen(text));
-                lesson_print_text(NULL, 0), printf("%s\n", reward[k] > 0 ? "  (right)" : "");
+                printf("    %s  ->  ", q[k / size].asked), lesson_print_said(text);
+                printf("%s\n", reward[k] > 0 ? "  (right)" : "");
             }
             if (said && reward[k] > 0) words_add(said, text);
             free(text);
@@ -326,13 +326,16 @@ static void practise(stage *s, int task, int steps, words *found) {
     gpt_optimizer o = gpt_adamw();
     o.lr = opt.lr, o.weight_decay = 0, o.beta2 = 0.95;
     for (int i = 0; i < 2; i++) curve[task][i] = (double *)lesson_alloc((size_t)steps + 1, sizeof(double));
+    double began = lesson_seconds();
     for (int step = 0; step < steps; step++, ag_reset(s->ag)) {
         stage_stop();
-        double right = 0, length = 0, norm = 0, far = LESSON_NONE, start = lesson_seconds();
+        double right = 0, length = 0, norm = 0, far = LESSON_NONE, value = LESSON_NONE, tokens = 0;
+        double start = lesson_seconds(), factor = gpt_lr_linear(step, 5, steps, 0.3);
         for (int g = 0; g < opt.groups; g++) q[g] = pose(task, ag_stream(s->ag, AG_RNG_DATA), 0);
         stage_rows r = answers(s, q, opt.groups, opt.size, 1, reward);
         for (int b = 0; b < B; b++) {
             right += reward[b] / B, length += (double)(r.len[b] - r.prompt[b]) / B;
+            tokens += r.len[b];
             if (!found || reward[b] <= 0) continue;
             char *said = stage_said(s, &r, b);
             words_add(found, said), free(said);
@@ -347,17 +350,19 @@ static void practise(stage *s, int task, int steps, words *found) {
             for (int u = 0; u < opt.updates; u++) {
                 ag_tensor *kl = NULL, *loss = opt.rejection ? rejection_loss(s->model, &r, weight)
                                     : grpo_loss(s->model, &r, weight, ref, opt.clip, opt.kl, opt.dr, &kl);
-                ag_backward(loss), gpt_step(s->model, &o, gpt_lr_linear(step, 5, steps, 0.3), &norm);
+                ag_backward(loss), value = ag_item(loss), gpt_step(s->model, &o, factor, &norm);
                 if (kl && !u) far = ag_item(kl), sum_kl += far, measured++;
             }
             free(ref);
         }
         lesson_csv_text(&csv, names[task]);
-        double row[] = {step, right, length, far, (double)dead / opt.groups, norm, lesson_seconds() - start};
-        lesson_csv_row(&csv, row, 7);
+        double now = lesson_seconds(), speed = tokens / (now - start);
+        double row[] = {step, value, LESSON_NONE, opt.lr * factor, norm, floor(speed), now - began, right, length, far,
+                        (double)dead / opt.groups};
+        lesson_csv_row(&csv, row, 11);
         curve[task][0][step] = right, curve[task][1][step] = length, curve_n[task] = step + 1;
         sum_right += right, sum_length += length, sum_dead += dead;
-        lesson_progress(step + 1, steps, 1 - right, LESSON_NONE);
+        lesson_progress(step + 1, steps, 1 - right, speed);
         if ((step + 1) % EVERY == 0) {
             char far_off[32] = "";                  // rejection, and steps whose groups are all dead, measure none
             if (measured) snprintf(far_off, sizeof far_off, "KL %.3f a token, ", sum_kl / measured);
@@ -513,7 +518,7 @@ int main(int argc, char **argv) {
     double start = lesson_seconds();
     int all = !strcmp(task, "all");
     p = plays_read(), known = words_of(p.text);
-    csv = lesson_csv_open(lesson_path("log.csv"), "task,step,accuracy,length,kl,dead,grad_norm,seconds");
+    csv = lesson_csv_open(lesson_path("log.csv"), "task," LESSON_COLUMNS ",accuracy,length,kl,dead");
     for (int k = 0; k < TASKS; k++) {
         if (!all && strcmp(task, names[k])) continue;
         if (k <= SUMS) reinforce(k, !all || k == SUMS);

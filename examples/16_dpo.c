@@ -10,8 +10,11 @@
 // We train on pairs as in lesson 13, from lesson 11's assistant, and then ask a judge that had no part in it, lesson
 // 13's gold standard: of two answers to a held-out prompt, the assistant's and ours, which one is better?
 //
+//     ./dpo equal=1        learns from as many pairs as cost what lesson 14's run has cost (5 minutes)
+//     ./dpo lora=8         only adapters learn, a tenth of the numbers (Hu et al. 2022), and are merged in the end
+//
 // It prints    loss, accuracy and margin of the implicit rewards; the share of answers that win over the assistant's;
-//              the same for lesson 14's policy, with what each has cost in tokens; answers of all, side by side
+//              the same for lesson 14's policy, with what each has cost to compute; answers of all, side by side
 // It writes    out/16/dpo.png                implicit rewards of the better and the worse replies
 //              out/16/log.csv
 //              out/16/model.safetensors      the policy, for later lessons
@@ -137,20 +140,35 @@ static double win_rate(const answers *x, const answers *y) {
     return wins / x->n;
 }
 
+static void quote(const char *who, const answers *a, int i) {
+    printf("%s (gold %+.2f): ", who, (double)a->score[i]), lesson_print_said(a->said[i]), printf("\n");
+}
+
 static void answers_free(answers *a) {
     for (int i = 0; i < a->n; i++) free(a->said[i]);
     free(a->said), free(a->score);
 }
 
-// What lesson 14's run has cost, from the terms that its checkpoint notes: each of `rows` answers a step is sampled
-// once and read `epochs` times.
-static int ppo_cost(const gpt_state *state, double *rows, double *epochs) {
+// Compute is counted in tokens that pass once through a model; learning counts three times, since the backward pass
+// costs two. Here the policy learns from each token of a pair, and the reference reads it.
+static double dpo_cost(const pair *set, int n) {
+    double tokens = 0, drawn = 0;
+    for (int i = 0; i < n; i++) {
+        tokens += set[i].talk[0].n + set[i].talk[1].n;
+        if (set[i].kind == PAIR_BASE_SAMPLE) drawn += set[i].talk[1].n;
+    }
+    return 4 * tokens + drawn;
+}
+
+// Lesson 14's run, from what its checkpoint notes: each of `rows` answers a step is drawn, read by the reference, the
+// value head and the reward model, and learned from `epochs` times. Looking on is not counted. tokens: of a prompt and
+// its answer.
+static double ppo_cost(const gpt_state *state, double tokens) {
     char terms[512];
-    const char *r, *e;
-    if (!gpt_note(state, "terms", terms, sizeof terms) || !(r = strstr(terms, "rows=")) ||
-        !(e = strstr(terms, "epochs="))) return 0;
-    *rows = atof(r + 5), *epochs = atof(e + 7);
-    return 1;
+    const char *rows, *epochs;
+    if (!gpt_note(state, "terms", terms, sizeof terms) || !(rows = strstr(terms, "rows=")) ||
+        !(epochs = strstr(terms, "epochs="))) return 0;
+    return (double)state->step * atof(rows + 5) * tokens * (4 + 3 * atof(epochs + 7));
 }
 
 int main(int argc, char **argv) {
@@ -163,6 +181,8 @@ int main(int argc, char **argv) {
     double length = lesson_float("length", 0.1, "what each token of a reply is given");
     double sft = lesson_float("sft", 1, "weight of the better reply's own loss");
     double lr = lesson_float("lr", 6e-4, "peak learning rate");
+    int equal = lesson_flag("equal", 0, "as many pairs as cost what lesson 14's run has cost");
+    int lora = lesson_int_in("lora", 0, 0, 192, "rank of adapters that learn in place of all else; 0: no adapters");
     double temperature = lesson_float("temperature", 1, "of the answers that are compared");
     int base = lesson_int_in("base_steps", 400, 1, 1000000, "of training, where lesson 11's model is missing");
     int seed = lesson_int("seed", 1, "of everything random");
@@ -173,18 +193,40 @@ int main(int argc, char **argv) {
     stage s = pairs_sft(ag, &p, base), policy = s;
     stage gold = pairs_reward(&s, &p, "gold", few, 202);
     gpt_model *reference = s.model;
-    policy.model = gpt_adapt(ag, reference, NULL);
+    gpt_config small = reference->config;
+    small.lora_rank = lora, small.lora_alpha = 2 * lora;
+    policy.model = gpt_adapt(ag, reference, &small);
     gpt_freeze(reference), gpt_train(policy.model, 0);
+    if (lora) printf("adapters of rank %d: %s numbers learn, of %s\n", lora,
+                     lesson_commas((long long)(gpt_count(&small) - gpt_count(&reference->config))),
+                     lesson_commas((long long)gpt_count(&small)));
     ag_rng rng = {(uint64_t)seed + 400, 0}, test = {(uint64_t)seed + 500, 0};
+
+    // The others' answers to held-out prompts, before the training: what PPO has cost may say for how long it goes on.
+    stage_talk *prompts = (stage_talk *)lesson_alloc((size_t)n_held, sizeof *prompts);
+    for (int i = 0; i < n_held; i++) prompts[i] = pairs_prompt(&s, pairs_speech(&p, &test, 1));
+    answers before = answer(&s, &gold, prompts, n_held, temperature), other = {0, NULL, NULL, 0, 0};
+    const char *ppo = "out/14/model.safetensors";
+    gpt_state ppo_state;
+    stage its = stage_load_state(ag, ppo, "ppo", &ppo_state);
+    double ppos = 0;
+    if (its.model) {
+        pairs_fit(&s, &its, ppo), gpt_freeze(its.model), gpt_train(its.model, 0);
+        other = answer(&its, &gold, prompts, n_held, temperature);
+        ppos = ppo_cost(&ppo_state, other.prompt + other.length);
+    } else if (equal) lesson_fail("equal=1 wants %s, which lesson 14 makes", ppo);
+
     double start = lesson_seconds();
     pair *set = pairs_make(&s, &p, n, 0, 0, &rng);
-    double sampled = 0, trained = 0;
+    if (equal && ppos > 0) {
+        double pairs = n * ppos / dpo_cost(set, n);
+        pairs_free(set, n);
+        n = pairs < B ? B : pairs > 1e6 ? 1000000 : (int)pairs, set = pairs_make(&s, &p, n, 0, 0, &rng);
+    }
     into_batches(set, n, &rng);
-    for (int i = 0; i < n; i++)
-        for (int t = 0; t < set[i].talk[1].n && set[i].kind == PAIR_BASE_SAMPLE; t++) sampled += set[i].talk[1].mask[t];
 
     lesson_csv csv = lesson_csv_open(lesson_path("log.csv"),
-                                     "step,loss,accuracy,margin,reward_better,reward_worse,grad_norm");
+                                     LESSON_COLUMNS ",accuracy,margin,reward_better,reward_worse");
     gpt_optimizer o = gpt_adamw();
     o.lr = lr, o.weight_decay = 0, o.beta2 = 0.95;
     told mean = {0, 0, 0, 0};
@@ -192,10 +234,12 @@ int main(int argc, char **argv) {
     double *better = (double *)lesson_alloc((size_t)(2 * total), sizeof *better), *worse = better + total, norm;
     for (int step = 0; step < total; step++) {
         stage_stop();
-        told t = step_on(policy.model, reference, set + step * B, beta, length, sft, &o,
-                         gpt_lr_linear(step, 10, total, 0.5), &norm, &trained);
-        double row[] = {step, t.loss, t.right, t.better - t.worse, t.better, t.worse, norm};
-        lesson_csv_row(&csv, row, 7), better[step] = t.better, worse[step] = t.worse;
+        double factor = gpt_lr_linear(step, 10, total, 0.5), was = lesson_seconds(), tokens = 0;
+        told t = step_on(policy.model, reference, set + step * B, beta, length, sft, &o, factor, &norm, &tokens);
+        double now = lesson_seconds(), speed = tokens / (now - was);
+        double row[] = {step, t.loss, LESSON_NONE, lr * factor, norm, floor(speed), now - start,
+                        t.right, t.better - t.worse, t.better, t.worse};
+        lesson_csv_row(&csv, row, 11), better[step] = t.better, worse[step] = t.worse;
         mean.loss += t.loss / 20, mean.right += t.right / 20, mean.better += t.better / 20, mean.worse += t.worse / 20;
         if (step == 0) lesson_report("step    0: loss %.4f (ln 2: the policy is the reference)", t.loss);
         if (step % 20 == 19) {
@@ -203,39 +247,29 @@ int main(int argc, char **argv) {
                           step + 1, mean.loss, mean.right, mean.better, mean.worse, mean.better - mean.worse);
             memset(&mean, 0, sizeof mean);
         }
-        lesson_progress(step + 1, total, t.loss, trained / (lesson_seconds() - start));
+        lesson_progress(step + 1, total, t.loss, speed);
     }
     double seconds = lesson_seconds() - start;
     lesson_csv_close(&csv);
+    if (lora) {                                             // what they have learned goes into the matrices
+        gpt_model *adapted = policy.model;
+        policy.model = gpt_adapt(ag, adapted, &reference->config), gpt_train(policy.model, 0), gpt_free(adapted);
+    }
     stage_save(&policy, lesson_path("model.safetensors"), "dpo");
 
-    stage_talk *prompts = (stage_talk *)lesson_alloc((size_t)n_held, sizeof *prompts);
-    for (int i = 0; i < n_held; i++) prompts[i] = pairs_prompt(&s, pairs_speech(&p, &test, 1));
-    answers before = answer(&s, &gold, prompts, n_held, temperature);
-    answers after = answer(&policy, &gold, prompts, n_held, temperature), other = {0, NULL, NULL, 0, 0};
-    const char *ppo = "out/14/model.safetensors";
-    gpt_state ppo_state;
-    stage its = stage_load_state(ag, ppo, "ppo", &ppo_state);
-    if (its.model)
-        pairs_fit(&s, &its, ppo), gpt_train(its.model, 0), other = answer(&its, &gold, prompts, n_held, temperature);
+    answers after = answer(&policy, &gold, prompts, n_held, temperature);
     for (int i = 0; i < show && i < n_held; i++) {
         char *text = stage_string(&s, prompts[i].ids, prompts[i].n);
-        printf("\n"), lesson_print_text(text, strlen(text)), lesson_print_text(NULL, 0), free(text);
-        printf("the assistant (gold %+.2f): %s\nDPO (%+.2f): %s\n", (double)before.score[i], before.said[i],
-               (double)after.score[i], after.said[i]);
-        if (its.model) printf("PPO (%+.2f): %s\n", (double)other.score[i], other.said[i]);
+        printf("\n"), lesson_print_said(text), free(text);
+        quote("the assistant", &before, i), quote("DPO", &after, i);
+        if (its.model) quote("PPO", &other, i);
     }
     printf("\ntokens an answer: the assistant %.0f, DPO %.0f\n", before.length, after.length);
-    printf("DPO: %s tokens trained on, %s sampled, %s\n", lesson_commas((long long)trained),
-           lesson_commas((long long)sampled), lesson_duration(seconds));
+    printf("DPO: %d pairs, %.1f million tokens through a model, %s\n", n, dpo_cost(set, n) / 1e6,
+           lesson_duration(seconds));
     if (its.model) {
-        double steps = (double)ppo_state.step, rows, epochs;
-        printf("PPO wins over the assistant in %.2f of the prompts; %.0f tokens an answer\n", win_rate(&other, &before),
-               other.length);
-        if (ppo_cost(&ppo_state, &rows, &epochs))
-            printf("PPO: about %s tokens trained on, %s sampled\n",
-                   lesson_commas((long long)(steps * rows * epochs * (other.prompt + other.length))),
-                   lesson_commas((long long)(steps * rows * other.length)));
+        printf("PPO: %.1f million%s; it wins over the assistant in %.2f of the prompts, with %.0f tokens an answer\n",
+               ppos / 1e6, equal ? "" : " (equal=1: DPO may cost as much)", win_rate(&other, &before), other.length);
         stage_result("dpo_over_ppo", win_rate(&after, &other));
     } else printf("There is no %s to compare with (lesson 14 makes it).\n", ppo);
     stage_result("dpo_winrate", win_rate(&after, &before));

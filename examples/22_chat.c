@@ -232,6 +232,7 @@ static void number(const char *name, const char *value, double low, double high,
     double x = strtod(value, &end);
     if (end == value || *end || !(x >= low && x <= high))
         printf("%s %s: wanted a number from %g to %g\n", name, value, low, high);
+    else if (!strcmp(name, "/top_k") && x != floor(x)) printf("%s %s: wanted a whole number\n", name, value);
     else *to = x, printf("(%s is %g)\n", name + 1, x);
 }
 
@@ -289,7 +290,8 @@ int main(int argc, char **argv) {
     char line[LINE + 2], *plays = NULL;
     if (bpe_special(chat.s.tokens, "<|tool_start|>") >= 0)
         plays = (char *)lesson_data("tinyshakespeare.txt", &bytes), tools_open(plays, bytes);
-    snprintf(chat.system, sizeof chat.system, "%s", system);
+    if (chat.base && *system) printf("note: a base model knows no system message; system= says nothing to it.\n");
+    snprintf(chat.system, sizeof chat.system, "%s", chat.base ? "" : system);
     chat.csv = lesson_csv_open(lesson_path("log.csv"), "answer,token,probability");
     printf("Write, and end with a line's end. /help tells what else there is.\n");
     for (;;) {

@@ -45,7 +45,7 @@
 //
 // Terminal: lesson_progress draws a bar, at most ten times a second, and only on a terminal; lesson_report prints a
 // line above it, and is all that a pipe sees. lesson_print_text prints what a model wrote, with control bytes escaped;
-// lesson_print_tokens shows where tokens begin and end, by colours or bars.
+// lesson_print_said prints all of it at once; lesson_print_tokens shows where tokens begin and end, by colours or bars.
 // lesson_commas(809856) is "809,856", lesson_bytes(3.24e6) is "3.2 MB", lesson_duration(75) is "1 min 15 s".
 //
 // lesson_alloc(n, size) is a calloc that never returns NULL: it ends the program with a sentence instead.
@@ -666,7 +666,8 @@ LESSON_FN void lesson_csv_close(lesson_csv *csv) {
 
 // ------------------------------------------------------------------------------------------------ the training log
 
-static const char *const lessoni_log_header = "step,train_loss,val_loss,lr,grad_norm,tokens_per_second,seconds";
+#define LESSON_COLUMNS "step,train_loss,val_loss,lr,grad_norm,tokens_per_second,seconds"   // of every training
+static const char *const lessoni_log_header = LESSON_COLUMNS;
 
 // Keeps the first rows whose step is below `before`; returns their size. A half-written last row goes too.
 LESSON_FN size_t lessoni_rows_before(const char *text, size_t size, double before, double *seconds) {
@@ -829,6 +830,9 @@ LESSON_FN void lesson_print_text(const void *text, size_t length) {
         }
     }
     fflush(stdout);
+}
+LESSON_FN void lesson_print_said(const char *text) {
+    lesson_print_text(text, strlen(text)), lesson_print_text(NULL, 0);
 }
 
 // Tokens as bpe_colour writes them, an escape sequence before each and after it. between NULL: in colour on a terminal,

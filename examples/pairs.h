@@ -357,11 +357,7 @@ LESSON_FN stage pairs_reward(stage *s, const plays *p, const char *name, int n, 
     else {
         printf("There is no %s (lesson 13 makes it). One of %d pairs learns now.\n", path, n);
         stage_free(&r);
-        r = stage_new(s->ag);
-        long size = bpe_save_mem(s->tokens, NULL, 0);
-        unsigned char *bytes = (unsigned char *)lesson_alloc((size_t)size, 1);
-        bpe_save_mem(s->tokens, bytes, (size_t)size), bpe_load_mem(r.tokens, bytes, (size_t)size);
-        free(bytes);
+        r = stage_like(s);
         r.model = pairs_train_reward(s, p, n, !strcmp(name, "gold"), seed, 2e-3);
     }
     gpt_freeze(r.model), gpt_train(r.model, 0);

@@ -6,11 +6,14 @@
 #ifndef PLAYS_H
 #define PLAYS_H
 
+#include <ctype.h>
+
 enum { PLAYS_TEXT = 128, PLAYS_PERSONS = 400 };
 typedef struct speech {
     char name[32];
     char text[PLAYS_TEXT + 1];                      // as many whole lines as fit
     char first[128], second[128];                   // its first two lines, the second perhaps empty
+    char couplet[2][128];                           // two lines that rhyme, or empty
     int person;
 } speech;
 typedef struct person { char name[32]; int speeches; } person;
@@ -26,6 +29,21 @@ typedef struct plays {
 
 LESSON_FN void playsi_line(char *to, size_t size, const char *from) {
     snprintf(to, size, "%.*s", (int)strcspn(from, "\n"), from);
+}
+
+// Do two lines rhyme? As far as spelling tells: long enough for a verse, other words at their ends, and of these the
+// last three letters the same.
+LESSON_FN int playsi_rhyme(const char *a, size_t n, const char *b, size_t m) {
+    const char *line[] = {a, b};
+    char last[2][32] = {"", ""};
+    size_t end[] = {n, m};
+    for (int k = 0; k < 2; k++) {
+        size_t e = end[k], size = 0;
+        while (e && !isalpha((unsigned char)line[k][e - 1])) e--;
+        for (; e && isalpha((unsigned char)line[k][e - 1]) && size < 31; e--)       // the word, backwards
+            last[k][size++] = (char)tolower((unsigned char)line[k][e - 1]);
+    }
+    return n > 24 && m > 24 && strlen(last[0]) > 2 && !strncmp(last[0], last[1], 3) && strcmp(last[0], last[1]);
 }
 
 // "NAME:\nlines\n\n", one speech after the other.
@@ -49,6 +67,12 @@ LESSON_FN plays plays_read(void) {
         playsi_line(s->first, sizeof s->first, s->text);
         const char *rest = s->text + strcspn(s->text, "\n");
         playsi_line(s->second, sizeof s->second, rest + (*rest != 0));
+        s->couplet[0][0] = 0;
+        for (const char *x = colon + 2, *y; !s->couplet[0][0] && x + strcspn(x, "\n") < end; x = y) {
+            y = x + strcspn(x, "\n") + 1;
+            if (playsi_rhyme(x, (size_t)(y - x - 1), y, strcspn(y, "\n")))
+                playsi_line(s->couplet[0], sizeof s->couplet[0], x), playsi_line(s->couplet[1], 128, y);
+        }
         for (s->person = 0; s->person < p.n_persons && strcmp(p.person[s->person].name, s->name);) s->person++;
         if (s->person == PLAYS_PERSONS) continue;
         if (s->person == p.n_persons) strcpy(p.person[p.n_persons++].name, s->name);
@@ -110,20 +134,21 @@ LESSON_FN void words_free(words *w) {
 
 // ---- what a user may ask an assistant that knows the plays, and the answer ----
 // The words to begin with stand on a line of their own, as an answer does: a model that copies looks for what came
-// after the same token before.
-enum { ASK_SPEAK_AS, ASK_ANSWER, ASK_GO_ON, ASK_WHO, ASK_WORDS, ASK_BEGIN, ASK_KINDS };
+// after the same token before. Who asks a poet to go on asks for a couplet.
+enum { ASK_SPEAK_AS, ASK_ANSWER, ASK_GO_ON, ASK_WHO, ASK_WORDS, ASK_BEGIN, ASK_KINDS, ASK_COUPLET = ASK_KINDS };
 LESSON_FN void plays_ask(const speech *s, int kind, char asked[256], char answer[256]) {
     static const char *const counts[] = {"none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
                                          "ten", "eleven", "twelve", "more than twelve"};
     static const char *const forms[] = {"Speak as %s.", "Answer this: %s", "Go on: %s", "Who says this? %s",
-                                        "How many words? %s", "Answer this: %s\nSpeak as %s, and begin:\n%s"};
+                                        "How many words? %s", "Answer this: %s\nSpeak as %s, and begin:\n%s",
+                                        "Finish this couplet: %s"};
     char begin[32];
     int n = 1;
     for (const char *c = s->first; *c; c++) n += *c == ' ';
-    if (kind == ASK_GO_ON && !s->second[0]) kind = ASK_WHO;
+    if (kind == ASK_GO_ON) kind = s->couplet[0][0] ? ASK_COUPLET : s->second[0] ? ASK_GO_ON : ASK_WHO;
     if (kind == ASK_BEGIN && !plays_begin(s->first, begin)) kind = ASK_ANSWER;
-    const char *about[] = {s->name, s[-1].first, s->first, s->first, s->first, s[-1].first};
-    const char *reply[] = {s->text, s->first, s->second, s->name, counts[n > 12 ? 13 : n], s->text};
+    const char *about[] = {s->name, s[-1].first, s->first, s->first, s->first, s[-1].first, s->couplet[0]};
+    const char *reply[] = {s->text, s->first, s->second, s->name, counts[n > 12 ? 13 : n], s->text, s->couplet[1]};
     snprintf(asked, 256, forms[kind], about[kind], s->name, begin), snprintf(answer, 256, "%s", reply[kind]);
 }
 

@@ -64,17 +64,36 @@ LESSON_FN void stage_stop(void) {
     exit(lesson_end());
 }
 
+// The tokenizer as bytes; to be freed.
+LESSON_FN unsigned char *stage_tokens(const stage *s, size_t *size) {
+    *size = (size_t)bpe_save_mem(s->tokens, NULL, 0);
+    unsigned char *bytes = (unsigned char *)lesson_alloc(*size, 1);
+    bpe_save_mem(s->tokens, bytes, *size);
+    return bytes;
+}
+
+// No model yet, and the tokens of another.
+LESSON_FN stage stage_like(const stage *other) {
+    stage s = stage_new(other->ag);
+    size_t size;
+    unsigned char *bytes = stage_tokens(other, &size);
+    bpe_load_mem(s.tokens, bytes, size), free(bytes);
+    return s;
+}
+
+// The model with its tokenizer; of the state, step and notes are the caller's, who says in them of what stage it is.
+LESSON_FN void stage_save_state(stage *s, const char *path, gpt_state *state) {
+    state->val_loss = s->val_loss, state->tokenizer = stage_tokens(s, &state->tokenizer_size);
+    gpt_save(s->model, path, state);
+    free(state->tokenizer), state->tokenizer = NULL;
+}
+
 LESSON_FN void stage_save(stage *s, const char *path, const char *name) {
     gpt_state state;
     char notes[64];
-    long size = bpe_save_mem(s->tokens, NULL, 0);
     memset(&state, 0, sizeof state);
-    snprintf(notes, sizeof notes, "stage=%s\n", name);
-    state.notes = notes, state.val_loss = s->val_loss, state.tokenizer_size = (size_t)size;
-    state.tokenizer = (unsigned char *)lesson_alloc((size_t)size, 1);
-    bpe_save_mem(s->tokens, state.tokenizer, (size_t)size);
-    gpt_save(s->model, path, &state);
-    free(state.tokenizer);
+    snprintf(notes, sizeof notes, "stage=%s\n", name), state.notes = notes;
+    stage_save_state(s, path, &state);
 }
 
 LESSON_FN void stage_named(const gpt_state *state, char name[32]) {
@@ -181,14 +200,17 @@ LESSON_FN void stage_chat(stage *s) {
 
 typedef struct stage_talk { int *ids, n; unsigned char *mask; } stage_talk;     // a conversation as tokens
 
-LESSON_FN stage_talk stage_render(stage *s, const gpt_message *say, int n, int reply) {
-    const gpt_template *im = gpt_template_find("im");
+LESSON_FN stage_talk stage_render_as(stage *s, const char *form, const gpt_message *say, int n, int reply) {
+    const gpt_template *by = gpt_template_find(form);
     stage_talk t;
-    t.n = (int)gpt_chat(s->ag, im, &s->by, say, n, reply, NULL, NULL, 0);
+    t.n = (int)gpt_chat(s->ag, by, &s->by, say, n, reply, NULL, NULL, 0);
     t.ids = (int *)lesson_alloc((size_t)t.n + 1, sizeof *t.ids);
     t.mask = (unsigned char *)lesson_alloc((size_t)t.n + 1, 1);
-    gpt_chat(s->ag, im, &s->by, say, n, reply, t.ids, t.mask, (size_t)t.n);
+    gpt_chat(s->ag, by, &s->by, say, n, reply, t.ids, t.mask, (size_t)t.n);
     return t;
+}
+LESSON_FN stage_talk stage_render(stage *s, const gpt_message *say, int n, int reply) {
+    return stage_render_as(s, "im", say, n, reply);
 }
 
 // What is learned in green, on a terminal; elsewhere between brackets.
@@ -204,6 +226,7 @@ LESSON_FN void stage_print_mask(const stage *s, const stage_talk *t) {
         if (t->mask[i] != (i ? t->mask[i - 1] : 0)) putchar(t->mask[i] ? '[' : ']');
         fputs(bpe_token(s->tokens, t->ids[i], NULL), stdout);
     }
+    if (t->n && t->mask[t->n - 1]) putchar(']');
 }
 
 LESSON_FN void stage_talk_free(stage_talk *t) { free(t->ids), free(t->mask), t->ids = NULL; }

@@ -275,7 +275,9 @@ LESSON_FN int tools_search(const char *request, char *answer, size_t cap) {
             toolsi_book.shared[toolsi_book.place[p].line] += toolsi_rare(w);
     }
     for (int i = 0; i < toolsi_book.n_lines; i++) {
-        double score = 2 * toolsi_book.shared[i] / (weight + toolsi_book.line[i].weight + 1e-9);
+        const toolsi_line *line = &toolsi_book.line[i];
+        double score = 2 * toolsi_book.shared[i] / (weight + line->weight + 1e-9);
+        if (line->size == end - request && !memcmp(line->text, request, (size_t)line->size)) score++;   // word for word
         if (score > best_score + 1e-9) best_score = score, best = i;
     }
     if (best < 0) return toolsi_error(answer, cap, "no line has a word of it");

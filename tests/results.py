@@ -34,7 +34,7 @@ LESSONS = [
      "every=1 sample=8 batch=2 steps=2", ""),
     ("10_base_model", "", "", "repeat_first repeat_second copy_train copy_val invents cut_off"),
     ("11_sft", "", "talks=100 steps=4",
-     "base_wellformed sft_wellformed refuses_invented refuses_real"),
+     "base_wellformed sft_wellformed refuses_invented refuses_real refuses_kept"),
     ("12_tools", "", "steps=2 tool_steps=2 held=4",
      "letters_bpe letters_char letters_tool sums_alone sums_tool speaker_closed speaker_search"),
     ("13_reward_model", "", "pairs=32 gold=32 held=16 raters=16",
@@ -136,7 +136,7 @@ def summary(lesson):
     for name, v in values.items():
         spread = " (%s to %s)" % (number(min(v)), number(max(v))) if number(min(v)) != number(max(v)) else ""
         parts.append("%s %s%s" % (name, number(sum(v) / len(v)), spread))
-    head = "seeds 1 to %s, mean (lowest to highest): " % seeds[-1] if len(seeds) > 1 else "seed %s: " % seeds[0]
+    head = "seeds %s, mean (lowest to highest): " % " ".join(seeds) if len(seeds) > 1 else "seed %s: " % seeds[0]
     return textwrap.wrap(head + ", ".join(parts), 120, initial_indent="// Measured     ",
                          subsequent_indent="//              ", break_long_words=False, break_on_hyphens=False)
 

@@ -252,11 +252,28 @@ static void the_judge_reads_the_right_answer(void) {
     answers_free(&a), end();
 }
 
+// Two pairs of 10 + 12 and 10 + 7 tokens, the second with a sample: four passes each, and 7 drawn.
+static void compute_is_counted(void) {
+    pair set[2];
+    memset(set, 0, sizeof set);
+    set[0].kind = PAIR_SHUFFLED, set[0].talk[0].n = 10, set[0].talk[1].n = 12;
+    set[1].kind = PAIR_BASE_SAMPLE, set[1].talk[0].n = 10, set[1].talk[1].n = 7;
+    CHECK_NEAR(dpo_cost(set, 2), 4 * 39 + 7, 1e-9);
+    char none[] = "stage=ppo\n";
+    char notes[] = "stage=ppo\nterms=run=1 steps=90 rows=8 minibatch=4 epochs=3 lr=1; 0 0\nbeta=0.1\n";
+    gpt_state state;
+    memset(&state, 0, sizeof state);
+    state.step = 5, state.notes = notes;
+    CHECK_NEAR(ppo_cost(&state, 100), 5 * 8 * 100 * (1 + 1 + 1 + 1 + 3 * 3), 1e-9);
+    state.notes = none;
+    CHECK_NEAR(ppo_cost(&state, 100), 0, 0);
+}
+
 int main(int argc, char **argv) {
     T_BEGIN("dpo");
     T_RUN(loss_and_gradient_are_pytorchs), T_RUN(length_may_be_the_reason), T_RUN(batches_are_of_like_length);
     T_RUN(far_apart_is_finite), T_RUN(begins_at_ln_2);
     T_RUN(the_reference_gets_no_gradient), T_RUN(likelihood_counts_the_reply_only), T_RUN(steps_prefer_the_better_ones);
-    T_RUN(wins_are_counted), T_RUN(the_judge_reads_the_right_answer);
+    T_RUN(wins_are_counted), T_RUN(compute_is_counted), T_RUN(the_judge_reads_the_right_answer);
     return T_END();
 }

@@ -110,6 +110,10 @@ if command -v python3 > /dev/null; then
              13/gold.safetensors 14/rewards.png 14/model.safetensors 15/model.safetensors 16/model.safetensors; do
         [ -s "$results/out/$f" ] && ok || bad "lessons 10 to 16 have not written out/$f"
     done
+    # DPO with adapters, for as long as that run of PPO: a checkpoint like any other
+    (cd "$results" && "$root/build/16_dpo" lora=4 equal=1 pairs=8 held=8) > "$dir/lora.txt" 2>&1 &&
+        grep -q "adapters of rank 4" "$dir/lora.txt" && ! grep -q lora_a "$results/out/16/model.safetensors" && ok ||
+        { bad "lesson 16 with lora=4 equal=1"; tail -3 "$dir/lora.txt"; }
     # Ctrl-C leaves the model that was there
     was=$(cksum < "$results/out/11/model.safetensors") log=$results/out/11/log.csv
     rm -f "$log"; (cd "$results" && exec "$root/build/11_sft" talks=100 steps=1000000 > "$dir/stopped.txt" 2>&1) &
