@@ -154,7 +154,7 @@ static stage_talk talk_of(stage *s, const question *q, int n, int tools) {
     for (int i = 0; i < n; i++, q++) {
         gpt_message asks = {GPT_USER, q->asked, 0}, calls = {GPT_ASSISTANT, call[i], 1},
                     result = {GPT_TOOL, q->result, 0}, answers = {GPT_ASSISTANT, q->answer, 0};
-        snprintf(call[i], sizeof call[i], "<|tool_start|>%s<|tool_end|>", q->request);
+        snprintf(call[i], sizeof call[i], "<|tool_start|>%.199s<|tool_end|>", q->request);
         say[k++] = asks;
         if (tools) say[k++] = calls, say[k++] = result;
         say[k++] = answers;

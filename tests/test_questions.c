@@ -94,7 +94,7 @@ static void only_the_assistant_is_learned(void) {
         char want[1000] = "", got[1000] = "", call[2][300];
         stage_talk t = talk_of(&s, q, 2, tools);
         for (int i = 0; i < 2; i++) {
-            snprintf(call[i], sizeof call[i], "<|tool_start|>%s<|tool_end|><|im_end|>", q[i].request);
+            snprintf(call[i], sizeof call[i], "<|tool_start|>%.199s<|tool_end|><|im_end|>", q[i].request);
             strcat(want, tools ? call[i] : ""), strcat(want, q[i].answer), strcat(want, "<|im_end|>");
         }
         for (int i = 0; i < t.n; i++) if (t.mask[i]) strcat(got, bpe_token(s.tokens, t.ids[i], NULL));
