@@ -151,8 +151,8 @@ static void inventions(stage *s) {
     }
     for (int i = 0; i < 10; i++) if (sure[0][i] < least) least = sure[0][i];
     for (int i = 0; i < 10; i++) confident += sure[1][i] >= least;
-    printf("mean probability of its words: as %s %.2f, as %s %.2f. For how many who never were does it speak as "
-           "surely\nas for those it has read?\n", real[0], sure[0][0], invented[0], sure[1][0]);
+    printf("mean probability of its words: as %s %.2f, as %s %.2f. How many of those who never were speak as "
+           "surely as\nthe least sure of ten whom it has read?\n", real[0], sure[0][0], invented[0], sure[1][0]);
     stage_result("invents", confident / 10.0);
 }
 
@@ -169,9 +169,9 @@ static double bits(stage *s, const char *text) {
 // What came after its text was written is not in it: its knowledge has a cut-off, 1623 at the latest.
 static void cut_off(stage *s) {
     static const char *const things[10][2] = {{"candle", "camera"}, {"letter", "telegram"}, {"ship", "aeroplane"},
-                                              {"coach", "bicycle"}, {"physician", "dentist"}, {"king", "president"},
-                                              {"messenger", "telephone"}, {"glass", "battery"}, {"drum", "radio"},
-                                              {"crown", "dollar"}};
+                                              {"horse", "bicycle"}, {"physician", "dentist"}, {"king", "president"},
+                                              {"messenger", "telephone"}, {"glass", "laser"}, {"drum", "radio"},
+                                              {"crown", "robot"}};
     double sum[2] = {0, 0}, before = bits(s, "\n\nROMEO:\nBring me the");
     int older = 0;
     for (int i = 0; i < 10; i++) {
@@ -256,7 +256,7 @@ int main(int argc, char **argv) {
     double temperature = lesson_float("temperature", 0.8, "of the continuations");
     int length = lesson_int_in("tokens", 64, 8, 128, "of the passage that is repeated");
     int copies = lesson_int_in("copies", 2, 2, 8, "of that passage");
-    int steps = lesson_int("steps", 400, "of training, where lesson 08's model is missing");
+    int steps = lesson_int_in("steps", 400, 1, 1000000, "of training, where lesson 08's model is missing");
     int seed = lesson_int("seed", 1, "of everything random");
     lesson_options_end();
 

@@ -8,7 +8,7 @@
 // never were. What it knows cannot be seen from outside, so we ask it, several times, and compare with the text; where
 // it was wrong, the right answer is "I know not." (Kadavath et al. 2022; Zhang et al. 2023, "R-Tuning"). Has it learned
 // to feel what it knows, or whom it was told about? Some persons whom it knew are kept out of that second part and
-// asked about at the end: see refuses_kept beside refuses_real. At this size it has done some of both.
+// asked about at the end: see refuses_real beside refuses_told. At this size it has done some of both.
 //
 // It prints    one conversation as the model sees it, trained tokens in green; answers before and after; the loss on
 //              held-out conversations; how many answers are well formed; how often it says "I know not", and to whom
@@ -21,7 +21,9 @@
 // Exercises
 //   1. mask=0 trains on the user's words too. What does the loss say, and what do the answers?
 //   2. honest=0 leaves the second part out. How does it answer about persons who never were?
-//   3. talks=500: how many conversations does it take until 95 of 100 answers are well formed?
+//   3. honest=0 talks=500: how many conversations does it take until 95 of 100 answers are well formed?
+//   4. The loss on held-out conversations is lowest after a few hundred steps. What goes on getting better after that,
+//      and what does the loss not see?
 #define AG_DIE_ON_ERROR
 #define AUTOGRAD_IMPLEMENTATION
 #define GPT_IMPLEMENTATION
@@ -34,7 +36,7 @@
 #include "stage.h"
 #include "plays.h"
 
-enum { INVENTED = 1080, HELD = 320, ASKED = 8, TALKS = 20000 };
+enum { INVENTED = 2580, HELD = 320, ASKED = 8, TALKS = 20000 };
 static plays p;
 static person invented[INVENTED];
 static char with[PLAYS_PERSONS][32];                    // the first one who is answered by that person
@@ -61,24 +63,28 @@ static void conventions(const stage *s, const char *asked, const char *answer) {
     stage_free(&other);
 }
 
-static void train(stage *s, stage_talk *talks, int n, stage_talk *held, int n_held, int steps, double lr, int *logged) {
-    enum { B = 16 };
+enum { B = 16 };
+static double loss_on(stage *s, const stage_talk *talks, int n) {
+    const stage_talk *batch[B];
+    double loss = 0;
+    int old = ag_no_grad(s->ag, 1);
+    for (int i = 0; i + B <= n; i += B, ag_reset(s->ag)) {
+        for (int b = 0; b < B; b++) batch[b] = &talks[i + b];
+        loss += ag_item(stage_loss(s->model, batch, B)) / (n / B);
+    }
+    ag_no_grad(s->ag, old);
+    return loss;
+}
+
+static void train(stage *s, stage_talk *talks, int n, const stage_talk *held, int steps, double lr, int *logged) {
     const stage_talk *batch[B];
     gpt_optimizer o = gpt_adamw();
     o.lr = lr, o.weight_decay = 0, o.beta2 = 0.95;
     for (int step = 0; step < steps; step++, ++*logged) {
         stage_stop();
         double norm, val = LESSON_NONE;
-        if (n_held && step % 100 == 0) {
-            int old = ag_no_grad(s->ag, 1);
-            val = 0;
-            for (int i = 0; i + B <= n_held; i += B, ag_reset(s->ag)) {
-                for (int b = 0; b < B; b++) batch[b] = &held[i + b];
-                val += ag_item(stage_loss(s->model, batch, B)) / (n_held / B);
-            }
-            ag_no_grad(s->ag, old);
-            lesson_report("step %4d: loss on held-out conversations %.3f", *logged, val);
-        }
+        if (step % 100 == 0)
+            lesson_report("step %4d: loss on held-out conversations %.3f", *logged, val = loss_on(s, held, HELD));
         double start = lesson_seconds();
         int tokens = 0;
         for (int b = 0; b < B; b++)
@@ -93,14 +99,27 @@ static void train(stage *s, stage_talk *talks, int n, stage_talk *held, int n_he
     }
 }
 
-// "MARDOLIN": syllables as names have them, and nobody's name, not even of the `made` persons invented before.
-static void invent(char *name, int made, ag_rng *rng) {
+// "MARDOLIN" for the test, "STEAQUIRD" to learn from: two ways to make names up, so that knowing the one does not help
+// with the other. Nobody's name, not even of the `made` persons invented before.
+static void invent(char *name, int made, int test, ag_rng *rng) {
     static const char *const a[] = {"ZOR", "BLEN", "QUI", "MAR", "FES", "OL", "TAM", "WEN", "HAL", "PER", "DRA", "SYL"};
     static const char *const b[] = {"VA", "CHO", "BAL", "DO", "TRI", "VO", "BRE", "DRI", "QUE", "TO", "MI", "NU"};
     static const char *const c[] = {"NE", "LIN", "X", "RIO", "SS", "CK", "VAR", "THA", "DUS", "RA", "NT", "LLO"};
+    static const char *const onset[] = {"", "B", "BR", "C", "CH", "D", "DR", "F", "FL", "G", "GR", "H", "J", "K", "L",
+                                        "M", "N", "P", "PR", "QU", "R", "S", "SH", "ST", "T", "TH", "TR", "V", "W",
+                                        "Z"};
+    static const char *const vowel[] = {"A", "E", "I", "O", "U", "A", "E", "I", "O", "EA", "AI", "Y"};
+    static const char *const coda[] = {"", "N", "R", "S", "L", "X", "TH", "RD", "NT", "US", "CK", "M"};
     for (int i = 0, taken = 1; taken; i = 0) {
-        snprintf(name, 32, "%s%s%s", a[plays_below(rng, 12)], b[plays_below(rng, 12)], c[plays_below(rng, 12)]);
-        for (taken = 0; i < p.n_persons; i++) taken |= !strcmp(name, p.person[i].name);
+        int n = 0, syllables = 2 + plays_below(rng, 2);
+        const char *end = "", *x = a[plays_below(rng, 12)], *y = b[plays_below(rng, 12)], *z = c[plays_below(rng, 12)];
+        if (test) snprintf(name, 32, "%s%s%s", x, y, z);
+        else for (; i < syllables; i++) {
+            x = onset[plays_below(rng, 30)], y = vowel[plays_below(rng, 12)];
+            end = i == 0 || i == syllables - 1 ? coda[plays_below(rng, 12)] : "";
+            n += snprintf(name + n, (size_t)(32 - n), "%s%s%s", x, y, end);
+        }
+        for (i = taken = 0; i < p.n_persons; i++) taken |= !strcmp(name, p.person[i].name);
         for (i = 0; i < made; i++) taken |= !strcmp(name, invented[i].name);
     }
 }
@@ -166,7 +185,7 @@ int main(int argc, char **argv) {
     int masked = lesson_flag("mask", 1, "only the assistant's words count");
     int honest = lesson_flag("honest", 1, "it learns to say \"I know not.\" where it does not");
     double lr = lesson_float("lr", 7e-4, "peak learning rate");
-    int base = lesson_int("base_steps", 400, "of pretraining, where lesson 08's model is missing");
+    int base = lesson_int_in("base_steps", 400, 1, 1000000, "of pretraining, where lesson 08's model is missing");
     int seed = lesson_int("seed", 1, "of everything random");
     lesson_options_end();
 
@@ -191,11 +210,11 @@ int main(int argc, char **argv) {
 
     // Facts: with whom somebody speaks. It is told about those who speak often. About the others, and about persons who
     // never were, it can only guess; and it does.
-    enum { OFTEN = 4, TOLD_OF = 1000, TURNS = 12 };
+    enum { OFTEN = 4, TOLD_OF = 2500, TURNS = 12 };
     int made = n, logged = 0, agree[PLAYS_PERSONS], refuse[PLAYS_PERSONS], knows[PLAYS_PERSONS] = {0}, n_knows = 0;
     int kept[PLAYS_PERSONS] = {0}, n_kept = 0, n_told = 0;
     int wrong = 0, lost[2] = {0, 0};
-    for (int i = 0; i < INVENTED; i++) invent(invented[i].name, i, rng);
+    for (int i = 0; i < INVENTED; i++) invent(invented[i].name, i, i >= TOLD_OF, rng);
     for (int i = 1; i < p.n; i++)
         if (!with[p.speech[i].person][0]) strcpy(with[p.speech[i].person], p.speech[i - 1].name);
     for (int i = 0; i < TURNS * p.n_persons; i++) {
@@ -204,7 +223,7 @@ int main(int argc, char **argv) {
             talks[made++] = fact(&s, p.person[who].name, with[who], !masked);
     }
     lesson_log_open(-1);
-    train(&s, talks, made, held, HELD, steps, lr, &logged);
+    train(&s, talks, made, held, steps, lr, &logged);
     ask_about(&s, invented + TOLD_OF, INVENTED - TOLD_OF, 0, 1, 0, agree, refuse);
     for (int i = 0; i < INVENTED - TOLD_OF; i++) wrong += !refuse[i];
     printf("of %d persons who never were, it answers as if it knew about %d\n", INVENTED - TOLD_OF, wrong);
@@ -226,7 +245,8 @@ int main(int argc, char **argv) {
         talks[made++] = k < 0 ? fact(&s, p.person[who].name, knows[who] ? with[who] : NULL, !masked)
                               : fact(&s, invented[k].name, NULL, !masked);
     }
-    if (honest) train(&s, talks, made, held, HELD, steps / 2, lr / 2, &logged);
+    if (honest) train(&s, talks, made, held, steps / 2, lr / 2, &logged);
+    lesson_report("step %4d: loss on held-out conversations %.3f", logged, s.val_loss = loss_on(&s, held, HELD));
 
     printf("\nafter:\n");
     double after = well_formed(&s, 200, ASK_KINDS);
@@ -236,8 +256,8 @@ int main(int argc, char **argv) {
     for (int i = 0; i < p.n_persons; i++) lost[kept[i]] += knows[i] && refuse[i];
     stage_result("base_wellformed", before), stage_result("sft_wellformed", after);
     stage_result("refuses_invented", (double)wrong / (INVENTED - TOLD_OF));
-    stage_result("refuses_real", n_told ? (double)lost[0] / n_told : LESSON_NONE);
-    stage_result("refuses_kept", n_kept ? (double)lost[1] / n_kept : LESSON_NONE);
+    stage_result("refuses_real", n_kept ? (double)lost[1] / n_kept : LESSON_NONE);
+    stage_result("refuses_told", n_told ? (double)lost[0] / n_told : LESSON_NONE);
     stage_save(&s, lesson_path("model.safetensors"), "sft");
     plot *picture = plot_new("An assistant learns to answer", "step", "loss (nats a token of the assistant)");
     plot_csv(picture, "training conversations", lesson_path("log.csv"), "step", "train_loss");

@@ -11,8 +11,8 @@
 // comparisons go to a calculator, "who says this?" to a search over the plays: what a model has not read it cannot know
 // (closed book), but it can look it up. Nothing that a model writes is ever executed: tools.h reads requests by a small
 // grammar, and the answer is data too. The test's words, pairs of numbers and lines stand in no example. (Shakespeare
-// writes no digits and no rows of dots, so they are single tokens here, and nothing hides them; in a model that has
-// read the web they are not.)
+// writes hardly a digit and no rows of dots, so they are single tokens here, and nothing hides them; in a model that
+// has read the web they are not.)
 //
 // It prints    what each of three models answers to new questions: byte pairs alone, characters, byte pairs with tools
 // It writes    out/12/tools.png            how many answers are right, by kind
@@ -246,7 +246,7 @@ int main(int argc, char **argv) {
     int tool_steps = lesson_int_in("tool_steps", 800, 1, 1000000, "of training with tools");
     double lr = lesson_float("lr", 1e-3, "peak learning rate");
     int held = lesson_int_in("held", 200, 1, 100000, "questions of each kind for the test");
-    int base = lesson_int("base_steps", 400, "of pretraining, where lesson 08's model is missing");
+    int base = lesson_int_in("base_steps", 400, 1, 1000000, "of pretraining, where lesson 08's model is missing");
     int only = lesson_int_in("only", -1, -1, MODELS - 1, "model: 0 byte pairs, 1 characters, 2 with tools; -1: all");
     int seed = lesson_int("seed", 1, "of everything random");
     lesson_options_end();
@@ -259,7 +259,7 @@ int main(int argc, char **argv) {
     double share_right[MODELS][KINDS];
     int logged = 0;
     p = plays_read(), tools_open(p.text, p.bytes), collect_words();
-    if (n_words < 1000) lesson_fail("%d words are too few to ask about: this lesson wants Tiny Shakespeare", n_words);
+    plays_enough(&p);
     lesson_log_open(-1);
     for (int m = 0; m < MODELS; m++) {
         if (only >= 0 && m != only) continue;
@@ -291,7 +291,7 @@ int main(int argc, char **argv) {
         for (int m = 0; m < MODELS; m++) plot_bars(picture, names[m], labels, share_right[m], KINDS);
         plot_values(picture, "%.2f"), plot_range_y(picture, 0, 1.3);
         plot_subtitle(picture, "on words, numbers and lines that stand in no example; characters get no lines");
-        plot_save(picture, lesson_path("tools.png")), plot_free(picture);
+        lesson_save(picture, "tools.png"), plot_free(picture);
         printf("written: out/12/tools.png, log.csv, model.safetensors\n");
     }
     tools_close(), plays_free(&p), free(word);

@@ -6,11 +6,12 @@
 // (1952) made numbers of such choices: each thing has a strength r, and the first of two wins with the probability
 // sigmoid(r1 - r2). Our strengths come from a language model with one more output, a number (Christiano et al. 2017;
 // Ouyang et al. 2022). It learns from pairs of replies to one request, that of the play and a worse one. Worse is what
-// is said in another scene, the same words shuffled, what the base model makes up, the answer to another request, or
-// the two words that were asked for and nothing else. The loss begins at ln 2 = 0.693, which is no opinion. Only
-// differences count; a small second loss keeps zero in the middle. (Of the replies from other scenes hardly one begins
-// with the words asked for, so whoever looks at the beginning alone is right about most of these pairs. A judge learns
-// what tells his pairs apart, and no more: lesson 14 will please him with it.)
+// is said in another scene, what the base model makes up, the same words shuffled after the first two, the answer to
+// another request, or the two words that were asked for and nothing else. The loss begins at ln 2 = 0.693, which is no
+// opinion. Only differences count; a small second loss keeps zero in the middle. (Hardly a reply of another scene or of
+// the base model begins with the words asked for. Whoever compares these alone is right about such pairs, as the column
+// "rule" shows, and to have learned that is to have learned what was asked; of the other kinds the rule knows nothing.
+// A judge learns what tells his pairs apart, and no more: lesson 14 will please him with it.)
 // We make two of them: one of few pairs, for lesson 14 to please, and one of many other pairs, the gold standard, which
 // nobody ever tries to please. It alone is shown one kind more: stammering, a few tokens over and over. What does a
 // model think of that which has never heard it? Look for "stammer" in the table. In the end two raters of different
@@ -107,6 +108,28 @@ static double accuracy(const ag_real *y, const pair *set, int n, int kind) {
     int right = 0, all = 0;
     for (int i = 0; i < n; i++) if (kind < 0 || set[i].kind == kind) all++, right += y[i] > y[n + i];
     return all ? (double)right / all : LESSON_NONE;
+}
+
+// The same for a rule that needs no model: the reply that begins with the words asked for is better; 1/2 where both do,
+// or neither.
+static double rule(const stage *s, const pair *set, int n, int kind) {
+    double right = 0;
+    int all = 0;
+    for (int i = 0; i < n; i++) {
+        char begin[32] = "";
+        int as_asked[2];
+        if (set[i].kind != kind) continue;
+        plays_begin(set[i].at->first, begin);
+        for (int k = 0; k < 2; k++) {
+            const stage_talk *t = &set[i].talk[k];
+            int from = 0;
+            while (!t->mask[from]) from++;
+            char *text = stage_string(s, t->ids + from, t->n - from);
+            as_asked[k] = !strncmp(text, begin, strlen(begin)), free(text);
+        }
+        all++, right += 0.5 + 0.5 * (as_asked[0] - as_asked[1]);
+    }
+    return all ? right / all : LESSON_NONE;
 }
 
 // Kendall 1938: of all pairs of n things, those that x and y put in the same order less those that they do not, over
@@ -262,7 +285,7 @@ static void rate(stage *s, const pair *set, int n, const ag_real *y, int n_set, 
     }
     lesson_csv_close(&rated);
     if (asked)
-        printf("\nof %d pairs you agree with the play in %d, with gold in %d (out/13/rated.csv)\n", asked, play, model);
+        printf("\nof %d pairs you agree with their maker in %d, with gold in %d (rated.csv)\n", asked, play, model);
 }
 
 int main(int argc, char **argv) {
@@ -283,6 +306,7 @@ int main(int argc, char **argv) {
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
     plays p = plays_read();
+    plays_enough(&p);
     stage s = pairs_sft(ag, &p, base);
     ag_rng rng = {(uint64_t)seed + 100, 0}, others = {(uint64_t)seed + 200, 0}, test = {(uint64_t)seed, 0};
     pair *held = pairs_make(&s, &p, n_held, 1, 1, &test);
@@ -310,13 +334,13 @@ int main(int argc, char **argv) {
         gpt_freeze(model[k]), y[k] = judge(model[k], held, n_held);
     }
 
-    printf("\n%-25s reward (%d pairs)  gold (%d pairs)\n", "right on held-out pairs", few, many);
+    printf("\n%-25s reward (%d pairs)  gold (%d pairs)  rule\n", "right on held-out pairs", few, many);
     for (int k = 0; k < PAIR_KINDS; k++)
-        printf("%-25s %-20.2f %.2f\n", pairs_kinds[k], accuracy(y[0], held, n_held, k),
-               accuracy(y[1], held, n_held, k));
+        printf("%-25s %-20.2f %-17.2f %.2f\n", pairs_kinds[k], accuracy(y[0], held, n_held, k),
+               accuracy(y[1], held, n_held, k), rule(&s, held, n_held, k));
     double *length = (double *)lesson_alloc((size_t)n_held, sizeof *length);
     for (int i = 0; i < n_held; i++) for (int t = 0; t < held[i].talk[0].n; t++) length[i] += held[i].talk[0].mask[t];
-    printf("correlation of reward with the length of the play's replies: reward %.2f, gold %.2f\n",
+    printf("correlation of reward with the length of the better replies: reward %.2f, gold %.2f\n",
            correlation(y[0], length, n_held), correlation(y[1], length, n_held));
     int bins[2];
     double off[2], said[2][BINS], was[2][BINS], even[] = {0, 1};

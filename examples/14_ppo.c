@@ -334,7 +334,8 @@ static update improve(world *w, const settings *o, const batch *x, double lr) {
             order[b] = order[j], order[j] = row;
         }
         for (int b = 0; b < B; b += o->minibatch, steps++) {
-            int R = B - b < o->minibatch ? B - b : o->minibatch;
+            int R = B - b < o->minibatch ? B - b : o->minibatch, read = 0;
+            for (int i = 0; i < R; i++) read += x->r.len[order[b + i]];
             double norm, clipped;
             ag_tensor *h = states(m, x, order + b, R, token, which, &k), *logits = gpt_head(m, h);
             ag_tensor *logp = ag_neg(ag_nll(logits, token)), *old = picked(ag, x->old, which, k);
@@ -346,7 +347,7 @@ static update improve(world *w, const settings *o, const batch *x, double lr) {
             u.loss += ag_item(loss), u.value_loss += ag_item(lv), u.entropy += ag_item(entropy);
             u.clip_fraction += clipped;
             ag_backward(loss), gpt_step(m, &adamw, 1, &norm), ag_reset(ag);
-            u.norm += norm, u.tokens += R * x->r.T;
+            u.norm += norm, u.tokens += read;
         }
     }
     u.loss /= steps, u.value_loss /= steps, u.entropy /= steps, u.clip_fraction /= steps, u.norm /= steps;
@@ -521,7 +522,8 @@ static int train(world *w, const settings *o, int run, int steps, const char *pa
                           "price %.3f", step, l.reward, l.gold, l.kl, l.k3, l.distinct2, l.length, w->beta);
             double held[] = {l.reward, l.gold, l.kl, l.k3, l.distinct2, l.length};
             memcpy(x + C_HELD, held, sizeof held);
-            if (!over) save(w, o, run, step, path);
+            if (!over && (step > 0 || steps == 0)) save(w, o, run, step, path);  // not yet over the policy of before
+            now = lesson_seconds();
         }
         x[C_RUN] = run, x[C_STEP] = step, x[7] = lesson_seconds() - started;
         if (!last && !over) {
@@ -588,8 +590,8 @@ int main(int argc, char **argv) {
     o.longest = lesson_int_in("prompt", 96, 40, 250, "tokens of a prompt at most");
     o.held = lesson_int_in("held", 192, SHOWN, 4096, "held-out prompts to look at");
     o.every = lesson_int_in("every", 10, 1, 1000000, "steps between two looks, each followed by a save");
-    int pairs = lesson_int("pairs", 1600, "to learn from, where lesson 13's reward models are missing");
-    int base = lesson_int("base_steps", 400, "of training, where the models of lessons 08 and 11 are missing");
+    int pairs = lesson_int_in("pairs", 1600, 16, 100000, "to learn from, where lesson 13's reward models are missing");
+    int base = lesson_int_in("base_steps", 400, 1, 1000000, "of training, where lesson 08's or 11's model is missing");
     int go_on = lesson_flag("resume", 0, "go on from out/14");
     o.seed = lesson_int("seed", 1, "of everything random");
     lesson_options_end();
@@ -598,11 +600,13 @@ int main(int argc, char **argv) {
     memset(&w, 0, sizeof w);
     ag_ctx *ag = ag_new((unsigned long long)o.seed);
     w.plays = plays_read();
+    plays_enough(&w.plays);
     w.policy = pairs_sft(ag, &w.plays, base), w.reference = w.policy.model;
     w.reward = pairs_reward(&w.policy, &w.plays, "reward", pairs, 1);
     w.gold = pairs_reward(&w.policy, &w.plays, "gold", 4 * pairs, 2);
-    if (o.longest + o.cap > w.reference->config.n_ctx) lesson_fail("prompt=%d and tokens=%d exceed the context of %d",
-                                                                  o.longest, o.cap, w.reference->config.n_ctx);
+    if (o.longest + o.cap >= w.reference->config.n_ctx)             // the judge ends what has no end
+        lesson_fail("prompt=%d and tokens=%d and an end exceed the context of %d", o.longest, o.cap,
+                    w.reference->config.n_ctx);
 
     // What the assistant gets at first, on training prompts and on held-out ones: two answers to each.
     ag_rng some = {7, 0};

@@ -181,7 +181,8 @@ static ag_tensor *k3(ag_tensor *lp, ag_tensor *reference) {
 
 // DeepSeekMath, equation 3, with the sign of a loss; r = pi(o_t) / pi_old(o_t), and pi_old is who drew the answers:
 //     -1/G sum_i 1/|o_i| sum_t { min[r A_i, clip(r, 1-eps, 1+eps) A_i] - beta KL(pi || pi_ref) }
-// (1/|o_i| makes each token of a long wrong answer cheaper, so wrong answers grow: Dr. GRPO divides by a constant.)
+// (1/|o_i| makes each token of a long wrong answer cheaper, so wrong answers grow: Dr. GRPO divides by a constant. G
+// counts the answers of groups that are not dead; the others would add no more than their KL.)
 static ag_tensor *grpo_loss(gpt_model *policy, const stage_rows *r, const double *advantage, const ag_real *reference,
                             double clip, double beta, int dr, ag_tensor **kl) {
     ag_ctx *ag = policy->ctx;
@@ -192,7 +193,8 @@ static ag_tensor *grpo_loss(gpt_model *policy, const stage_rows *r, const double
     ag_tensor *share = spread(ag, r, one, !dr), *ratio = ag_exp(ag_sub(lp, old));
     ag_tensor *gain = ag_minimum(ag_mul(ratio, A), ag_mul(ag_clamp(ratio, 1 - clip, 1 + clip), A));
     ag_tensor *far = k3(lp, ag_input(ag, reference, r->B, r->T));
-    if (kl) *kl = ag_sum(ag_mul(share, far));
+    for (int b = 0; b < r->B; b++) one[b] = 1.0 / r->B;
+    if (kl) *kl = ag_sum(ag_mul(spread(ag, r, one, 1), far));                           // a token, whatever dr is
     free(one);
     return ag_neg(ag_sum(ag_mul(share, ag_sub(gain, ag_scale(far, beta)))));
 }
@@ -491,7 +493,9 @@ static void draw(void) {
             free(curve[k][i]);
         }
     plot_range_y(both[0], 0, 1);
-    if (csv.file) lessoni_saved(plot_save_grid(both, 2, 2, lesson_path("training.png")), plot_error(both[0]));
+    int curves = 0;
+    for (int k = 0; k < TASKS; k++) curves |= curve_n[k] > 1;
+    if (csv.file && curves) lessoni_saved(plot_save_grid(both, 2, 2, lesson_path("training.png")), plot_error(both[0]));
     plot_free(both[0]), plot_free(both[1]);
 }
 
@@ -511,7 +515,7 @@ int main(int argc, char **argv) {
     opt.clip = lesson_float_in("clip", 0.2, 0, 1, "epsilon: how far a ratio counts");
     opt.dr = lesson_flag("dr", 0, "Dr. GRPO: no division by deviation and length");
     opt.held = lesson_int_in("held", 60, 4, 1000, "held-out problems, 16 answers each");
-    opt.base = lesson_int("base_steps", 400, "of pretraining, where lesson 08's model is missing");
+    opt.base = lesson_int_in("base_steps", 400, 1, 1000000, "of pretraining, where lesson 08's model is missing");
     opt.seed = lesson_int("seed", 1, "of everything random");
     lesson_options_end();
 
@@ -526,7 +530,7 @@ int main(int argc, char **argv) {
         else imitate_or_practise(!all);
     }
     draw();
-    printf("written: out/15/training.png, log.csv%s; %s\n", strcmp(task, "think") ? ", model.safetensors" : "",
+    printf("written: out/15/%s; %s\n", strcmp(task, "think") ? "training.png, log.csv, model.safetensors" : "log.csv",
            lesson_duration(lesson_seconds() - start));
     lesson_csv_close(&csv), plays_free(&p), words_free(&known);
     return lesson_end();

@@ -11,7 +11,7 @@
 // 13's gold standard: of two answers to a held-out prompt, the assistant's and ours, which one is better?
 //
 //     ./dpo equal=1        learns from as many pairs as cost what lesson 14's run has cost (5 minutes)
-//     ./dpo lora=8         only adapters learn, a tenth of the numbers (Hu et al. 2022), and are merged in the end
+//     ./dpo lora=8         only adapters learn, a twentieth of the numbers (Hu et al. 2022), and are merged in the end
 //
 // It prints    loss, accuracy and margin of the implicit rewards; the share of answers that win over the assistant's;
 //              the same for lesson 14's policy, with what each has cost to compute; answers of all, side by side
@@ -190,6 +190,7 @@ int main(int argc, char **argv) {
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
     plays p = plays_read();
+    plays_enough(&p);
     stage s = pairs_sft(ag, &p, base), policy = s;
     stage gold = pairs_reward(&s, &p, "gold", few, 202);
     gpt_model *reference = s.model;
@@ -270,7 +271,8 @@ int main(int argc, char **argv) {
     if (its.model) {
         printf("PPO: %.1f million%s; it wins over the assistant in %.2f of the prompts, with %.0f tokens an answer\n",
                ppos / 1e6, equal ? "" : " (equal=1: DPO may cost as much)", win_rate(&other, &before), other.length);
-        stage_result("dpo_over_ppo", win_rate(&after, &other));
+        if (equal) stage_result("dpo_over_ppo", win_rate(&after, &other));
+        else printf("DPO's answer wins over PPO's in %.2f of the prompts\n", win_rate(&after, &other));
     } else printf("There is no %s to compare with (lesson 14 makes it).\n", ppo);
     stage_result("dpo_winrate", win_rate(&after, &before));
 

@@ -138,7 +138,8 @@ static tools_row lay_out(const char *text, int *own) {
     r.cap = chat.s.model->config.n_ctx, r.ids = (int *)lesson_alloc((size_t)r.cap, sizeof *r.ids);
     if (chat.base) {
         char *line = (char *)lesson_alloc(strlen(text) + 2, 1);
-        sprintf(line, "%s\n", text), now.ids = stage_ids(&chat.s, line, &now.n), free(line);
+        sprintf(line, "%s%s", text, bpe_find(chat.s.tokens, "\n", 1) < 0 ? "" : "\n");    // a vocabulary may lack it
+        now.ids = stage_ids(&chat.s, line, &now.n), free(line);
     } else {
         now = stage_render(&chat.s, say + 1, 1, 1);
         if (*chat.system) first = stage_render(&chat.s, say, 1, 0);
@@ -210,7 +211,7 @@ static void reply(const char *text) {
     if (!r.ended) printf("(no end after %d tokens)\n", drawn);
     keep("assistant", said), free(said);
     turn *t = &chat.turns[chat.n_turns++];
-    int newline, *after = stage_ids(s, "\n", &newline);
+    int newline = 0, *after = chat.base ? NULL : stage_ids(s, "\n", &newline);
     t->ids = (int *)lesson_alloc((size_t)(r.n - own + 1 + newline), sizeof *t->ids), t->n = r.n - own;
     memcpy(t->ids, r.ids + own, (size_t)t->n * sizeof *t->ids);
     if (!chat.base && t->ids[t->n - 1] != end) t->ids[t->n++] = end;       // cut short: the turn ends all the same
@@ -247,12 +248,12 @@ static void on_off(const char *name, const char *value, int *to) {
 static int command(char *line) {
     size_t size = strcspn(line, " ");
     char *value = line + size;
-    double k = chat.how.top_k;
+    double k = chat.how.top_k, V = chat.s.model->config.n_vocab;
     while (*value == ' ') *value++ = 0;
     if (!strcmp(line, "/temp")) number(line, value, 0, 10, &chat.how.temperature);
     else if (!strcmp(line, "/top_p")) number(line, value, 0, 1, &chat.how.top_p);
     else if (!strcmp(line, "/min_p")) number(line, value, 0, 1, &chat.how.min_p);
-    else if (!strcmp(line, "/top_k")) number(line, value, 0, 1e6, &k), chat.how.top_k = (int)k;
+    else if (!strcmp(line, "/top_k")) number(line, value, 0, V, &k), chat.how.top_k = (int)k;
     else if (!strcmp(line, "/tokens")) on_off(line, value, &chat.show_tokens);
     else if (!strcmp(line, "/tools")) on_off(line, value, &chat.tools);
     else if (!strcmp(line, "/help")) help();
@@ -286,6 +287,8 @@ int main(int argc, char **argv) {
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
     load(ag, *path ? path : newest());
+    if (chat.how.top_k > chat.s.model->config.n_vocab)
+        lesson_fail("top_k=%d: this model knows %d tokens", chat.how.top_k, chat.s.model->config.n_vocab);
     size_t bytes;
     char line[LINE + 2], *plays = NULL;
     if (bpe_special(chat.s.tokens, "<|tool_start|>") >= 0)
@@ -314,7 +317,7 @@ int main(int argc, char **argv) {
     if (chat.n_sure) {
         plot *p = plot_new("How sure it was", "token", "probability of the token that was drawn");
         plot_scatter(p, NULL, NULL, chat.sure, (size_t)chat.n_sure), plot_range_y(p, 0, 1);
-        plot_save(p, lesson_path("sure.png")), plot_free(p);
+        lesson_save(p, "sure.png"), plot_free(p);
     }
     forget(chat.n_turns), tools_close(), gpt_cache_free(chat.cache), stage_free(&chat.s), ag_free(ag);
     free(plays), free(chat.talk), free(chat.fed), free(chat.logits), free(chat.probs), free(chat.sure);

@@ -11,9 +11,10 @@
 //
 // A request: "Answer this: I have a daughter, sir.\nSpeak as TRANIO, and begin:\nNay, then" tells what was said before,
 // who is to reply, and how. Without its first words nobody could tell the reply of a play that he has never read from
-// one of another scene. The better reply is the one of the play. The worse one is of six kinds. The last of these,
-// stammering, one to three tokens over and over, is worse even than what is said in another scene, and it is for the
-// gold standard alone. The model that is to be pleased never sees it; lesson 14 tells what comes of that.
+// one of another scene; with them it is enough to compare these. The better reply is the one of the play. The worse one
+// is of six kinds. The last of these, stammering, one to three tokens over and over, is worse even than what is said in
+// another scene, and it is for the gold standard alone. The model that is to be pleased never sees it; lesson 14 tells
+// what comes of that.
 
 #ifndef PAIRS_H
 #define PAIRS_H
@@ -104,6 +105,14 @@ LESSON_FN void pairs_shuffle(const char *text, char *to, ag_rng *rng) {
     *to = 0;
 }
 
+// Where the words that were asked for end in a reply, with what stands between them and the next one.
+LESSON_FN size_t pairs_begun(const char *text) {
+    char line[PLAYS_TEXT + 1], begin[32];
+    playsi_line(line, sizeof line, text);
+    size_t n = plays_begin(line, begin) ? strlen(begin) : 0;
+    return n + strspn(text + n, ",.;:!?") + strspn(text + n + strspn(text + n, ",.;:!?"), " \n");
+}
+
 LESSON_FN int pairs_same_tokens(const stage *a, const stage *b) {
     int n = bpe_vocab_size(a->tokens), same = n == bpe_vocab_size(b->tokens);
     for (int i = 0; i < n && same; i++) {
@@ -146,6 +155,7 @@ LESSON_FN void pairs_cut(char *text, const char *like) {
 }
 
 // How the base model goes on with the play, 64 scenes at a time: "NAME:\nlines\n\nNAME:\n", up to the next empty line.
+// It knows no requests, so it begins with words of its own.
 LESSON_FN void pairs_samples(stage *s, const speech *const *at, int n, stage_talk *said) {
     enum { B = 64 };
     gpt_sampling how = {1, 0, 0, 0, NULL, 0};
@@ -205,14 +215,16 @@ LESSON_FN void pairs_worse(const speech *at, const speech *other, int kind, ag_r
     if (kind == PAIR_WRONG_SCENE) snprintf(worse, 256, "%s", other->text);
     else if (kind == PAIR_ECHO) pairs_echo(at->first, worse, rng);
     else if (kind == PAIR_OFF_TOPIC) plays_ask(other, plays_below(rng, 2) ? ASK_WHO : ASK_WORDS, asked, worse);
-    else for (int tries = 0; tries < 9; tries++) {
-        pairs_shuffle(at->text, worse, rng);
-        if (strcmp(worse, at->text)) break;
+    else {
+        size_t kept = pairs_begun(at->text);
+        snprintf(worse, 256, "%s", at->text);
+        for (int tries = 0; tries < 9 && !strcmp(worse, at->text); tries++)        // with one word left, all of it
+            pairs_shuffle(at->text + (tries < 6 ? kept : 0), worse + (tries < 6 ? kept : 0), rng);
     }
 }
 
-// n pairs. Most are wrong scenes, the hard kind: two speeches, each the better reply once and the worse one
-// once, so that a reply alone tells nothing. wary 1: two of sixteen stammer. To be freed by pairs_free.
+// n pairs. Half are wrong scenes (of sixteen six where wary is 1, and two stammer): two speeches, each the better reply
+// once and the worse one once, so that a reply alone tells nothing. To be freed by pairs_free.
 LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, int wary, ag_rng *rng) {
     enum { W = PAIR_WRONG_SCENE, S = PAIR_SHUFFLED, M = PAIR_BASE_SAMPLE, O = PAIR_OFF_TOPIC, E = PAIR_ECHO,
            T = PAIR_STAMMER };

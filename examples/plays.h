@@ -84,6 +84,13 @@ LESSON_FN plays plays_read(void) {
     return p;
 }
 
+// For lessons that need more than the built-in text has.
+LESSON_FN void plays_enough(const plays *p) {
+    if (p->n < 1000)
+        lesson_fail("%d speeches are too few: this lesson wants Tiny Shakespeare (sh examples/data/get.sh fetches it)",
+                    p->n);
+}
+
 LESSON_FN void plays_free(plays *p) { free(p->text), free(p->speech), free(p->beside); }
 
 LESSON_FN int plays_below(ag_rng *rng, int n) { return (int)(ag_rng_uniform(rng) * n); }

@@ -151,8 +151,9 @@ LESSON_FN stage stage_base(ag_ctx *ag, int steps) {
         s = stage_load(ag, own, "base");
     }
     if (s.model) {
-        printf("%s: %s, %s parameters, validation loss %.3f\n", own, s.model->config.name,
-               lesson_commas((long long)gpt_count(&s.model->config)), s.val_loss);
+        printf("%s: %s, %s parameters, validation loss %.3f%s\n", own, s.model->config.name,
+               lesson_commas((long long)gpt_count(&s.model->config)), s.val_loss,
+               own == path ? "" : "; delete it, and another learns");
         return s;
     }
     printf("For the real one: lesson 08 with recipe=fast preset=small tokenizer=bpe repeats=0.5 steps=3000.\n"

@@ -149,7 +149,8 @@ LESSON_FN int tools_calc(const char *request, char *answer, size_t cap) {
     if (!p.why && *p.at) p.why = "wanted an operator or the end";
     if (p.why) return toolsi_error(answer, cap, "%s at %d", p.why, (int)(p.at - p.from) + 1);
     if (!less && !more && !same) return toolsi_write(a, answer, cap), 0;
-    int equal = fabs(a - b) <= 1e-12 * fmax(fabs(a), fabs(b));
+    double off = a == 0 || b == 0 ? 5e-11 : 1e-12 * fmax(fabs(a), fabs(b));          // what is written 0 is 0
+    int equal = fabs(a - b) <= off;
     snprintf(answer, cap, "%s", (equal ? same : (less && a < b) || (more && a > b)) ? "true" : "false");
     return 0;
 }

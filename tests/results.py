@@ -34,7 +34,7 @@ LESSONS = [
      "every=1 sample=8 batch=2 steps=2", ""),
     ("10_base_model", "", "", "repeat_first repeat_second copy_train copy_val invents cut_off"),
     ("11_sft", "", "talks=100 steps=4",
-     "base_wellformed sft_wellformed refuses_invented refuses_real refuses_kept"),
+     "base_wellformed sft_wellformed refuses_invented refuses_real refuses_told"),
     ("12_tools", "", "steps=2 tool_steps=2 held=4",
      "letters_bpe letters_char letters_tool sums_alone sums_tool speaker_closed speaker_search"),
     ("13_reward_model", "", "pairs=32 gold=32 held=16 raters=16",
@@ -143,6 +143,11 @@ def summary(lesson):
 
 def comments(write):
     differ = 0
+    for lesson, _, _, measures in LESSONS:
+        have = {r["measure"] for r in read_table() if r["lesson"] == lesson[:2]}
+        for name in sorted(set(measures.split()) - have) if read_table() else []:
+            print("%s has no %s of lesson %s" % (TABLE, name, lesson[:2]))
+            differ += 1
     for lesson, _, _, measures in LESSONS:
         want = summary(lesson) if measures else []
         if not want:

@@ -112,7 +112,7 @@ if command -v python3 > /dev/null; then
     done
     # DPO with adapters, for as long as that run of PPO: a checkpoint like any other
     (cd "$results" && "$root/build/16_dpo" lora=4 equal=1 pairs=8 held=8) > "$dir/lora.txt" 2>&1 &&
-        grep -q "adapters of rank 4" "$dir/lora.txt" && ! grep -q lora_a "$results/out/16/model.safetensors" && ok ||
+        grep -q "adapters of rank 4" "$dir/lora.txt" && ! grep -q '\.lora_a"' "$results/out/16/model.safetensors" && ok ||
         { bad "lesson 16 with lora=4 equal=1"; tail -3 "$dir/lora.txt"; }
     # Ctrl-C leaves the model that was there
     was=$(cksum < "$results/out/11/model.safetensors") log=$results/out/11/log.csv
@@ -137,6 +137,8 @@ if command -v python3 > /dev/null; then
     wrong 12 08/model.safetensors 11/model.safetensors; wrong 13 11/model.safetensors 13/gold.safetensors
     wrong 14 11/model.safetensors 12/model.safetensors; wrong 15 11/model.safetensors 13/gold.safetensors
     wrong 16 11/model.safetensors 14/model.safetensors; rm -rf "$dir/out"
+    refused 1 "it judges answers and gives none" 22 model="$results/out/13/gold.safetensors"
+    refused 1 "top_k=5000: this model knows" 22 model="$results/out/11/model.safetensors" top_k=5000
 else echo "skipped: lessons 10 to 16 (python3 is missing)"; fi
 
 # what is wrong is refused, with what would be right

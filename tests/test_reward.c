@@ -232,6 +232,31 @@ static void shuffling_keeps_words_and_lines(void) {
     CHECK(differs >= 19);
 }
 
+// A shuffled reply begins as asked and goes on in another order; that of another scene does not begin so.
+static void a_rule_knows_two_kinds(void) {
+    static const char *const begun[][2] = {{"O Romeo, Romeo!\nwherefore", "Romeo!\nwherefore"},
+                                           {"Nay, then, sir", "sir"}, {"I am\nhere now", "I am\nhere now"}};
+    for (int i = 0; i < 3; i++) CHECK_STR(begun[i][0] + pairs_begun(begun[i][0]), begun[i][1]);
+    begin();
+    char worse[256];
+    ag_rng rng = {3, 0};
+    for (int i = 1; i < 60; i++) {
+        const speech *s = &book.speech[i];
+        pairs_worse(s, s, PAIR_SHUFFLED, &rng, worse);
+        CHECK(strcmp(worse, s->text) != 0 && strlen(worse) == strlen(s->text));
+        if (i % 7) CHECK(!strncmp(worse, s->text, pairs_begun(s->text)));           // else two words, and no more
+    }
+    pair set[2];
+    set[0].kind = set[1].kind = PAIR_SHUFFLED, set[0].at = set[1].at = &book.speech[1];
+    set[0].talk[0] = pairs_talk(&tiny, set[0].at, "I am not");
+    set[0].talk[1] = pairs_talk(&tiny, set[0].at, "Am I not");
+    set[1].talk[0] = pairs_talk(&tiny, set[1].at, "I am"), set[1].talk[1] = pairs_talk(&tiny, set[1].at, "I am");
+    CHECK_NEAR(rule(&tiny, set, 2, PAIR_SHUFFLED), 0.75, 1e-12);
+    CHECK(isnan(rule(&tiny, set, 2, PAIR_ECHO)));
+    for (int i = 0; i < 2; i++) stage_talk_free(&set[i].talk[0]), stage_talk_free(&set[i].talk[1]);
+    end();
+}
+
 // An echo is what was asked for, once or many times, and no other word.
 static void echoes_say_one_thing(void) {
     const char *line = "O sir, the gentle murmurer";
@@ -341,7 +366,7 @@ int main(int argc, char **argv) {
     T_RUN(losses_are_pytorchs), T_RUN(far_apart_is_finite), T_RUN(knows_nothing_at_first);
     T_RUN(rankings_agree_by_kendalls_tau), T_RUN(numbers_about_rewards), T_RUN(calibration_is_measured);
     T_RUN(pairs_are_masked), T_RUN(only_the_wary_hear_stammering), T_RUN(held_out_is_held_out);
-    T_RUN(requests_tell_how_to_begin), T_RUN(shuffling_keeps_words_and_lines);
+    T_RUN(requests_tell_how_to_begin), T_RUN(shuffling_keeps_words_and_lines), T_RUN(a_rule_knows_two_kinds);
     T_RUN(echoes_say_one_thing), T_RUN(samples_have_no_more_lines_than_the_reply);
     T_RUN(each_reward_is_of_its_own_reply), T_RUN(drift_is_the_middle_of_a_pair);
     T_RUN(few_words_are_not_judged_too_hard), T_RUN(without_a_base_the_assistant_stands_in);
