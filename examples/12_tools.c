@@ -242,8 +242,8 @@ static long spell_out(void *tokenizer, const char *text, size_t n, int *ids, siz
 
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "12", "tools, and what tokens hide");
-    int steps = lesson_int_in("steps", 600, 1, 1000000, "of training without tools, 20 questions each");
-    int tool_steps = lesson_int_in("tool_steps", 800, 1, 1000000, "of training with tools");
+    int steps = lesson_int_in("steps", 400, 1, 1000000, "of training without tools, 20 questions each");
+    int tool_steps = lesson_int_in("tool_steps", 700, 1, 1000000, "of training with tools");
     double lr = lesson_float("lr", 1e-3, "peak learning rate");
     int held = lesson_int_in("held", 200, 1, 100000, "questions of each kind for the test");
     int base = lesson_int_in("base_steps", 400, 1, 1000000, "of pretraining, where lesson 08's model is missing");

@@ -151,6 +151,7 @@ static void calculator_agrees_with_another(void) {
         put(signs[sign]);
         tree b = make(T_SUM, 2);
         double gap = fabs(a.value - b.value), near = 1e-11 * fmax(fabs(a.value), fabs(b.value));
+        if (a.value == 0 || b.value == 0) near = 1e-10;
         if (a.lets_fall || b.lets_fall || (gap > 0 && gap < near)) continue;
         int want = sign == 0 ? a.value < b.value : sign == 1 ? a.value > b.value : sign == 2 ? a.value <= b.value :
                    sign == 3 ? a.value >= b.value : a.value == b.value;
@@ -294,7 +295,7 @@ static void search(void) {
     CHECK_STR(call("search x"), "error: the plays are not open");
 }
 
-// Every line of the plays finds itself, or one of the same words.
+// Every line of the plays finds itself; with a space more, which is not word for word, itself or one of the same words.
 static void search_finds_every_line(void) {
     size_t bytes;
     char *text = (char *)lesson_data("tinyshakespeare.txt", &bytes);
@@ -302,11 +303,13 @@ static void search_finds_every_line(void) {
     int found = 0, tried = 0;
     for (int i = 0; i < toolsi_book.n_lines; i += 97) {
         const toolsi_line *line = &toolsi_book.line[i];
-        char request[200], want[300];
+        char request[202], want[300];
         if (line->size > 150) continue;
         snprintf(request, sizeof request, "%.*s", line->size, line->text);
         snprintf(want, sizeof want, "%.*s, line %d: %s", line->name_size, line->name, line->number, request);
         tools_search(request, answer, sizeof answer);
+        CHECK_STR(strstr(strstr(answer, ", line "), ": ") + 2, request);
+        tools_search(strcat(request, " "), answer, sizeof answer);
         tried++, found += !strcmp(answer, want);
         if (strcmp(answer, want)) {                 // then that one has the same score, and comes earlier
             int number = atoi(strstr(answer, ", line ") + 7);
