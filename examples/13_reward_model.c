@@ -6,16 +6,17 @@
 // (1952) made numbers of such choices: each thing has a strength r, and the first of two wins with the probability
 // sigmoid(r1 - r2). Our strengths come from a language model with one more output, a number (Christiano et al. 2017;
 // Ouyang et al. 2022). It learns from pairs of replies to one request, that of the play and a worse one. Worse is what
-// is said in another scene, what the base model makes up, the same words shuffled after the first two, the answer to
-// another request, or the two words that were asked for and nothing else. The loss begins at ln 2 = 0.693, which is no
-// opinion. Only differences count; a small second loss keeps zero in the middle. (Hardly a reply of another scene or of
-// the base model begins with the words asked for. Whoever compares these alone is right about such pairs, as the column
-// "rule" shows, and to have learned that is to have learned what was asked; of the other kinds the rule knows nothing.
-// A judge learns what tells his pairs apart, and no more: lesson 14 will please him with it.)
+// is said in another scene, what the base model makes up, the same words shuffled, the answer to another request, or
+// the two words that were asked for and nothing else. The loss begins at ln 2 = 0.693, which is no opinion. Only
+// differences count; a small second loss keeps zero in the middle.
+// A judge learns what tells his pairs apart, and no more. Hardly a reply of another scene or of the base model begins
+// with the words asked for, so whoever compares these alone is right about such pairs, as the column "rule" shows: what
+// the model has learned from them is to look whether it was obeyed.
 // We make two of them: one of few pairs, for lesson 14 to please, and one of many other pairs, the gold standard, which
-// nobody ever tries to please. It alone is shown one kind more: stammering, a few tokens over and over. What does a
-// model think of that which has never heard it? Look for "stammer" in the table. In the end two raters of different
-// taste, and what comes of averaging them.
+// nobody ever tries to please. It alone is shown shuffled replies that begin as asked, and one kind more: stammering, a
+// few tokens over and over. What does a model think of these which has never heard them? Look for "shuffled" and
+// "stammer" in the table: held-out pairs are of the gold standard's kinds. In the end two raters of different taste,
+// and what comes of averaging them.
 //
 //     ./reward rate=10                          then ten pairs for you to judge; the model is compared with you
 //     ./reward loss=margin                      the other loss: max(0, m - (r1 - r2)), enough is enough
@@ -164,7 +165,7 @@ static double rankings(stage *s, const plays *p, gpt_model *m, int n, ag_rng *rn
     pairs_samples(s, at, n, said);
     for (int i = 0; i < n; i++) {
         const speech *other = pairs_elsewhere(p, at[i], rng, 1);
-        pairs_worse(other, other, PAIR_SHUFFLED, rng, worse);
+        pairs_worse(other, other, PAIR_SHUFFLED, 1, rng, worse);
         t[n + i] = pairs_talk(s, at[i], at[i]->text), t[2 * n + i] = pairs_talk(s, at[i], other->text);
         t[3 * n + i] = pairs_talk(s, at[i], worse);
         all[FOUR * i] = &t[n + i], all[FOUR * i + 1] = &t[2 * n + i], all[FOUR * i + 2] = &said[i];

@@ -522,7 +522,7 @@ static int train(world *w, const settings *o, int run, int steps, const char *pa
                           "price %.3f", step, l.reward, l.gold, l.kl, l.k3, l.distinct2, l.length, w->beta);
             double held[] = {l.reward, l.gold, l.kl, l.k3, l.distinct2, l.length};
             memcpy(x + C_HELD, held, sizeof held);
-            if (!over && (step > 0 || steps == 0)) save(w, o, run, step, path);  // not yet over the policy of before
+            if (!over) save(w, o, run, step, path);
             now = lesson_seconds();
         }
         x[C_RUN] = run, x[C_STEP] = step, x[7] = lesson_seconds() - started;
@@ -632,6 +632,8 @@ int main(int argc, char **argv) {
     size_t size;
     if (go_on && lesson_exists(log)) w.old_log = (char *)lesson_file(log, &size);
     if (!go_on) remove(hacked);
+    if (!go_on && !rename(kept, lesson_path("previous.safetensors")))
+        printf("the policy that was there is now out/14/previous.safetensors\n");
     printf("\nwith the penalty:\n");
     int done = train(&w, &o, PENALTY, o.steps, kept, go_on);
     if (!done) reread(&w, FREE, free_steps);              // the log keeps what the second run has behind it

@@ -5,7 +5,7 @@
 //     plays p = plays_read();
 //     stage s = pairs_sft(ag, &p, 100);                // lesson 11's assistant, or one that learns in 100 steps now
 //     stage_talk t = pairs_prompt(&s, pairs_speech(&p, rng, 0));        // a request, and the assistant's turn begun
-//     pair *set = pairs_make(&s, &p, 1000, 0, 0, rng); // held 1: from the last tenth of the text; wary 1: some stammer
+//     pair *set = pairs_make(&s, &p, 1000, 0, 0, rng); // held 1: from the last tenth of the text; wary 1: harder
 //     stage r = pairs_reward(&s, &p, "reward", 1500, 1);    // lesson 13's out/13/reward.safetensors, or one made now
 //     ag_tensor *y = stage_score(r.model, rows.ids, rows.mask, rows.B, rows.T, rows.len, NULL);
 //
@@ -13,8 +13,9 @@
 // who is to reply, and how. Without its first words nobody could tell the reply of a play that he has never read from
 // one of another scene; with them it is enough to compare these. The better reply is the one of the play. The worse one
 // is of six kinds. The last of these, stammering, one to three tokens over and over, is worse even than what is said in
-// another scene, and it is for the gold standard alone. The model that is to be pleased never sees it; lesson 14 tells
-// what comes of that.
+// another scene, and it is for the gold standard alone. And when the gold standard is shown shuffled words, the first
+// two stand where they should, so that it has to read on. The model that is to be pleased need not, and never hears
+// anybody stammer; lesson 14 tells what comes of that.
 
 #ifndef PAIRS_H
 #define PAIRS_H
@@ -209,14 +210,15 @@ LESSON_FN stage_talk pairs_stammer(stage *s, const speech *at, const char *text,
 }
 
 // A worse reply than that of `at`, of a kind that needs no model. PAIR_WRONG_SCENE: what `other` says, elsewhere;
-// PAIR_OFF_TOPIC: the answer to another request.
-LESSON_FN void pairs_worse(const speech *at, const speech *other, int kind, ag_rng *rng, char worse[256]) {
+// PAIR_OFF_TOPIC: the answer to another request. PAIR_SHUFFLED: its words in another order; wary 1: all but those asked
+// for, which would give it away.
+LESSON_FN void pairs_worse(const speech *at, const speech *other, int kind, int wary, ag_rng *rng, char worse[256]) {
     char asked[256];
     if (kind == PAIR_WRONG_SCENE) snprintf(worse, 256, "%s", other->text);
     else if (kind == PAIR_ECHO) pairs_echo(at->first, worse, rng);
     else if (kind == PAIR_OFF_TOPIC) plays_ask(other, plays_below(rng, 2) ? ASK_WHO : ASK_WORDS, asked, worse);
     else {
-        size_t kept = pairs_begun(at->text);
+        size_t kept = wary ? pairs_begun(at->text) : 0;
         snprintf(worse, 256, "%s", at->text);
         for (int tries = 0; tries < 9 && !strcmp(worse, at->text); tries++)        // with one word left, all of it
             pairs_shuffle(at->text + (tries < 6 ? kept : 0), worse + (tries < 6 ? kept : 0), rng);
@@ -243,7 +245,7 @@ LESSON_FN pair *pairs_make(stage *s, const plays *p, int n, int held, int wary, 
         set[i].at = one, set[i].talk[0] = pairs_talk(s, one, set[i].kind == T ? other->text : one->text);
         if (set[i].kind == M) at[samples++] = one;
         else if (set[i].kind == T) set[i].talk[1] = pairs_stammer(s, one, other->text, rng);
-        else pairs_worse(one, other, set[i].kind, rng, worse), set[i].talk[1] = pairs_talk(s, one, worse);
+        else pairs_worse(one, other, set[i].kind, wary, rng, worse), set[i].talk[1] = pairs_talk(s, one, worse);
     }
     pairs_samples(s, at, samples, said);
     for (int i = 0, k = 0; i < n; i++) if (set[i].kind == M) set[i].talk[1] = said[k++];

@@ -260,7 +260,7 @@ static void grpo_by_hand(void) {
             double bounded = ratio < 1 - clip ? 1 - clip : ratio > 1 + clip ? 1 + clip : ratio;
             int free_ = ratio * A <= bounded * A;                           // the smaller one is not the clipped one
             want -= share * ((free_ ? ratio : bounded) * A - beta * (exp(d) - d - 1));
-            want_kl += share * (exp(d) - d - 1);
+            if (counts) want_kl += (exp(d) - d - 1) / (ROWS * (row_len[b] - row_prompt[b]));  // not by dr
             coefficient[i] = (ag_real)(-share * ((free_ ? ratio * A : 0) - beta * (1 - exp(d))));
             if (counts) clipped += !free_, unclipped += free_;
         }

@@ -242,10 +242,14 @@ static void a_rule_knows_two_kinds(void) {
     ag_rng rng = {3, 0};
     for (int i = 1; i < 60; i++) {
         const speech *s = &book.speech[i];
-        pairs_worse(s, s, PAIR_SHUFFLED, &rng, worse);
+        pairs_worse(s, s, PAIR_SHUFFLED, 1, &rng, worse);
         CHECK(strcmp(worse, s->text) != 0 && strlen(worse) == strlen(s->text));
         if (i % 7) CHECK(!strncmp(worse, s->text, pairs_begun(s->text)));           // else two words, and no more
     }
+    int begins = 0;
+    for (int i = 0; i < 40; i++)
+        pairs_worse(&book.speech[1], NULL, PAIR_SHUFFLED, 0, &rng, worse), begins += !strncmp(worse, "I am ", 5);
+    CHECK(begins < 20);
     pair set[2];
     set[0].kind = set[1].kind = PAIR_SHUFFLED, set[0].at = set[1].at = &book.speech[1];
     set[0].talk[0] = pairs_talk(&tiny, set[0].at, "I am not");
