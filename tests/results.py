@@ -4,8 +4,8 @@ next call goes on with the first lesson that has not ended.
     python3 tests/results.py [seeds=1,2,3,4,5] [only=10,13] [again=1] [quick=1] [write=1] [check=1]
 
 Each seed has its own folder build/results/SEED, in which lesson 08 makes the base model and the others follow, each
-with what the one before has saved. A lesson writes its numbers to out/NN/results.csv there; all of them together are
-tests/results.csv (lesson,measure,seed,value). only= runs these lessons (their models must be there, or they make small
+with what the one before has saved. A lesson writes its numbers to out/NN/results.csv there; in the end all of them
+together are tests/results.csv (lesson,measure,seed,value). only= runs these lessons (their models must be there, or they make small
 ones); again=1 runs them although they have ended. quick=1 is one seed with few steps, in a folder of its own, of which
 no table is made: that every lesson runs to its end and reports each measure. write=1 measures nothing and puts mean and
 range of tests/results.csv into each lesson's first comment; check=1 compares them, and ends with 1 if one differs.
@@ -111,11 +111,23 @@ def measure(quick):
                 missing = set(measures.split()) - {r["measure"] for r in rows}
                 if missing:
                     sys.exit("results: %s seed=%s does not report %s" % (lesson, seed, " ".join(sorted(missing))))
-                if not quick:
-                    old = [r for r in read_table() if (r["lesson"], r["seed"]) != (lesson[:2], seed)]
-                    write_table(sorted(old + rows, key=lambda r: (r["lesson"], r["seed"])))
             open(done, "w").close()
             print("%s seed=%s: %.0f seconds" % (lesson, seed, seconds), flush=True)
+    if not quick:
+        collect()
+
+
+def collect():
+    """The table anew: what has been measured here, and of the old one the rows of what has not."""
+    rows = {}
+    for r in read_table():
+        rows.setdefault((r["lesson"], r["seed"]), []).append(r)
+    for seed in sorted(os.listdir("build/results")):
+        folder = os.path.join("build", "results", seed)
+        for lesson, _, _, measures in LESSONS:
+            if seed.isdigit() and measures and os.path.exists(os.path.join(folder, "done", lesson)):
+                rows[lesson[:2], seed] = rows_of(folder, lesson, seed)
+    write_table([r for key in sorted(rows) for r in rows[key]])
 
 
 def number(x):
@@ -177,4 +189,6 @@ if OPTIONS["write"] or OPTIONS["check"]:
 try:
     measure(OPTIONS["quick"])
 except KeyboardInterrupt:
+    if not OPTIONS["quick"]:
+        collect()
     sys.exit("results: stopped; the next call goes on")
