@@ -18,7 +18,7 @@
 // It writes    out/12/tools.png            how many answers are right, by kind
 //              out/12/log.csv              the losses, one model after the other; results.csv: the figures
 //              out/12/model.safetensors    the model with tools; 22_chat.c talks to it
-// It takes     6 minutes. It wants lesson 08's larger model (make base); without it a smaller one learns first.
+// It takes     5 minutes. It wants lesson 08's larger model (make base); without it a smaller one learns first.
 // Next         13_reward_model.c: what makes one answer better than another?
 //
 // Exercises

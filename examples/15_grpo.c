@@ -27,7 +27,7 @@
 // It writes    out/15/training.png       accuracy and answer length over training
 //              out/15/log.csv            the same, and more
 //              out/15/model.safetensors  the model that adds (or the task's own)
-// It takes     20 minutes; task=letter 3. It wants the model of lesson 11, or 08, and makes a small one without.
+// It takes     30 minutes; task=letter 4. It wants the model of lesson 11, or 08, and makes a small one without.
 // Next         16_dpo.c: preferences without a reward model.
 //
 // Exercises
