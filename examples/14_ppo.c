@@ -19,6 +19,7 @@
 //              out/14/log.csv
 //              out/14/model.safetensors      the policy with the penalty, for later lessons
 //              out/14/hacked.safetensors     the other one
+//              out/14/previous.safetensors   the policy of the run before, where there was one
 // It takes     6 minutes, and as long again for the second run. It wants lessons 11 and 13; what is missing is made
 //              small, first. Ctrl-C saves, resume=1 goes on.
 // Next         15_grpo.c rewards what can be checked by a program; 16_dpo.c needs no reward model.

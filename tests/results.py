@@ -5,10 +5,11 @@ next call goes on with the first lesson that has not ended.
 
 Each seed has its own folder build/results/SEED, in which lesson 08 makes the base model and the others follow, each
 with what the one before has saved. A lesson writes its numbers to out/NN/results.csv there; in the end all of them
-together are tests/results.csv (lesson,measure,seed,value). only= runs these lessons (their models must be there, or they make small
-ones); again=1 runs them although they have ended. quick=1 is one seed with few steps, in a folder of its own, of which
-no table is made: that every lesson runs to its end and reports each measure. write=1 measures nothing and puts mean and
-range of tests/results.csv into each lesson's first comment; check=1 compares them, and ends with 1 if one differs.
+together are tests/results.csv (lesson,measure,seed,value). only= runs these lessons (their models must be there, or
+they make small ones); again=1 runs them although they have ended. quick=1 is one seed with few steps, in a folder of
+its own, of which no table is made: that every lesson runs to its end and reports each measure. write=1 measures nothing
+and puts mean and range of tests/results.csv into each lesson's first comment; check=1 compares them, and ends with 1 if
+one differs.
 """
 import csv
 import os
