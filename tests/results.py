@@ -162,10 +162,9 @@ def comments(write):
             print("%s has no %s of lesson %s" % (TABLE, name, lesson[:2]))
             differ += 1
     for lesson, _, _, measures in LESSONS:
-        want = summary(lesson) if measures else []
-        if not want:
+        if not measures:
             continue
-        path = "examples/%s.c" % lesson
+        want, path = summary(lesson), "examples/%s.c" % lesson
         with open(path) as f:
             lines = f.read().split("\n")
         first = next((i for i, line in enumerate(lines) if line.startswith("// Measured ")), None)
