@@ -144,7 +144,7 @@ int main(int argc, char **argv) {
         lesson_csv_number(&csv, p[i]), lesson_csv_number(&csv, learned[i]), lesson_csv_end(&csv);
     }
     lesson_csv_close(&csv);
-    printf("written: out/03/loss.png, out/03/log.csv, out/03/table.png, out/03/table.csv\n");
+    lesson_written("loss.png, log.csv, table.png, table.csv");
     ag_free(ag);
     free(text), free(ids), free(count), free(p), free(single), free(learned), free(loss_at);
     return lesson_end();

@@ -179,6 +179,6 @@ int main(int argc, char **argv) {
     lesson_save(p, "loss.png");
     plot_free(p), ag_free(ag);
     free(text), free(ids), free(x), free(y);
-    printf("written: out/04/moons.png, out/04/loss.png, out/04/log.csv\n");
+    lesson_written("moons.png, loss.png, log.csv");
     return lesson_end();
 }

@@ -191,7 +191,8 @@ int main(int argc, char **argv) {
     plot *p = plot_new("One text, cut in every common way", "", "thousands of symbols");
     plot_bars(p, NULL, labels, thousands, rows), plot_values(p, "%.0f");
     save(p, "kinds.png");
-    printf("\nwritten: out/05/kinds.png, size.png, %slog.csv\n", kind[GPT4] ? "languages.png, " : "");
+    printf("\n");
+    lesson_written(kind[GPT4] ? "kinds.png, size.png, languages.png, log.csv" : "kinds.png, size.png, log.csv");
     for (int i = 0; i < KINDS; i++) bpe_free(kind[i]);
     bpe_free(spare), free(data), free(ids);
     return lesson_end();

@@ -170,7 +170,7 @@ int main(int argc, char **argv) {
     lesson_save(p, "loss.png");
     plot_free(p);
     counts();
-    printf("\nwritten: out/07/attention.png, out/07/causal.png, out/07/loss.png, out/07/log.csv\n");
+    printf("\n"), lesson_written("attention.png, causal.png, loss.png, log.csv");
     ag_free(ag), free(letters), free(digits), free(answers), free(z);
     return lesson_end();
 }

@@ -79,9 +79,10 @@ int main(int argc, char **argv) {
     int every = lesson_int_in("every", 250, 1, 1000000000, "steps between two evaluations, each followed by a save");
     int length = lesson_int_in("sample", 400, 1, 100000, "tokens to sample");
     int seed = lesson_int("seed", 1337, "of everything random");
-    int resume = lesson_flag("resume", 0, "go on from out/08/model.safetensors");
-    const char *path = lesson_path("model.safetensors"), *previous = lesson_path("previous.safetensors");
+    int resume = lesson_flag("resume", 0, "go on from model.safetensors in its folder");
     lesson_options_end();
+    const char *path = lesson_path("model.safetensors"), *previous = lesson_path("previous.safetensors");
+    lesson_must_save();
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
     bpe *tokens = bpe_new();
@@ -200,7 +201,7 @@ int main(int argc, char **argv) {
     plot_csv(p, "validation", lesson_path("log.csv"), "step", "val_loss"), plot_dots(p);
     if (!*source && *kind == 'c') plot_hline(p, 2.482, "pairs of characters (lesson 03)");
     lesson_save(p, "loss.png"), plot_free(p);
-    printf("written: out/08/loss.png, out/08/log.csv, %s\n", path);
+    lesson_written("loss.png, log.csv, model.safetensors");
     gpt_free(m), ag_free(ag), bpe_free(tokens), gpt_state_free(&state);
     free(text), free(train), free(x), free(y), free(tokenizer);
     return lesson_end();

@@ -187,7 +187,7 @@ int main(int argc, char **argv) {
                        "repeated runs of eight tokens (percent)");
     for (int r = 0; r < 8; r++) plot_note(p, x[r], y[r], names[r]);
     lesson_save(p, "rules.png"), plot_free(p);
-    printf("\nwritten: out/09/next.png, out/09/rules.png, out/09/log.csv\n");
+    printf("\n"), lesson_written("next.png, rules.png, log.csv");
     gpt_free(m), ag_free(ag), bpe_free(tokens);
     free(logits), free(probs), free(out);
     return lesson_end();

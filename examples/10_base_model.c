@@ -258,7 +258,7 @@ int main(int argc, char **argv) {
     int copies = lesson_int_in("copies", 2, 2, 8, "of that passage");
     int steps = lesson_int_in("steps", 400, 1, 1000000, "of training, where lesson 08's model is missing");
     int seed = lesson_int("seed", 1, "of everything random");
-    lesson_options_end();
+    lesson_options_end(), lesson_must_save();
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
     stage s = stage_base(ag, steps);
@@ -295,7 +295,7 @@ int main(int argc, char **argv) {
     positions(&s, val, n_val, &csv);
     one_window(ag, train, s.model->config.n_vocab, &csv);
     lesson_csv_close(&csv);
-    printf("written: out/10/position.png, window.png, log.csv\n");
+    lesson_written("position.png, window.png, log.csv, results.csv");
     free(said), free(text), free(train), free(val);
     stage_free(&s), ag_free(ag);
     return lesson_end();

@@ -192,7 +192,7 @@ int main(int argc, char **argv) {
     double lr = lesson_float("lr", 7e-4, "peak learning rate");
     int base = lesson_int_in("base_steps", 400, 1, 1000000, "of pretraining, where lesson 08's model is missing");
     int seed = lesson_int("seed", 1, "of everything random");
-    lesson_options_end();
+    lesson_options_end(), lesson_must_save();
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
     stage s = stage_base(ag, base);
@@ -271,7 +271,7 @@ int main(int argc, char **argv) {
     plot_csv(picture, "training conversations", lesson_path("log.csv"), "step", "train_loss");
     plot_csv(picture, "held-out conversations", lesson_path("log.csv"), "step", "val_loss"), plot_dots(picture);
     lesson_save(picture, "loss.png"), plot_free(picture);
-    printf("written: out/11/loss.png, log.csv, model.safetensors\n");
+    lesson_written("loss.png, log.csv, results.csv, model.safetensors");
     for (int i = 0; i < made; i++) stage_talk_free(&talks[i]);
     for (int i = 0; i < HELD; i++) stage_talk_free(&held[i]);
     free(talks), plays_free(&p), stage_free(&s), ag_free(ag);

@@ -249,7 +249,7 @@ int main(int argc, char **argv) {
     int base = lesson_int_in("base_steps", 400, 1, 1000000, "of pretraining, where lesson 08's model is missing");
     int only = lesson_int_in("only", -1, -1, MODELS - 1, "model: 0 byte pairs, 1 characters, 2 with tools; -1: all");
     int seed = lesson_int("seed", 1, "of everything random");
-    lesson_options_end();
+    lesson_options_end(), lesson_must_save();
 
     static const char *const names[MODELS] = {"byte pairs alone", "characters", "byte pairs with tools"};
     static const char *const measures[MODELS][KINDS] = {
@@ -292,7 +292,7 @@ int main(int argc, char **argv) {
         plot_values(picture, "%.2f"), plot_range_y(picture, 0, 1.3);
         plot_subtitle(picture, "on words, numbers and lines that stand in no example; characters get no lines");
         lesson_save(picture, "tools.png"), plot_free(picture);
-        printf("written: out/12/tools.png, log.csv, model.safetensors\n");
+        lesson_written("tools.png, log.csv, results.csv, model.safetensors");
     }
     tools_close(), plays_free(&p), free(word);
     return lesson_end();

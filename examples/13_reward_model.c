@@ -301,7 +301,7 @@ int main(int argc, char **argv) {
     int reader = lesson_int_in("rate", 0, 0, 1000, "pairs for you to judge");
     int base = lesson_int_in("base_steps", 400, 1, 1000000, "of training, where lesson 11's model is missing");
     int seed = lesson_int("seed", 1, "of everything random");
-    lesson_options_end();
+    lesson_options_end(), lesson_must_save();
     margin = *kind == 'm' ? m : 0;
     if (taste_of && taste_of < B) lesson_fail("raters=%d: wanted 0 (none), or %d and more, a whole batch", taste_of, B);
 
@@ -368,7 +368,7 @@ int main(int argc, char **argv) {
     if (taste_of) raters(&s, &p, taste_of, lr, seed);
     if (reader) rate(&s, held, reader, y[1], n_held, &test);
     lesson_csv_close(&csv);
-    printf("written: out/13/reward.png, log.csv, reward.safetensors, gold.safetensors\n");
+    lesson_written("reward.png, log.csv, results.csv, reward.safetensors, gold.safetensors");
     pairs_free(held, n_held), free(y[0]), free(y[1]), free(length), free(losses[0]), free(losses[1]);
     plot_free(both[0]), plot_free(both[1]), gpt_free(model[0]), gpt_free(model[1]);
     plays_free(&p), stage_free(&s), ag_free(ag);

@@ -595,7 +595,7 @@ int main(int argc, char **argv) {
     int base = lesson_int_in("base_steps", 400, 1, 1000000, "of training, where lesson 08's or 11's model is missing");
     int go_on = lesson_flag("resume", 0, "go on from out/14");
     o.seed = lesson_int("seed", 1, "of everything random");
-    lesson_options_end();
+    lesson_options_end(), lesson_must_save();
 
     world w;
     memset(&w, 0, sizeof w);
@@ -667,7 +667,8 @@ int main(int argc, char **argv) {
     if (without) draw(p, &w, FREE, "reward, without", "gold, without", 1);
     if (without) plot_note(p, root(peak->l.kl), peak->l.gold, "gold is highest here");
     lesson_save(p, "rewards.png"), plot_free(p);
-    printf("written: out/14/rewards.png, log.csv, model.safetensors%s\n", without ? ", hacked.safetensors" : "");
+    lesson_written(without ? "rewards.png, log.csv, results.csv, model.safetensors, hacked.safetensors"
+                           : "rewards.png, log.csv, results.csv, model.safetensors");
 
     lesson_csv_close(&w.log);
     for (int i = 0; i < o.held; i++) stage_talk_free(&asked[i]), stage_talk_free(&w.held[i]);

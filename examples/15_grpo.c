@@ -517,7 +517,7 @@ int main(int argc, char **argv) {
     opt.held = lesson_int_in("held", 60, 4, 1000, "held-out problems, 16 answers each");
     opt.base = lesson_int_in("base_steps", 400, 1, 1000000, "of pretraining, where lesson 08's model is missing");
     opt.seed = lesson_int("seed", 1, "of everything random");
-    lesson_options_end();
+    lesson_options_end(), lesson_must_save();
 
     double start = lesson_seconds();
     int all = !strcmp(task, "all");
@@ -530,8 +530,9 @@ int main(int argc, char **argv) {
         else imitate_or_practise(!all);
     }
     draw();
-    printf("written: out/15/%s; %s\n", strcmp(task, "think") ? "training.png, log.csv, model.safetensors" : "log.csv",
-           lesson_duration(lesson_seconds() - start));
+    printf("%s\n", lesson_duration(lesson_seconds() - start));
+    lesson_written(strcmp(task, "think") ? "training.png, log.csv, results.csv, model.safetensors"
+                                         : "log.csv, results.csv");
     lesson_csv_close(&csv), plays_free(&p), words_free(&known);
     return lesson_end();
 }

@@ -186,7 +186,7 @@ int main(int argc, char **argv) {
     double temperature = lesson_float("temperature", 1, "of the answers that are compared");
     int base = lesson_int_in("base_steps", 400, 1, 1000000, "of training, where lesson 11's model is missing");
     int seed = lesson_int("seed", 1, "of everything random");
-    lesson_options_end();
+    lesson_options_end(), lesson_must_save();
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
     plays p = plays_read();
@@ -280,7 +280,7 @@ int main(int argc, char **argv) {
     plot_smooth(picture, "better replies", NULL, better, (size_t)total, 0.9);
     plot_smooth(picture, "worse replies", NULL, worse, (size_t)total, 0.9), plot_hline(picture, 0, "the reference");
     lesson_save(picture, "dpo.png"), plot_free(picture);
-    printf("written: out/16/dpo.png, log.csv, model.safetensors\n");
+    lesson_written("dpo.png, log.csv, results.csv, model.safetensors");
     answers_free(&before), answers_free(&after), answers_free(&other), stage_free(&its), gpt_state_free(&ppo_state);
     for (int i = 0; i < n_held; i++) stage_talk_free(&prompts[i]);
     pairs_free(set, n), free(prompts), gpt_free(policy.model), stage_free(&gold), plays_free(&p), stage_free(&s);

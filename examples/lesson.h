@@ -28,7 +28,9 @@
 // Options are key=value words: steps=500 seed=7; of two equal keys the last counts. `help` lists them with their
 // defaults. Numbers are counts and sizes here, so a negative one is refused, unless the default is negative or the
 // option was declared by lesson_int_in(key, default, lowest, highest, help) or lesson_float_in, which state their own
-// limits. Files of a lesson go to out/NN/ under the current directory; lesson_path("loss.png") is "out/08/loss.png".
+// limits. Files of a lesson go to out/NN/ under the current directory, or to the folder that out= names, which every
+// lesson knows: lesson_path("loss.png") is "out/08/loss.png", and lesson_written("loss.png, log.csv") says at the end
+// what is there. lesson_must_save() ends a lesson at its start that could not save what it is about to learn.
 //
 // Data: lesson_data looks into examples/data, $DATA_MIRROR and ../shared/data (started in a folder of the repository:
 // ../examples/data, ../../shared/data), then runs examples/data/get.sh (not if LESSON_OFFLINE=1 is set), and for
@@ -180,6 +182,7 @@ static struct {
     int argc, options, wants_help, problems_used, write_failed;
     char **argv;
     const char *number, *title;
+    char folder[400];                      // out/NN, or what out= says
     lessoni_option option[LESSONI_OPTIONS];
     char problems[4096];                   // what was wrong with the options, one line each
     int terminal, bar_width;               // terminal: 0 not yet asked, 1 no, 2 yes; columns that the bar covers now
@@ -224,6 +227,7 @@ LESSON_FN void *lesson_alloc(size_t n, size_t size) {
 LESSON_FN void lesson_begin(int argc, char **argv, const char *number, const char *title) {
     int i;
     lessoni.argc = argc, lessoni.argv = argv, lessoni.number = number, lessoni.title = title;
+    snprintf(lessoni.folder, sizeof lessoni.folder, "out/%s", number);
     for (i = 1; i < argc; i++)
         if (!strcmp(argv[i], "help") || !strcmp(argv[i], "--help") || !strcmp(argv[i], "-h") ||
             !strcmp(argv[i], "help=1"))
@@ -244,11 +248,14 @@ LESSON_FN LESSON_PRINTF(1, 2) void lessoni_add_problem(const char *format, ...) 
 LESSON_FN const char *lessoni_declare(const char *key, const char *value, const char *choices, const char *help) {
     size_t length = strlen(key);
     lessoni_option *o;
-    int i;
+    int i, n;
     if (lessoni.options == LESSONI_OPTIONS) lesson_fail("more than %d options", (int)LESSONI_OPTIONS);
     o = &lessoni.option[lessoni.options++];
     o->key = key, o->help = help, o->choices = choices, o->given = NULL;
-    snprintf(o->value, sizeof o->value, "%s", value);
+    for (i = n = 0; value[i] && n + 2 < (int)sizeof o->value; i++)      // a row of `help` is a line
+        if (value[i] == '\n') o->value[n++] = '\\', o->value[n++] = 'n';
+        else o->value[n++] = value[i];
+    o->value[n] = 0;
     for (i = 1; i < lessoni.argc; i++)
         if (!strncmp(lessoni.argv[i], key, length) && lessoni.argv[i][length] == '=')
             o->given = lessoni.argv[i] + length + 1;
@@ -401,15 +408,19 @@ LESSON_FN void lessoni_check_word(const char *word) {
     lessoni_add_problem("%s\n", *before == ' ' ? "?" : "");
 }
 
-// Call it after the last option: only now is it known which keys exist.
+// Call it after the last option: only now is it known which keys exist. Every lesson has out=.
 LESSON_FN void lesson_options_end(void) {
     int i;
+    const char *folder = lessoni_declare("out", lessoni.folder, NULL, "the folder for all that it writes");
     const char *program = lessoni.argc > 0 && lessoni.argv[0] ? lessoni.argv[0] : "lesson";
     if (lessoni.wants_help) {
         printf("lesson %s: %s\nusage: %s [key=value ...]\n", lessoni.number, lessoni.title, program);
         lessoni_list_options();
         exit(0);
     }
+    if (folder && (!*folder || strlen(folder) >= sizeof lessoni.folder))
+        lessoni_problem("out=%.40s: the name of a folder is needed, for example out=%s\n", folder, lessoni.folder);
+    else if (folder) snprintf(lessoni.folder, sizeof lessoni.folder, "%s", folder);
     for (i = 1; i < lessoni.argc; i++) lessoni_check_word(lessoni.argv[i]);
     if (!lessoni.problems_used) return;
     fflush(stdout);
@@ -444,13 +455,29 @@ LESSON_FN void lessoni_mkdir(const char *path) {
 LESSON_FN const char *lesson_path(const char *name) {
     static char paths[8][LESSONI_PATH];
     static int next;
-    char *path = paths[next++ & 7];
-    lessoni_mkdir("out");
-    snprintf(path, LESSONI_PATH, "out/%s", lessoni.number);
+    char *path = paths[next++ & 7], *slash;
+    snprintf(path, LESSONI_PATH, "%s", lessoni.folder);
+    for (slash = path; (slash = strchr(slash + 1, '/')) != NULL; *slash = '/') *slash = 0, lessoni_mkdir(path);
     lessoni_mkdir(path);
-    if (snprintf(path, LESSONI_PATH, "out/%s/%s", lessoni.number, name) >= LESSONI_PATH)
+    if (snprintf(path, LESSONI_PATH, "%s/%s", lessoni.folder, name) >= LESSONI_PATH)
         lesson_fail("a name is too long: %s", name);
     return path;
+}
+
+// For lessons that work for what they save: better to know before than after that it cannot be written.
+LESSON_FN void lesson_must_save(void) {
+    const char *path = lesson_path("try.tmp");
+    FILE *f;
+    errno = 0;
+    f = fopen(path, "wb");
+    if (!f) lesson_fail("cannot write into %s: %s; out= names another folder", lessoni.folder, strerror(errno));
+    fclose(f), remove(path);
+}
+
+// "written: out/08/loss.png, log.csv": unless something could not be, which was told when it happened.
+LESSON_FN void lesson_written(const char *names) {
+    lesson_clear();
+    printf(lessoni.write_failed ? "not all of %s/%s could be written\n" : "written: %s/%s\n", lessoni.folder, names);
 }
 
 // Reads a whole file without asking for its size first, so that pipes and /proc work too. NULL with *why on failure.

@@ -67,6 +67,14 @@ static int child_main(int argc, char **argv) {
         argv[2] = argv[0];
         return child_options(argc - 2, argv + 2);
     }
+    if (!strcmp(what, "save")) {                               // "save out=FOLDER"
+        argv[2] = argv[0], lesson_begin(argc - 2, argv + 2, "test_lesson", "a child");
+        lesson_options_end(), lesson_must_save();
+        lesson_written("a.png, b.csv");
+        lesson_csv csv = lesson_csv_open(lesson_path("none/c.csv"), "x");
+        lesson_csv_close(&csv), lesson_written("a.png, c.csv");
+        return lesson_end();
+    }
     lesson_begin(1, only, "test_lesson", "a child");
     lesson_options_end();
     if (!strcmp(what, "data")) {
@@ -147,6 +155,18 @@ static void options_are_listed(void) {
     }
 }
 
+static void what_is_written_goes_where_out_says(void) {
+    CHECK_INT(system("rm -rf build/test_lesson/o"), 0);
+    CHECK_INT(child("", "save out=build/test_lesson/o/p"), 1);              // one file cannot be written
+    CHECK_HAS(said, "\nwritten: build/test_lesson/o/p/a.png, b.csv\n");
+    CHECK_HAS(said, "cannot write build/test_lesson/o/p/none/c.csv");
+    CHECK_HAS(said, "\nnot all of build/test_lesson/o/p/a.png, c.csv could be written\n");
+    CHECK(!lesson_exists("build/test_lesson/o/p/try.tmp"));
+    CHECK_INT(child("", "save out=/proc/none"), 1);
+    CHECK_HAS(said, "cannot write into /proc/none: ");
+    CHECK(!strstr(said, "written"));
+}
+
 static void wrong_options_are_refused(void) {
     static const struct { const char *words, *why;
     } bad[] = {{"stepz=5", "lesson test_lesson: stepz=5: no such option; did you mean steps=?\n"},
@@ -174,7 +194,8 @@ static void wrong_options_are_refused(void) {
                {"tokenizer=", "one of char|bpe"},
                {"tokenizer='char|bpe'", "one of char|bpe"},
                {"resume=yes", "must be 0 or 1"},
-               {"'steps= 5'", "a whole"}};
+               {"'steps= 5'", "a whole"},
+               {"out=", "the name of a folder is needed, for example out=out/test_lesson"}};
     char words[200];
     int lines;
     size_t i, k;
@@ -182,7 +203,7 @@ static void wrong_options_are_refused(void) {
         snprintf(words, sizeof words, "options %s", bad[i].words);
         if (child("", words) != 2) T_FAIL("%s was not refused with status 2", bad[i].words);
         CHECK_HAS(said, bad[i].why);
-        CHECK_HAS(said, "options are steps= depth= lr= low= data= tokenizer= resume=;");   // the known ones are listed
+        CHECK_HAS(said, "options are steps= depth= lr= low= data= tokenizer= resume= out=;");
         CHECK(!strstr(said, "optimizer steps"));               // in one line, without help's texts
         CHECK(!strstr(said, "kind char"));
         for (k = 0, lines = 0; said[k]; k++) lines += said[k] == '\n';
@@ -464,6 +485,7 @@ int main(int argc, char **argv) {
 #if !defined(_WIN32)
     T_RUN(options_are_read);
     T_RUN(options_are_listed);
+    T_RUN(what_is_written_goes_where_out_says);
     T_RUN(wrong_options_are_refused);
     T_RUN(data_comes_from_the_first_place_that_has_it);
     T_RUN(data_that_is_missing_is_said_and_survived);
