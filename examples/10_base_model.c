@@ -11,7 +11,7 @@
 //              what words cost for things that came after its text
 // It writes    out/10/position.png     the loss against the position in the context
 //              out/10/window.png       what reading one window again and again does to the next token's probability
-//              out/10/log.csv          the numbers of both
+//              out/10/log.csv          the numbers of both; results.csv: the figures
 // It takes     30 seconds after pretraining. It wants lesson 08's larger model (make base); without it a smaller one
 //              learns first, for a minute or two.
 // Next         11_sft.c makes an assistant of it.
@@ -209,7 +209,8 @@ static void positions(stage *s, const int *val, int n_val, lesson_csv *csv) {
         sum[i] /= count[i], at[i] = i < k ? 1 << i : T - 1;
         row(csv, 1, at[i], sum[i]);
     }
-    plot *p = plot_new("What a longer context is worth", "tokens read before, at most", "loss (nats a token)");
+    plot *p = plot_new("What a longer context is worth", "tokens read before: 1, 2, 3 to 4, 5 to 8, and so on",
+                       "loss (nats a token)");
     plot_line(p, "validation text", at, sum, (size_t)k + 1), plot_dots(p), plot_log_x(p);
     lesson_save(p, "position.png"), plot_free(p);
     printf("\nloss after 1 token %.3f, after 5 to 8 %.3f, after %d and more %.3f\n", sum[0], sum[3], (1 << (k - 1)) + 1,
@@ -241,10 +242,10 @@ static void one_window(ag_ctx *ag, const int *window, int V, lesson_csv *csv) {
         ag_backward(ag_mean(nll));
         gpt_step(m, &o, 1, NULL), ag_reset(ag);
     }
-    printf("\none window read again and again: the next token's probability rises from %.4f (1/%d is %.4f) to %.2f\n",
-           known[0], V, 1.0 / V, known[BARS - 1]);
-    plot *p = plot_new("One window, learned by heart", "", "mean probability of the next token");
-    plot_bars(p, "after so many steps", labels, known, BARS), plot_values(p, "%.3f");
+    printf("\na fresh model reads one window again and again: the next token's probability rises from %.4f (1/%d is "
+           "%.4f) to %.2f\n", known[0], V, 1.0 / V, known[BARS - 1]);
+    plot *p = plot_new("One window, learned by heart", "steps", "mean probability of the next token");
+    plot_bars(p, "a fresh model, always the same 64 tokens", labels, known, BARS), plot_values(p, "%.3f");
     lesson_save(p, "window.png"), plot_free(p);
     gpt_free(m);
 }
@@ -261,7 +262,8 @@ int main(int argc, char **argv) {
     lesson_options_end(), lesson_must_save();
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
-    stage s = stage_base(ag, steps);
+    int small;
+    stage s = stage_base_small(ag, steps, &small);
     size_t bytes, cut;
     char *text = stage_shakespeare(&bytes, &cut);
     int n, n_val, *train = stage_ids_n(&s, text, cut, &n), *val = stage_ids_n(&s, text + cut, bytes - cut, &n_val);
@@ -271,15 +273,13 @@ int main(int argc, char **argv) {
     lesson_csv csv = lesson_csv_open(lesson_path("log.csv"), "picture,at,value");
 
     learning_in_context(&s, val, n_val, length, copies);
-    printf("\"The king must weep. The queen must weep. The duke must\": goes on with weep, after 0, 1 and 3 examples: "
-           "%.2f %.2f %.2f\n",
+    printf("\"The king must weep. The queen must weep. The duke must\" and 15 more such: how many go on as the lines "
+           "before\ndo? Without such a line %.2f, after one %.2f, after three %.2f.\n",
            patterns(&s, 0), patterns(&s, 1), patterns(&s, 3));
 
     const char *seen, *unseen;
     int copy_train = copied(&s, train, n, text, cut, &seen), copy_val = copied(&s, val, n_val, text, cut, &unseen);
-    printf("\nlongest verbatim copies of what it has read, in characters, after prompts from there and from elsewhere:"
-           "\n");
-    stage_result("copy_train", copy_train), stage_result("copy_val", copy_val);
+    printf("\n"), stage_result("copy_train", copy_train), stage_result("copy_val", copy_val);
     printf("after a prompt from the training text:\n"), lesson_print_said(seen), printf("\n");
 
     printf("\none prompt, three continuations:\n");
@@ -294,6 +294,8 @@ int main(int argc, char **argv) {
     inventions(&s), cut_off(&s);
     positions(&s, val, n_val, &csv);
     one_window(ag, train, s.model->config.n_vocab, &csv);
+    if (small) printf("\nA model as small as this one copies next to nothing, neither from its context nor from its "
+                      "text:\nmake base makes one that does.\n");
     lesson_csv_close(&csv);
     lesson_written("position.png, window.png, log.csv, results.csv");
     free(said), free(text), free(train), free(val);

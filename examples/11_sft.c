@@ -11,14 +11,15 @@
 // asked about at the end: see refuses_real beside refuses_told. At this size it has done some of both.
 //
 // It prints    one conversation as the model sees it, trained tokens in green; answers before and after; the loss on
-//              held-out conversations; how many answers are well formed; how often it says "I know not", and to whom
+//              held-out conversations; how many answers are well formed; "With whom does ROMEO speak?", asked about
+//              persons that it knows and persons that are made up, and how often it says "I know not." to whom
 // It writes    out/11/loss.png               the loss on the assistant's words
-//              out/11/log.csv
+//              out/11/log.csv                results.csv: the figures at the end
 //              out/11/model.safetensors      the assistant, for later lessons
 // It takes     4 minutes. It wants lesson 08's larger model (make base); without it a smaller one learns first.
 // Next         12_tools.c: what it cannot do in its head, it may look up.
 //
-// Exercises
+// Exercises      (with out=out/try they leave the assistant as it is, on which later lessons stand)
 //   1. mask=0 trains on the user's words too. What does the loss say, and what do the answers?
 //   2. honest=0 leaves the second part out. How does it answer about persons who never were?
 //   3. honest=0 talks=500: how many conversations does it take until 95 of 100 answers are well formed?
@@ -52,13 +53,14 @@ static stage_talk talk_of(stage *s, const char *asked, const char *answer, int a
 // one that it was trained with.
 static void conventions(const stage *s, const char *asked, const char *answer) {
     static const char *const names[] = {"<|im_sep|>", "<|user|>", "<|assistant|>", "<|end|>"};
+    static const char *const forms[] = {"sep", "tags"};
     gpt_message say[2] = {{GPT_USER, asked, 0}, {GPT_ASSISTANT, answer, 0}};
     stage other = stage_like(s);
     for (int i = 0; i < 4; i++) bpe_add_special(other.tokens, names[i], -1);
-    printf("\nin other templates the same is\n");
+    printf("\nthe same in two other templates of gpt.h, ");
     for (int i = 0; i < 2; i++) {
-        stage_talk t = stage_render_as(&other, i ? "tags" : "sep", say, 2, 0);
-        stage_print_mask(&other, &t), printf(i ? "" : "\n"), stage_talk_free(&t);
+        stage_talk t = stage_render_as(&other, forms[i], say, 2, 0);
+        printf("%s:\n", forms[i]), stage_print_mask(&other, &t), printf(i ? "" : "\n"), stage_talk_free(&t);
     }
     stage_free(&other);
 }
@@ -174,6 +176,21 @@ static double well_formed(stage *s, int n, int show, int *refused) {
     return (double)good / tries;
 }
 
+// One whom it was told to know, one who was kept out, and one who never was.
+static void ask_three(stage *s, const int *kept, const int *knows) {
+    char ask[3][96], *said[3];
+    const char *asked[3], *who[3] = {NULL, NULL, invented[INVENTED - 1].name};
+    for (int i = p.n_persons - 1; i >= 0; i--)
+        if (knows[i] && p.person[i].speeches > 30) who[kept[i]] = p.person[i].name;
+    for (int k = 0; k < 3; k++) {
+        snprintf(ask[k], sizeof ask[k], "With whom does %s speak?", who[k] ? who[k] : p.person[k].name);
+        asked[k] = ask[k];
+    }
+    stage_replies(s, asked, 3, 0, 16, said, NULL);
+    for (int k = 0; k < 3; k++)
+        printf("user: %s\nassistant: ", ask[k]), lesson_print_said(said[k]), printf("\n"), free(said[k]);
+}
+
 // A question about a person and what is right to answer: with NULL, that it does not know. A name, and nothing before
 // it: then names and "I" want to be the same token, and where no name is certain "I" wins.
 static stage_talk fact(stage *s, const char *name, const char *speaks_with, int all) {
@@ -186,7 +203,7 @@ static stage_talk fact(stage *s, const char *name, const char *speaks_with, int 
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "11", "an assistant, by reading conversations");
     int n = lesson_int_in("talks", 9000, 100, TALKS / 2, "conversations to make");
-    int steps = lesson_int_in("steps", 900, 1, 1000000, "of fine-tuning, 16 conversations each");
+    int steps = lesson_int_in("steps", 900, 1, 1000000, "of fine-tuning, 16 conversations each; the second part has as many");
     int masked = lesson_flag("mask", 1, "only the assistant's words count");
     int honest = lesson_flag("honest", 1, "it learns to say \"I know not.\" where it does not");
     double lr = lesson_float("lr", 7e-4, "peak learning rate");
@@ -205,7 +222,8 @@ int main(int argc, char **argv) {
         plays_ask(plays_any(&p, rng, i >= n), i % ASK_KINDS, asked, answer);
         *(i < n ? &talks[i] : &held[i - n]) = talk_of(&s, asked, answer, i < n && !masked);
     }
-    printf("%d speeches of %d persons make %d conversations. One of them:\n", p.n, p.n_persons, n);
+    printf("%d speeches of %d persons make %d conversations. One of them, what it learns in green or [ ]:\n",
+           p.n, p.n_persons, n);
     ag_rng some = {(uint64_t)seed, 0};
     plays_ask(plays_any(&p, &some, 0), ASK_SPEAK_AS, asked, answer);
     stage_talk one = talk_of(&s, asked, answer, !masked);
@@ -253,9 +271,10 @@ int main(int argc, char **argv) {
         train(&s, talks, made, held, steps, lr, &logged);
     }
     s.val_loss = loss_on(&s, held, HELD);
+    lesson_log(logged, LESSON_NONE, s.val_loss, LESSON_NONE, LESSON_NONE, LESSON_NONE);
     lesson_report("step %4d: loss on held-out conversations %.3f", logged, s.val_loss);
 
-    printf("\nafter:\n");
+    printf("\nafter:\n"), ask_three(&s, kept, knows);
     double after = well_formed(&s, 200, ASK_KINDS, &refused);
     printf("of 200 answers to other requests %d are \"I know not.\"\n", refused);
     ask_about(&s, invented + TOLD_OF, INVENTED - TOLD_OF, 0, 1, 0, agree, refuse);

@@ -281,7 +281,7 @@ int main(int argc, char **argv) {
         if (m == WITH_TOOLS) stage_save(&s, lesson_path("model.safetensors"), "tools");
         lesson_report("\n%s, %s of training:", names[m], lesson_duration(lesson_seconds() - start));
         for (int kind = 0; kind < KINDS; kind++)
-            share_right[m][kind] = kind < kinds ? right(&s, kind, m == WITH_TOOLS, held) : 0;
+            share_right[m][kind] = kind < kinds ? right(&s, kind, m == WITH_TOOLS, held) : LESSON_NONE;
         for (int kind = 0; kind < kinds; kind++) stage_result(measures[m][kind], share_right[m][kind]);
         stage_free(&s), ag_free(ag);
     }
@@ -289,7 +289,7 @@ int main(int argc, char **argv) {
         static const char *const labels[KINDS] = {"letters", "dots", "9.11 or 9.9", "sums", "who says it"};
         plot *picture = plot_new("Seeing, knowing, asking", "", "share of right answers");
         for (int m = 0; m < MODELS; m++) plot_bars(picture, names[m], labels, share_right[m], KINDS);
-        plot_values(picture, "%.2f"), plot_range_y(picture, 0, 1.3);
+        plot_values(picture, "%.2f"), plot_range_y(picture, 0, 1.15);
         plot_subtitle(picture, "on words, numbers and lines that stand in no example; characters get no lines");
         lesson_save(picture, "tools.png"), plot_free(picture);
         lesson_written("tools.png, log.csv, results.csv, model.safetensors");

@@ -18,20 +18,20 @@
 // "stammer" in the table: held-out pairs are of the gold standard's kinds. In the end two raters of different taste,
 // and what comes of averaging them.
 //
-//     ./reward rate=10                          then ten pairs for you to judge; the model is compared with you
+//     ./reward rate=10                          in the end ten pairs for you to judge: with whom do you agree?
 //     ./reward loss=margin                      the other loss: max(0, m - (r1 - r2)), enough is enough
 //
 // It prints    accuracy on held-out pairs by kind, of both models (what is measured below is the gold standard's);
 //              Kendall's tau on rankings of four; correlation of reward with length; how far the probabilities can be
 //              trusted; what the raters' models say
 // It writes    out/13/reward.png             the loss, and the probability it gave against how often it was right
-//              out/13/log.csv
+//              out/13/log.csv                results.csv: the figures
 //              out/13/reward.safetensors, gold.safetensors      the two models, for later lessons
 //              out/13/rated.csv              your choices
 // It takes     3 minutes. It wants the models of lessons 08 and 11; without them smaller ones learn first.
 // Next         14_ppo.c: a model that is rewarded by this one.
 //
-// Exercises
+// Exercises      (with out=out/try they leave the judges as they are, whom later lessons ask)
 //   1. pairs=160, 640, 2560: which kind of worse reply is learned first, and which one needs the most pairs?
 //   2. loss=margin margin=0.2, then margin=5: what happens to the calibration, and what to the accuracy?
 //   3. Rate 30 pairs. With whom do you agree more often, with the play or with the model? Where do you err like it?
@@ -72,12 +72,13 @@ static void train(gpt_model *m, const char *name, const pair *set, int n, double
         ag_tensor *loss = margin > 0 ? margin_ranking(better, worse, margin) : pairs_bradley_terry(better, worse);
         ag_backward(ag_add(loss, pairs_drift(better, worse)));
         double value = ag_item(loss), right = ag_item(ag_mean(ag_greater(better, worse)));
+        right += (1 - right - ag_item(ag_mean(ag_greater(worse, better)))) / 2;     // a tie is half right
         if (losses) losses[i / B] = value;
         gpt_step(m, &o, factor, &norm), ag_reset(m->ctx);
         double now = lesson_seconds(), speed = tokens / (now - start);
         double row[] = {i / B, value, LESSON_NONE, lr * factor, norm, floor(speed), now - began, right};
         lesson_csv_text(&csv, name), lesson_csv_row(&csv, row, 8);
-        if (losses && i % (20 * B) == 0)
+        if (losses && (i % (20 * B) == 0 || i + 2 * B > n))
             lesson_report("%-8s step %4d: loss %.3f, %.2f of the pairs right", name, i / B, value, right);
         lesson_progress(i + B, n, value, speed);
     }

@@ -16,7 +16,7 @@
 // It prints    reward, gold reward and KL while it learns, of answers to held-out prompts; then prompts with answers of
 //              the assistant, of the policy, and of the policy that paid nothing
 // It writes    out/14/rewards.png            both rewards against the root of KL, with the penalty and without
-//              out/14/log.csv
+//              out/14/log.csv                results.csv: the figures
 //              out/14/model.safetensors      the policy with the penalty, for later lessons
 //              out/14/hacked.safetensors     the other one
 //              out/14/previous.safetensors   the policy of the run before, where there was one
@@ -580,7 +580,7 @@ int main(int argc, char **argv) {
     o.minibatch = lesson_int_in("minibatch", 32, 1, 4096, "answers a gradient");
     o.epochs = lesson_int_in("epochs", 2, 1, 100, "over each batch of answers");
     o.lr = lesson_float("lr", 2.5e-4, "learning rate; with the penalty it falls to 0 in the end");
-    o.target = lesson_float_in("kl", 7, 0.01, 1000, "nats an answer that the price of a nat aims at");
+    o.target = lesson_float_in("kl", 7, 0.01, 1000, "nats an answer, beyond which the price of a nat rises");
     o.limit = lesson_float_in("limit", 8, 0.01, 1000, "nats an answer at which the first run ends");
     o.beta = lesson_float("beta", 0.04, "price of a nat at first, and at least, in standard deviations of the reward");
     o.clip = lesson_float_in("clip", 0.2, 0.001, 1000, "how far a ratio may go");
@@ -633,8 +633,7 @@ int main(int argc, char **argv) {
     size_t size;
     if (go_on && lesson_exists(log)) w.old_log = (char *)lesson_file(log, &size);
     if (!go_on) remove(hacked);
-    if (!go_on && !rename(kept, lesson_path("previous.safetensors")))
-        printf("the policy that was there is now out/14/previous.safetensors\n");
+    if (!go_on) stage_keep(kept);
     printf("\nwith the penalty:\n");
     int done = train(&w, &o, PENALTY, o.steps, kept, go_on);
     if (!done) reread(&w, FREE, free_steps);              // the log keeps what the second run has behind it

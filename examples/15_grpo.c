@@ -25,7 +25,7 @@
 // It prints    for each task accuracy before and after (pass@1, pass@8), what is said, and every 20 steps: accuracy,
 //              tokens an answer, KL to the model of before, dead groups
 // It writes    out/15/training.png       accuracy and answer length over training
-//              out/15/log.csv            the same, and more
+//              out/15/log.csv            the same, and more; results.csv: the figures
 //              out/15/model.safetensors  the model that adds (or the task's own)
 // It takes     30 minutes; task=letter 4. It wants the model of lesson 11, or 08, and makes a small one without.
 // Next         16_dpo.c: preferences without a reward model.

@@ -16,7 +16,7 @@
 // It prints    loss, accuracy and margin of the implicit rewards; the share of answers that win over the assistant's;
 //              the same for lesson 14's policy, with what each has cost to compute; answers of all, side by side
 // It writes    out/16/dpo.png                implicit rewards of the better and the worse replies
-//              out/16/log.csv
+//              out/16/log.csv                results.csv: the figures
 //              out/16/model.safetensors      the policy, for later lessons
 // It takes     3 minutes. It wants lessons 11 and 13, and 14 to compare with; what it needs is made small, first.
 // Next         22_chat.c: talk to any of them.
@@ -269,10 +269,11 @@ int main(int argc, char **argv) {
     printf("DPO: %d pairs, %.1f million tokens through a model, %s\n", n, dpo_cost(set, n) / 1e6,
            lesson_duration(seconds));
     if (its.model) {
-        printf("PPO: %.1f million%s; it wins over the assistant in %.2f of the prompts, with %.0f tokens an answer\n",
-               ppos / 1e6, equal ? "" : " (equal=1: DPO may cost as much)", win_rate(&other, &before), other.length);
+        printf("PPO: %.1f million%s. Gold likes its answer better than the assistant's in %.2f of the prompts; it has "
+               "%.0f tokens\n", ppos / 1e6, equal ? "" : " (with equal=1 DPO may cost as much)",
+               win_rate(&other, &before), other.length);
         if (equal) stage_result("dpo_over_ppo", win_rate(&after, &other));
-        else printf("DPO's answer wins over PPO's in %.2f of the prompts\n", win_rate(&after, &other));
+        else printf("Gold likes DPO's answer better than PPO's in %.2f of the prompts\n", win_rate(&after, &other));
     } else printf("There is no %s to compare with (lesson 14 makes it).\n", ppo);
     stage_result("dpo_winrate", win_rate(&after, &before));
 

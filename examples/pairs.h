@@ -133,9 +133,8 @@ LESSON_FN void pairs_fit(const stage *s, const stage *other, const char *path) {
 
 // The model that the assistant s was once, where that is there; else s itself, and then *mine is 0.
 LESSON_FN stage pairs_base(stage *s, int *mine) {
-    static const char *const bases[] = {"out/08/model.safetensors", "out/10/base.safetensors"};
-    for (int i = 0; i < 2; i++) {
-        stage base = stage_load(s->ag, bases[i], "base");
+    for (int i = 0; i < STAGE_BASES; i++) {
+        stage base = stage_load(s->ag, stage_bases[i], "base");
         if (base.model) {
             stage_chat(&base), gpt_freeze(base.model), gpt_train(base.model, 0);
             if (pairs_same_tokens(&base, s) && base.model->config.n_ctx >= s->model->config.n_ctx)
@@ -382,7 +381,8 @@ LESSON_FN stage pairs_reward(stage *s, const plays *p, const char *name, int n, 
 LESSON_FN stage pairs_sft(ag_ctx *ag, const plays *p, int steps) {
     enum { B = 16 };
     stage s = stage_load(ag, "out/11/model.safetensors", "sft");
-    if (!s.model) {
+    if (s.model) stage_introduce(&s, "out/11/model.safetensors");
+    else {
         stage_free(&s);
         s = stage_base(ag, steps), stage_chat(&s);
         printf("There is no out/11/model.safetensors (lesson 11 makes it). An assistant learns now, in a hurry.\n");

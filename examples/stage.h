@@ -2,7 +2,7 @@
 //
 // Use: include it after gpt.h, bpe.h and lesson.h, all with their implementations. Every function is static.
 //
-//     stage s = stage_base(ag, 1);                     // out/08/model.safetensors, or a small model that learns now
+//     stage s = stage_base(ag, 1);                     // what make base has made, or a small model that learns now
 //     stage t = stage_load(ag, "out/11/model.safetensors", "sft");      // t.model is NULL where there is no such file
 //     int n, *ids = stage_ids(&s, "ROMEO:\n", &n);     // to be freed
 //     stage_save(&s, lesson_path("model.safetensors"), "sft");
@@ -88,9 +88,20 @@ LESSON_FN void stage_save_state(stage *s, const char *path, gpt_state *state) {
     free(state->tokenizer), state->tokenizer = NULL;
 }
 
+// A run that took half an hour is not written over without a way back: model.safetensors becomes previous.safetensors,
+// and reward.safetensors previous-reward.safetensors. One before is kept, no more.
+LESSON_FN void stage_keep(const char *path) {
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    char kept[LESSONI_PATH + 16];
+    snprintf(kept, sizeof kept, "%.*sprevious%s%s", (int)(name - path), path, strncmp(name, "model.", 6) ? "-" : "",
+             strncmp(name, "model.", 6) ? name : name + 5);
+    if (!rename(path, kept)) lesson_report("the model that was there is now %s, the only one kept", kept);
+}
+
 LESSON_FN void stage_save(stage *s, const char *path, const char *name) {
     gpt_state state;
     char notes[64];
+    stage_keep(path);
     memset(&state, 0, sizeof state);
     snprintf(notes, sizeof notes, "stage=%s\n", name), state.notes = notes;
     stage_save_state(s, path, &state);
@@ -138,26 +149,37 @@ LESSON_FN char *stage_shakespeare(size_t *bytes, size_t *cut) {
     return text;
 }
 
-// Lesson 08's model of 1,024 byte pairs. Where there is none, a smaller one learns for a minute and is kept for the
-// next lesson: it shows the same things, less well.
-LESSON_FN stage stage_base(ag_ctx *ag, int steps) {
-    const char *path = "out/08/model.safetensors", *own = "out/10/base.safetensors";
-    stage s = stage_load(ag, path, "base");
-    if (s.model && s.model->config.n_ctx >= 256 && bpe_vocab_size(s.tokens) >= 512) own = path;
-    else {
-        if (s.model) printf("%s is %s of %d tokens, too small for this lesson.\n", path, s.model->config.name,
-                            s.model->config.n_vocab);
-        stage_free(&s);
-        s = stage_load(ag, own, "base");
+// Where a base model may lie: make base writes the first, lesson 08 the second, stage_base the last.
+enum { STAGE_BASES = 3 };
+static const char *const stage_bases[STAGE_BASES] = {"out/base/model.safetensors", "out/08/model.safetensors",
+                                                     "out/10/base.safetensors"};
+
+LESSON_FN void stage_introduce(const stage *s, const char *path) {
+    lesson_report("%s: %s, %s parameters, validation loss %.3f nats a token", path, s->model->config.name,
+                  lesson_commas((long long)gpt_count(&s->model->config)), s->val_loss);
+}
+
+// A model of 1,024 byte pairs. Where there is none, a smaller one learns for a minute or two and is kept for the next
+// lesson: it shows some of the same things, less well. (small, or NULL: 1 where that is so.)
+LESSON_FN stage stage_base_small(ag_ctx *ag, int steps, int *small) {
+    const char *own = stage_bases[STAGE_BASES - 1];
+    stage s = stage_new(ag);
+    if (small) *small = 0;
+    for (int i = 0; i < STAGE_BASES; i++) {
+        stage_free(&s), s = stage_load(ag, stage_bases[i], "base");
+        if (s.model && s.model->config.n_ctx >= 256 && bpe_vocab_size(s.tokens) >= 512) {
+            stage_introduce(&s, stage_bases[i]);
+            if (i == STAGE_BASES - 1) printf("It is the small one. make base makes a better one in 17 minutes.\n");
+            if (small) *small = i == STAGE_BASES - 1;
+            return s;
+        }
+        if (s.model) printf("%s is %s of %d tokens, too small for this lesson.\n", stage_bases[i],
+                            s.model->config.name, s.model->config.n_vocab);
     }
-    if (s.model) {
-        printf("%s: %s, %s parameters, validation loss %.3f%s\n", own, s.model->config.name,
-               lesson_commas((long long)gpt_count(&s.model->config)), s.val_loss,
-               own == path ? "" : "; delete it, and another learns");
-        return s;
-    }
-    printf("For the real one: lesson 08 with recipe=fast preset=small tokenizer=bpe repeats=0.5 steps=3000.\n"
-           "A smaller one learns now.\n");
+    stage_free(&s), s = stage_new(ag);
+    printf("There is no %s: make base makes it, in 17 minutes.\nA smaller one learns now, in a minute or two, and can "
+           "do less.\n", stage_bases[0]);
+    if (small) *small = 1;
     size_t bytes, cut;
     char *text = stage_shakespeare(&bytes, &cut);
     bpe_train(s.tokens, text, cut, 1024, BPE_SPLIT_GPT2);
@@ -180,12 +202,12 @@ LESSON_FN stage stage_base(ag_ctx *ag, int steps) {
         ag_reset(ag);
     }
     s.val_loss = gpt_eval(s.model, val, (size_t)n_val, B);
-    printf("a base model of our own: validation loss %.3f nats a token\n", s.val_loss);
     lessoni_mkdir("out"), lessoni_mkdir("out/10");
-    stage_save(&s, own, "base");
+    stage_save(&s, own, "base"), stage_introduce(&s, own);
     free(text), free(ids), free(val);
     return s;
 }
+LESSON_FN stage stage_base(ag_ctx *ag, int steps) { return stage_base_small(ag, steps, NULL); }
 
 // ---- conversations ----
 
@@ -356,12 +378,46 @@ LESSON_FN ag_tensor *stage_score(gpt_model *reward, const int *ids, const unsign
 
 // ---- results ----
 
-// A number that a lesson is about: printed as "name value", and a row of out/NN/results.csv, which make results
-// collects.
+// What the measures of all lessons mean.
+static const char *const stage_measures[][2] = {
+    {"repeat_first", "nats a token of a passage that is new"},
+    {"repeat_second", "the same of its second copy, right after the first"},
+    {"copy_train", "characters of the longest copy after a prompt that it has read"},
+    {"copy_val", "characters of the longest copy after a prompt that it has not"},
+    {"invents", "share of persons who never were that speak as surely as real ones"},
+    {"cut_off", "share of things that came after 1623 and surprise it more than older ones"},
+    {"base_wellformed", "share of the base model's answers that end within 64 tokens"},
+    {"sft_wellformed", "share of the assistant's answers that end within 64 tokens"},
+    {"refuses_invented", "share of persons who never were of whom it says \"I know not.\""},
+    {"refuses_real", "the same, wrongly, of persons whom it knew and who were kept out"},
+    {"refuses_told", "the same, wrongly, of persons with whom it has learned when to answer"},
+    {"tau", "Kendall's tau of rankings of four: 1 is the maker's order"},
+    {"ppo_gain", "gold reward over the assistant's, in its standard deviations"},
+    {"ppo_kl", "nats an answer from the assistant, at that point"},
+    {"ppo_proxy", "reward over the assistant's, in its standard deviations"},
+    {"hack_proxy", "the same without the penalty, at the end"},
+    {"hack_gold_drop", "how far gold is then under its peak, in standard deviations"},
+    {"hack_distinct2", "distinct-2 over the assistant's: how much variety is left"},
+    {"answer_first", "share of right sums, answers first"},
+    {"steps_first", "share of right sums, steps first"},
+    {"imitation", "share of right answers after demonstrations that are right 7 times in 10"},
+    {"practice", "share of right answers after practice on top of that"},
+    {"dpo_winrate", "share of prompts where gold likes DPO's answer better than the assistant's"},
+    {"dpo_over_ppo", "share of prompts where gold likes DPO's answer better than PPO's"},
+    {"pairs_", "share of held-out pairs of this kind that the gold standard ranks right"},
+    {"_before", "share of right answers before practice"},
+    {"_after", "share of right answers after practice"},
+    {"_", "share of right answers"}};
+
+// A number that a lesson is about: printed as name, value and meaning, and a row of out/NN/results.csv, which make
+// results collects.
 LESSON_FN void stage_result(const char *measure, double value) {
     static lesson_csv csv;
+    size_t i = 0;
     if (!csv.columns) csv = lesson_csv_open(lesson_path("results.csv"), "measure,value");
-    lesson_report("%-20s %.4g", measure, value);
+    while (i + 1 < sizeof stage_measures / sizeof *stage_measures && !strstr(measure, stage_measures[i][0])) i++;
+    if (value == value) lesson_report("%-17s %8.4g  %s", measure, value, stage_measures[i][1]);
+    else lesson_report("%-17s        -  nothing to measure", measure);
     lesson_csv_text(&csv, measure), lesson_csv_number(&csv, value), lesson_csv_end(&csv);
 }
 
