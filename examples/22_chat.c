@@ -9,7 +9,7 @@
 // the settings of lesson 09 can be changed between two answers. A model that has learned to use tools (lesson 12) is
 // given them: at <|tool_end|> drawing stops, a C function answers, and its answer is read like everything else.
 //
-//     ./chat                                   the newest of out/16, 15, 14, 12, 11 and 08
+//     ./chat                                   that of the furthest lesson: out/16, else out/15, 14, 12, 11, base, 08
 //     ./chat model=out/12/model.safetensors    any checkpoint; a base model continues what you write
 //     ./chat < questions.txt                   reads from a pipe or a file, one message a line
 //
@@ -83,15 +83,15 @@ static void load(ag_ctx *ag, const char *path) {
     chat.probs = (ag_real *)lesson_alloc((size_t)c->n_vocab, sizeof *chat.probs);
 }
 
-// A checkpoint that a lesson has left, the latest stage first.
-static const char *newest(void) {
-    static const int lessons[] = {16, 15, 14, 12, 11, 8};
+// A checkpoint that a lesson has left, the furthest first, however old it is.
+static const char *furthest(void) {
+    static const char *const folders[] = {"16", "15", "14", "12", "11", "base", "08"};
     static char path[40];
-    for (int i = 0; i < 6; i++) {
-        snprintf(path, sizeof path, "out/%02d/model.safetensors", lessons[i]);
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+        snprintf(path, sizeof path, "out/%s/model.safetensors", folders[i]);
         if (lesson_exists(path)) return path;
     }
-    lesson_fail("no model yet: none of out/16, 15, 14, 12, 11, 08. Run lesson 08 first, or say model=FILE");
+    lesson_fail("no model yet: none in out/16, 15, 14, 12, 11, base, 08. Run lesson 08 first, or say model=FILE");
     return NULL;
 }
 
@@ -275,7 +275,7 @@ static int command(char *line) {
 
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "22", "a chat");
-    const char *path = lesson_str("model", "", "a checkpoint of any stage; the newest unless told");
+    const char *path = lesson_str("model", "", "a checkpoint of any stage; the furthest lesson's unless told");
     const char *system = lesson_str("system", "", "what it is told before all else");
     chat.how.temperature = lesson_float_in("temperature", 0.7, 0, 10, "0 is greedy");
     chat.how.top_p = lesson_float_in("top_p", 0.95, 0, 1, "only the likeliest until their sum is this");
@@ -286,7 +286,7 @@ int main(int argc, char **argv) {
     lesson_options_end();
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
-    load(ag, *path ? path : newest());
+    load(ag, *path ? path : furthest());
     if (chat.how.top_k > chat.s.model->config.n_vocab)
         lesson_fail("top_k=%d: this model knows %d tokens", chat.how.top_k, chat.s.model->config.n_vocab);
     size_t bytes;
