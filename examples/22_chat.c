@@ -11,7 +11,7 @@
 //
 //     ./chat                                   that of the furthest lesson: out/16, else out/15, 14, 12, 11, base, 08
 //     ./chat model=out/12/model.safetensors    any checkpoint; a base model continues what you write
-//     ./chat < questions.txt                   reads from a pipe or a file, one message a line
+//     ./chat < questions.txt                   reads from a pipe or a file, one message a line, and repeats it
 //
 //     /temp 0.7   /top_p 0.9   /top_k 40   /min_p 0.05    how tokens are drawn, from now on
 //     /system You are Romeo.       what it is told before all else; alone: nothing
@@ -273,6 +273,15 @@ static int command(char *line) {
     return 1;
 }
 
+// A pipe does not show what is written into it, as a terminal does.
+static int echoes(void) {
+#if defined(_WIN32)
+    return !_isatty(0);
+#else
+    return !isatty(0);
+#endif
+}
+
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "22", "a chat");
     const char *path = lesson_str("model", "", "a checkpoint of any stage; the furthest lesson's unless told");
@@ -297,7 +306,7 @@ int main(int argc, char **argv) {
     snprintf(chat.system, sizeof chat.system, "%s", chat.base ? "" : system);
     chat.csv = lesson_csv_open(lesson_path("log.csv"), "answer,token,probability");
     printf("Write, and end with a line's end. /help tells what else there is.\n");
-    for (;;) {
+    for (int echo = echoes();;) {
         if (lessoni_terminal()) printf("> "), fflush(stdout);
         if (!fgets(line, sizeof line, stdin)) break;
         size_t n = strcspn(line, "\r\n");
@@ -308,6 +317,7 @@ int main(int argc, char **argv) {
         }
         line[n] = 0;
         if (!*line) continue;
+        if (echo) printf(lessoni_terminal() ? "" : "> "), lesson_print_said(line), printf("\n");
         if (*line == '/') { if (!command(line)) break; continue; }
         long tokens = (bpe_encode)(chat.s.tokens, line, n, NULL, 0);       // a status here need not end the program
         if (tokens < 0) printf("(its tokenizer cannot write that: %s)\n", bpe_status(tokens));
