@@ -63,6 +63,14 @@ static struct {
     int n_sure, answers;
 } chat;
 
+// What the model has never seen it cannot do, so it is said before somebody tries.
+static void note(void) {
+    int tools = !strcmp(chat.kind, "tools");
+    if (chat.base) printf("note: a base model has never seen a conversation. It continues what you write.\n");
+    else printf("note: it has only seen conversations of one question%s. A %s is foreign to it; /clear forgets those "
+                "before.\n", tools ? " or two" : "", tools ? "third" : "second");
+}
+
 static void load(ag_ctx *ag, const char *path) {
     gpt_state state;
     chat.s = stage_load_state(ag, path, NULL, &state), stage_named(&state, chat.kind);
@@ -75,7 +83,7 @@ static void load(ag_ctx *ag, const char *path) {
     const gpt_config *c = &chat.s.model->config;
     printf("%s: stage %s, %s, %s parameters, context %d\n", path, chat.kind, c->name,
            lesson_commas((long long)gpt_count(c)), c->n_ctx);
-    if (chat.base) printf("note: a base model has never seen a conversation. It continues what you write.\n");
+    note();
     gpt_train(chat.s.model, 0);
     chat.cache = gpt_cache_new(chat.s.model, 1);
     chat.fed = (int *)lesson_alloc((size_t)c->n_ctx, sizeof *chat.fed);
@@ -151,8 +159,11 @@ static tools_row lay_out(const char *text, int *own) {
         r.ended = 1;
     } else {
         for (int i = 0; i < chat.n_turns; i++) n += chat.turns[i].n;
+        int full = n > r.cap;
         while (n > r.cap || chat.n_turns == TURNS) n -= chat.turns[0].n, forget(1), dropped++;
-        if (dropped) printf("(forgotten: the oldest turn%s)\n", dropped > 1 ? "s" : "");
+        if (dropped) printf("(forgotten: the oldest turn%s; ", dropped > 1 ? "s" : "");
+        if (dropped && full) printf("the context of %d tokens is full, %d of them for the answer)\n", r.cap, room);
+        else if (dropped) printf("no more than %d are kept)\n", TURNS);
         memcpy(r.ids, first.ids ? first.ids : now.ids, (size_t)first.n * sizeof *r.ids), r.n = first.n;
         for (int i = 0; i < chat.n_turns; i++)
             memcpy(r.ids + r.n, chat.turns[i].ids, (size_t)chat.turns[i].n * sizeof *r.ids), r.n += chat.turns[i].n;
