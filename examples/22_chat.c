@@ -16,7 +16,8 @@
 //     /temp 0.7   /top_p 0.9   /top_k 40   /min_p 0.05    how tokens are drawn, from now on
 //     /system You are Romeo.       what it is told before all else; alone: nothing
 //     /tokens on|off               shows each token with its probability: green above 0.5, red below 0.1
-//     /tools on|off   /clear   /save talk.txt   /help   /quit
+//     /clear                       all turns are forgotten: the next question is the first
+//     /tools on|off   /save talk.txt   /help   /quit
 //
 // It prints    the model's answers, token by token
 // It writes    out/22/log.csv      every token that it drew, with its probability
@@ -28,7 +29,8 @@
 //   1. Ask the same question with /temp 0, 0.7 and 2. With /tokens on: where does the answer go astray, and how
 //      probable was the token that led it there?
 //   2. Tell it your name, talk until a turn is forgotten, and ask for it. Then tell it with /system: what is kept?
-//   3. /tools off and "How many r in strawberry?": what does it say, and how sure is it?
+//   3. With lesson 12's model, /temp 0 and /tokens on: "How many r in strawberry?", then /clear, /tools off, and again.
+//      It has only ever learned to ask, and now cannot: what does it say, and how probable was its first token?
 #define AG_DIE_ON_ERROR
 #define AUTOGRAD_IMPLEMENTATION
 #define GPT_IMPLEMENTATION
@@ -174,21 +176,62 @@ static tools_row lay_out(const char *text, int *own) {
     return r;
 }
 
+// A line of its own about a tool: on the screen, and in what /save writes. *open: words stand on the line before it.
+LESSON_PRINTF(2, 3) static void remark(int *open, const char *format, ...) {
+    char line[2 * TOOLS_TEXT + 100];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    lesson_print_text(NULL, 0), printf(*open ? "\n" : ""), lesson_print_said(line), printf("\n");
+    keep("tool", line), *open = 0;
+}
+
+// What is to be read of some tokens: all but the special ones. To be freed.
+static char *readable(const int *ids, int n) {
+    int *plain = (int *)lesson_alloc((size_t)n + 1, sizeof *plain), k = 0;
+    for (int i = 0; i < n; i++) {
+        const char *piece = bpe_token(chat.s.tokens, ids[i], NULL);
+        if (piece && bpe_special(chat.s.tokens, piece) != ids[i]) plain[k++] = ids[i];
+    }
+    char *text = stage_string(&chat.s, plain, k);
+    free(plain);
+    return text;
+}
+
+static void keep_said(const int *ids, int n) {
+    char *said = readable(ids, n);
+    if (*said) keep("assistant", said);
+    free(said);
+}
+
+// The model has said <|tool_end|>: its call is answered, or it is said why not.
+static void answer_call(tools_row *r, int begun, int *open) {
+    char request[TOOLS_TEXT] = "", answer[TOOLS_TEXT] = "";
+    int calls = r->calls, on = tools_turn(&chat.s, r, TOOLS_CALLS, request, answer);
+    if (!begun) remark(open, "[it ends a call that it has not begun]");
+    else if (calls == TOOLS_CALLS) remark(open, "[it asks once more: %d calls are the most of one answer]", calls);
+    else if (strncmp(answer, "error: ", 7)) remark(open, "[%s: %s]", request, answer);
+    else remark(open, "[%s: the tool does not understand this call and says \"%s\"]", request, answer);
+    if (begun && calls < TOOLS_CALLS && !on) remark(open, "[its context has no room for that]");
+}
+
 // One answer. This is the loop that a chat is made of.
 static void reply(const char *text) {
     stage *s = &chat.s;
     int end = bpe_special(s->tokens, "<|im_end|>"), start = bpe_special(s->tokens, "<|im_start|>");
     int call = bpe_special(s->tokens, "<|tool_start|>"), called = bpe_special(s->tokens, "<|tool_end|>");
-    int own = 0, drawn = 0, inside = 0;
-    char request[TOOLS_TEXT] = "", answer[TOOLS_TEXT] = "", line[2 * TOOLS_TEXT + 8];
+    int own = 0, drawn = 0, begun = 0, open = 0;        // begun: where the request of its call begins, 0: nowhere
     gpt_sampling plain = {1, 0, 0, 0, NULL, 0};
     tools_row r = lay_out(text, &own);
     if (r.ended) { free(r.ids); return; }
     keep("user", text);
+    int from = r.n;                                     // words that are not kept yet
     for (chat.answers++; !r.ended && drawn < chat.most && r.n < r.cap; drawn++) {
         size_t size = 0;
         feed(r.ids, r.n);
         gpt_probs(s->model, &plain, chat.logits, chat.probs);
+        if (!chat.tools && call >= 0) chat.logits[call] = chat.logits[called] = -INFINITY;  // off: it cannot ask
         int id = gpt_sample(s->model, &chat.how, chat.logits, NULL);
         double p = chat.probs[id], cells[] = {chat.answers, id, p};
         const char *piece = bpe_token(s->tokens, id, &size);
@@ -200,16 +243,13 @@ static void reply(const char *text) {
             free(chat.sure), chat.sure = more;
         }
         chat.sure[chat.n_sure++] = p;
-        if (!chat.base && id == call) inside = 1;
-        if (chat.show_tokens) show_token(piece ? piece : "", size, p);
-        else if (!inside && id != end && id != start) lesson_print_text(piece, size);
+        int special = piece && bpe_special(s->tokens, piece) == id;
+        if (!chat.base && id == call) begun = r.n;
+        if (chat.show_tokens) show_token(piece ? piece : "", size, p), open = 1;
+        else if (!begun && !special) lesson_print_text(piece, size), open = 1;
         if (!chat.base && id == called) {
-            int tools = tools_turn(s, &r, chat.tools ? TOOLS_CALLS : 0, request, answer);
-            inside = 0;
-            if (tools) snprintf(line, sizeof line, "[%s: %s]", request, answer);
-            else snprintf(line, sizeof line, "[it asks for a tool and gets none]");
-            printf(chat.show_tokens ? "\n" : ""), lesson_print_text(line, strlen(line)), printf("\n");
-            keep("tool", line);
+            keep_said(r.ids + from, (begun ? begun : r.n) - from);
+            answer_call(&r, begun, &open), begun = 0, from = r.n;
         } else if (!chat.base && (id == end || id == start)) r.ended = 1;
         else if (chat.base) {                                   // an empty line ends a speech
             char *said = stage_string(s, r.ids + r.said, r.n - r.said);
@@ -217,10 +257,15 @@ static void reply(const char *text) {
             r.ended = n > 2 && !strcmp(said + n - 2, "\n\n"), free(said);
         }
     }
-    char *said = chat.base ? stage_string(s, r.ids + r.said, r.n - r.said) : tools_said(s, &r);
-    lesson_print_text(NULL, 0), printf("\n");
-    if (!r.ended) printf("(no end after %d tokens)\n", drawn);
-    keep("assistant", said), free(said);
+    int last = r.ids[r.n - 1];
+    keep_said(r.ids + from, (begun ? begun : r.n) - from);
+    if (begun) {
+        char *request = readable(r.ids + begun, r.n - begun);
+        remark(&open, "[a call that it does not end: %s]", request), free(request);
+    } else if (!open && (last == end || last == start)) printf("(it says nothing)\n");
+    lesson_print_text(NULL, 0), printf(open ? "\n" : "");
+    if (!r.ended && r.n >= r.cap) printf("(cut off: the context of %d tokens is full)\n", r.cap);
+    else if (!r.ended) printf("(cut off after %d tokens; started with tokens=%d it may say more)\n", drawn, 2 * drawn);
     turn *t = &chat.turns[chat.n_turns++];
     int newline = 0, *after = chat.base ? NULL : stage_ids(s, "\n", &newline);
     t->ids = (int *)lesson_alloc((size_t)(r.n - own + 1 + newline), sizeof *t->ids), t->n = r.n - own;
@@ -233,8 +278,8 @@ static void reply(const char *text) {
 static void help(void) {
     printf("/temp %g   /top_p %g   /top_k %d   /min_p %g   how tokens are drawn (/temp 0: the likeliest)\n"
            "/system TEXT   what it is told before all else, now: %s\n"
-           "/tokens on|off   each token with its probability, now %s\n/tools on|off   now %s\n"
-           "/clear   begin anew, /save FILE   write down what was said, /help, /quit\n", chat.how.temperature,
+           "/tokens on|off   each token with its probability, now %s\n/tools on|off   now %s (off: it cannot ask)\n"
+           "/clear   forget all turns, /save FILE   write down what was said, /help, /quit\n", chat.how.temperature,
            chat.how.top_p, chat.how.top_k, chat.how.min_p, *chat.system ? chat.system : "nothing",
            chat.show_tokens ? "on" : "off", chat.tools ? "on" : "off");
 }
