@@ -2,7 +2,7 @@
 # make test      everything that can be checked on this machine; the last line is "N passed, N failed"
 # make lessons   compiles every lesson into build/
 # make bench     speed as ratios to other programs, one table (make bench-peers installs them; PEERS=path adds checkouts)
-# make base      the model that lessons 10 to 16 stand on: 17 minutes
+# make base      the model that lessons 10 to 16 stand on, into out/base: 17 minutes
 # make results   what lessons 10 to 16 are about, in numbers, for five seeds: hours; stops and goes on (SEEDS=1 for one)
 # make clean     removes build/ and out/
 CC = cc
@@ -27,8 +27,9 @@ demo: setup build/08_pretrain
 	build/08_pretrain recipe=fast
 	@echo "The loss curve is out/08/loss.png, the log is out/08/log.csv; next: README.md, the table of lessons."
 
+# A folder of its own: make demo and the exercises of lesson 08 write to out/08.
 base: setup build/08_pretrain
-	build/08_pretrain recipe=fast preset=small tokenizer=bpe repeats=0.5 steps=3000
+	build/08_pretrain recipe=fast preset=small tokenizer=bpe repeats=0.5 steps=3000 out=out/base
 
 lessons: setup $(LESSONS)
 

@@ -9,14 +9,15 @@
 // the settings of lesson 09 can be changed between two answers. A model that has learned to use tools (lesson 12) is
 // given them: at <|tool_end|> drawing stops, a C function answers, and its answer is read like everything else.
 //
-//     ./chat                                   the newest of out/16, 15, 14, 12, 11 and 08
+//     ./chat                                   that of the furthest lesson: out/16, else out/15, 14, 12, 11, base, 08
 //     ./chat model=out/12/model.safetensors    any checkpoint; a base model continues what you write
-//     ./chat < questions.txt                   reads from a pipe or a file, one message a line
+//     ./chat < questions.txt                   reads from a pipe or a file, one message a line, and repeats it
 //
 //     /temp 0.7   /top_p 0.9   /top_k 40   /min_p 0.05    how tokens are drawn, from now on
 //     /system You are Romeo.       what it is told before all else; alone: nothing
 //     /tokens on|off               shows each token with its probability: green above 0.5, red below 0.1
-//     /tools on|off   /clear   /save talk.txt   /help   /quit
+//     /clear                       all turns are forgotten: the next question is the first
+//     /tools on|off   /save talk.txt   /help   /quit
 //
 // It prints    the model's answers, token by token
 // It writes    out/22/log.csv      every token that it drew, with its probability
@@ -28,7 +29,8 @@
 //   1. Ask the same question with /temp 0, 0.7 and 2. With /tokens on: where does the answer go astray, and how
 //      probable was the token that led it there?
 //   2. Tell it your name, talk until a turn is forgotten, and ask for it. Then tell it with /system: what is kept?
-//   3. /tools off and "How many r in strawberry?": what does it say, and how sure is it?
+//   3. With lesson 12's model, /temp 0 and /tokens on: "How many r in strawberry?", then /clear, /tools off, and again.
+//      It has only ever learned to ask, and now cannot: what does it say, and how probable was its first token?
 #define AG_DIE_ON_ERROR
 #define AUTOGRAD_IMPLEMENTATION
 #define GPT_IMPLEMENTATION
@@ -63,6 +65,14 @@ static struct {
     int n_sure, answers;
 } chat;
 
+// What the model has never seen it cannot do, so it is said before somebody tries.
+static void note(void) {
+    int tools = !strcmp(chat.kind, "tools");
+    if (chat.base) printf("note: a base model has never seen a conversation. It continues what you write.\n");
+    else printf("note: it has only seen conversations of one question%s. A %s is foreign to it; /clear forgets those "
+                "before.\n", tools ? " or two" : "", tools ? "third" : "second");
+}
+
 static void load(ag_ctx *ag, const char *path) {
     gpt_state state;
     chat.s = stage_load_state(ag, path, NULL, &state), stage_named(&state, chat.kind);
@@ -75,7 +85,7 @@ static void load(ag_ctx *ag, const char *path) {
     const gpt_config *c = &chat.s.model->config;
     printf("%s: stage %s, %s, %s parameters, context %d\n", path, chat.kind, c->name,
            lesson_commas((long long)gpt_count(c)), c->n_ctx);
-    if (chat.base) printf("note: a base model has never seen a conversation. It continues what you write.\n");
+    note();
     gpt_train(chat.s.model, 0);
     chat.cache = gpt_cache_new(chat.s.model, 1);
     chat.fed = (int *)lesson_alloc((size_t)c->n_ctx, sizeof *chat.fed);
@@ -83,15 +93,15 @@ static void load(ag_ctx *ag, const char *path) {
     chat.probs = (ag_real *)lesson_alloc((size_t)c->n_vocab, sizeof *chat.probs);
 }
 
-// A checkpoint that a lesson has left, the latest stage first.
-static const char *newest(void) {
-    static const int lessons[] = {16, 15, 14, 12, 11, 8};
+// A checkpoint that a lesson has left, the furthest first, however old it is.
+static const char *furthest(void) {
+    static const char *const folders[] = {"16", "15", "14", "12", "11", "base", "08"};
     static char path[40];
-    for (int i = 0; i < 6; i++) {
-        snprintf(path, sizeof path, "out/%02d/model.safetensors", lessons[i]);
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+        snprintf(path, sizeof path, "out/%s/model.safetensors", folders[i]);
         if (lesson_exists(path)) return path;
     }
-    lesson_fail("no model yet: none of out/16, 15, 14, 12, 11, 08. Run lesson 08 first, or say model=FILE");
+    lesson_fail("no model yet: none in out/16, 15, 14, 12, 11, base, 08. Run lesson 08 first, or say model=FILE");
     return NULL;
 }
 
@@ -151,8 +161,11 @@ static tools_row lay_out(const char *text, int *own) {
         r.ended = 1;
     } else {
         for (int i = 0; i < chat.n_turns; i++) n += chat.turns[i].n;
+        int full = n > r.cap;
         while (n > r.cap || chat.n_turns == TURNS) n -= chat.turns[0].n, forget(1), dropped++;
-        if (dropped) printf("(forgotten: the oldest turn%s)\n", dropped > 1 ? "s" : "");
+        if (dropped) printf("(forgotten: the oldest turn%s; ", dropped > 1 ? "s" : "");
+        if (dropped && full) printf("the context of %d tokens is full, %d of them for the answer)\n", r.cap, room);
+        else if (dropped) printf("no more than %d are kept)\n", TURNS);
         memcpy(r.ids, first.ids ? first.ids : now.ids, (size_t)first.n * sizeof *r.ids), r.n = first.n;
         for (int i = 0; i < chat.n_turns; i++)
             memcpy(r.ids + r.n, chat.turns[i].ids, (size_t)chat.turns[i].n * sizeof *r.ids), r.n += chat.turns[i].n;
@@ -163,21 +176,62 @@ static tools_row lay_out(const char *text, int *own) {
     return r;
 }
 
+// A line of its own about a tool: on the screen, and in what /save writes. *open: words stand on the line before it.
+LESSON_PRINTF(2, 3) static void remark(int *open, const char *format, ...) {
+    char line[2 * TOOLS_TEXT + 100];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    lesson_print_text(NULL, 0), printf(*open ? "\n" : ""), lesson_print_said(line), printf("\n");
+    keep("tool", line), *open = 0;
+}
+
+// What is to be read of some tokens: all but the special ones. To be freed.
+static char *readable(const int *ids, int n) {
+    int *plain = (int *)lesson_alloc((size_t)n + 1, sizeof *plain), k = 0;
+    for (int i = 0; i < n; i++) {
+        const char *piece = bpe_token(chat.s.tokens, ids[i], NULL);
+        if (piece && bpe_special(chat.s.tokens, piece) != ids[i]) plain[k++] = ids[i];
+    }
+    char *text = stage_string(&chat.s, plain, k);
+    free(plain);
+    return text;
+}
+
+static void keep_said(const int *ids, int n) {
+    char *said = readable(ids, n);
+    if (*said) keep("assistant", said);
+    free(said);
+}
+
+// The model has said <|tool_end|>: its call is answered, or it is said why not.
+static void answer_call(tools_row *r, int begun, int *open) {
+    char request[TOOLS_TEXT] = "", answer[TOOLS_TEXT] = "";
+    int calls = r->calls, on = tools_turn(&chat.s, r, TOOLS_CALLS, request, answer);
+    if (!begun) remark(open, "[it ends a call that it has not begun]");
+    else if (calls == TOOLS_CALLS) remark(open, "[it asks once more: %d calls are the most of one answer]", calls);
+    else if (strncmp(answer, "error: ", 7)) remark(open, "[%s: %s]", request, answer);
+    else remark(open, "[%s: the tool does not understand this call and says \"%s\"]", request, answer);
+    if (begun && calls < TOOLS_CALLS && !on) remark(open, "[its context has no room for that]");
+}
+
 // One answer. This is the loop that a chat is made of.
 static void reply(const char *text) {
     stage *s = &chat.s;
     int end = bpe_special(s->tokens, "<|im_end|>"), start = bpe_special(s->tokens, "<|im_start|>");
     int call = bpe_special(s->tokens, "<|tool_start|>"), called = bpe_special(s->tokens, "<|tool_end|>");
-    int own = 0, drawn = 0, inside = 0;
-    char request[TOOLS_TEXT] = "", answer[TOOLS_TEXT] = "", line[2 * TOOLS_TEXT + 8];
+    int own = 0, drawn = 0, begun = 0, open = 0;        // begun: where the request of its call begins, 0: nowhere
     gpt_sampling plain = {1, 0, 0, 0, NULL, 0};
     tools_row r = lay_out(text, &own);
     if (r.ended) { free(r.ids); return; }
     keep("user", text);
+    int from = r.n;                                     // words that are not kept yet
     for (chat.answers++; !r.ended && drawn < chat.most && r.n < r.cap; drawn++) {
         size_t size = 0;
         feed(r.ids, r.n);
         gpt_probs(s->model, &plain, chat.logits, chat.probs);
+        if (!chat.tools && call >= 0) chat.logits[call] = chat.logits[called] = -INFINITY;  // off: it cannot ask
         int id = gpt_sample(s->model, &chat.how, chat.logits, NULL);
         double p = chat.probs[id], cells[] = {chat.answers, id, p};
         const char *piece = bpe_token(s->tokens, id, &size);
@@ -189,16 +243,13 @@ static void reply(const char *text) {
             free(chat.sure), chat.sure = more;
         }
         chat.sure[chat.n_sure++] = p;
-        if (!chat.base && id == call) inside = 1;
-        if (chat.show_tokens) show_token(piece ? piece : "", size, p);
-        else if (!inside && id != end && id != start) lesson_print_text(piece, size);
+        int special = piece && bpe_special(s->tokens, piece) == id;
+        if (!chat.base && id == call) begun = r.n;
+        if (chat.show_tokens) show_token(piece ? piece : "", size, p), open = 1;
+        else if (!begun && !special) lesson_print_text(piece, size), open = 1;
         if (!chat.base && id == called) {
-            int tools = tools_turn(s, &r, chat.tools ? TOOLS_CALLS : 0, request, answer);
-            inside = 0;
-            if (tools) snprintf(line, sizeof line, "[%s: %s]", request, answer);
-            else snprintf(line, sizeof line, "[it asks for a tool and gets none]");
-            printf(chat.show_tokens ? "\n" : ""), lesson_print_text(line, strlen(line)), printf("\n");
-            keep("tool", line);
+            keep_said(r.ids + from, (begun ? begun : r.n) - from);
+            answer_call(&r, begun, &open), begun = 0, from = r.n;
         } else if (!chat.base && (id == end || id == start)) r.ended = 1;
         else if (chat.base) {                                   // an empty line ends a speech
             char *said = stage_string(s, r.ids + r.said, r.n - r.said);
@@ -206,10 +257,15 @@ static void reply(const char *text) {
             r.ended = n > 2 && !strcmp(said + n - 2, "\n\n"), free(said);
         }
     }
-    char *said = chat.base ? stage_string(s, r.ids + r.said, r.n - r.said) : tools_said(s, &r);
-    lesson_print_text(NULL, 0), printf("\n");
-    if (!r.ended) printf("(no end after %d tokens)\n", drawn);
-    keep("assistant", said), free(said);
+    int last = r.ids[r.n - 1];
+    keep_said(r.ids + from, (begun ? begun : r.n) - from);
+    if (begun) {
+        char *request = readable(r.ids + begun, r.n - begun);
+        remark(&open, "[a call that it does not end: %s]", request), free(request);
+    } else if (!open && (last == end || last == start)) printf("(it says nothing)\n");
+    lesson_print_text(NULL, 0), printf(open ? "\n" : "");
+    if (!r.ended && r.n >= r.cap) printf("(cut off: the context of %d tokens is full)\n", r.cap);
+    else if (!r.ended) printf("(cut off after %d tokens; started with tokens=%d it may say more)\n", drawn, 2 * drawn);
     turn *t = &chat.turns[chat.n_turns++];
     int newline = 0, *after = chat.base ? NULL : stage_ids(s, "\n", &newline);
     t->ids = (int *)lesson_alloc((size_t)(r.n - own + 1 + newline), sizeof *t->ids), t->n = r.n - own;
@@ -222,8 +278,8 @@ static void reply(const char *text) {
 static void help(void) {
     printf("/temp %g   /top_p %g   /top_k %d   /min_p %g   how tokens are drawn (/temp 0: the likeliest)\n"
            "/system TEXT   what it is told before all else, now: %s\n"
-           "/tokens on|off   each token with its probability, now %s\n/tools on|off   now %s\n"
-           "/clear   begin anew, /save FILE   write down what was said, /help, /quit\n", chat.how.temperature,
+           "/tokens on|off   each token with its probability, now %s\n/tools on|off   now %s (off: it cannot ask)\n"
+           "/clear   forget all turns, /save FILE   write down what was said, /help, /quit\n", chat.how.temperature,
            chat.how.top_p, chat.how.top_k, chat.how.min_p, *chat.system ? chat.system : "nothing",
            chat.show_tokens ? "on" : "off", chat.tools ? "on" : "off");
 }
@@ -273,9 +329,18 @@ static int command(char *line) {
     return 1;
 }
 
+// A pipe does not show what is written into it, as a terminal does.
+static int echoes(void) {
+#if defined(_WIN32)
+    return !_isatty(0);
+#else
+    return !isatty(0);
+#endif
+}
+
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "22", "a chat");
-    const char *path = lesson_str("model", "", "a checkpoint of any stage; the newest unless told");
+    const char *path = lesson_str("model", "", "a checkpoint of any stage; the furthest lesson's unless told");
     const char *system = lesson_str("system", "", "what it is told before all else");
     chat.how.temperature = lesson_float_in("temperature", 0.7, 0, 10, "0 is greedy");
     chat.how.top_p = lesson_float_in("top_p", 0.95, 0, 1, "only the likeliest until their sum is this");
@@ -286,7 +351,7 @@ int main(int argc, char **argv) {
     lesson_options_end();
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
-    load(ag, *path ? path : newest());
+    load(ag, *path ? path : furthest());
     if (chat.how.top_k > chat.s.model->config.n_vocab)
         lesson_fail("top_k=%d: this model knows %d tokens", chat.how.top_k, chat.s.model->config.n_vocab);
     size_t bytes;
@@ -297,7 +362,7 @@ int main(int argc, char **argv) {
     snprintf(chat.system, sizeof chat.system, "%s", chat.base ? "" : system);
     chat.csv = lesson_csv_open(lesson_path("log.csv"), "answer,token,probability");
     printf("Write, and end with a line's end. /help tells what else there is.\n");
-    for (;;) {
+    for (int echo = echoes();;) {
         if (lessoni_terminal()) printf("> "), fflush(stdout);
         if (!fgets(line, sizeof line, stdin)) break;
         size_t n = strcspn(line, "\r\n");
@@ -308,6 +373,7 @@ int main(int argc, char **argv) {
         }
         line[n] = 0;
         if (!*line) continue;
+        if (echo) printf(lessoni_terminal() ? "" : "> "), lesson_print_said(line), printf("\n");
         if (*line == '/') { if (!command(line)) break; continue; }
         long tokens = (bpe_encode)(chat.s.tokens, line, n, NULL, 0);       // a status here need not end the program
         if (tokens < 0) printf("(its tokenizer cannot write that: %s)\n", bpe_status(tokens));

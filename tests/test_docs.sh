@@ -48,6 +48,13 @@ awk -v dir="$dir" '
 n=0
 while [ -f "$dir/readme$((n + 1)).c" ]; do n=$((n + 1)); check "readme$n"; done
 [ "$n" -ge 1 ] && ok || bad "README.md has no C program"
+line=$(grep -o 'cc -O3 try.c -o try -lm' README.md)        # how README says they are compiled: beside the headers
+[ -n "$line" ] || bad "README.md does not say how its programs are compiled"
+mkdir -p "$dir/try" && cp autograd.h bpe.h gpt.h "$dir/try"
+for i in $(seq "$n"); do
+    cp "$dir/readme$i.c" "$dir/try/try.c"
+    compiles "$(echo "$line" | sed "s|try.c|$dir/try/try.c|")" || bad "README.md, program $i: $line"
+done
 
 while read -r line; do                          # make demo and make test are run by whoever runs this
     line=${line%%#*}

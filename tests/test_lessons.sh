@@ -128,6 +128,21 @@ if command -v python3 > /dev/null; then
         (cd "$dir/chat" && "$root/build/22_chat" model="$results/out/11/model.safetensors" tokens=8) \
             > "$dir/chat.txt" 2>&1 &&
         grep -q 'temp is 0.5' "$dir/chat.txt" && ok || { bad "lesson 22 does not talk"; tail -3 "$dir/chat.txt"; }
+    # it finds the furthest lesson's model, says what that has never seen, repeats what a pipe says; shows no <|...|>
+    long=$(printf '%080d' 0)                    # a token each: three do not fit into the context
+    (cd "$dir/chat" && rm -rf out && mkdir -p out/08 out/base out/12 && cp "$results/out/08/model.safetensors" out/08 &&
+        cp "$results/out/08/model.safetensors" out/base && cp "$results/out/12/model.safetensors" out/12 &&
+        { printf '%s\n' '/temp 1' 'What is 12 + 3?' "$long" "$long" "$long" /clear '/tools off' 'Speak!' '/tools on'
+          for i in 1 2 3 4 5 6 7 8; do printf '%s\n' /clear "What is 1$i + 3?" /clear '9.11 or 9.9?'; done
+          echo '/save talk.txt'; } |
+        "$root/build/22_chat" tokens=90 > ../furthest.txt 2>&1 && rm -rf out/12 &&
+        "$root/build/22_chat" < /dev/null > ../base.txt 2>&1 && cat talk.txt >> ../furthest.txt)
+    for text in "out/12/model.safetensors: stage tools" "A third is foreign to it" "> What is 12 + 3?" "> Speak!" \
+                "(forgotten: the oldest turn" "tokens is full" "(all turns are forgotten)" "user: Speak!"; do
+        grep -qF -e "$text" "$dir/furthest.txt" && ok || bad "lesson 22 does not print '$text'"
+    done
+    grep -F -e '<|' "$dir/furthest.txt" && bad "lesson 22 shows special tokens" || ok
+    grep -q '^out/base/model.safetensors: stage base' "$dir/base.txt" && ok || bad "lesson 22 does not find out/base"
     wrong() {                                   # wrong NN WANTED GIVEN: a checkpoint of another stage is refused by name
         rm -rf "$dir/out" && mkdir -p "$dir/out/08" "$(dirname "$dir/out/$2")"
         cp "$results/out/08/model.safetensors" "$dir/out/08" && cp "$results/out/$3" "$dir/out/$2"
