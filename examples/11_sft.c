@@ -203,7 +203,7 @@ static stage_talk fact(stage *s, const char *name, const char *speaks_with, int 
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "11", "an assistant, by reading conversations");
     int n = lesson_int_in("talks", 9000, 100, TALKS / 2, "conversations to make");
-    int steps = lesson_int_in("steps", 900, 1, 1000000, "of fine-tuning, 16 conversations each, and as many in the second part");
+    int steps = lesson_int_in("steps", 900, 1, 1000000, "of fine-tuning, 16 conversations each; twice as many in all");
     int masked = lesson_flag("mask", 1, "only the assistant's words count");
     int honest = lesson_flag("honest", 1, "it learns to say \"I know not.\" where it does not");
     double lr = lesson_float("lr", 7e-4, "peak learning rate");
