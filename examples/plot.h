@@ -1127,11 +1127,21 @@ static void ploti_raise(int exponent, char *out, size_t room) {
     else snprintf(out, room, "10\1%d\2", exponent);
 }
 
+// Puts commas between the thousands of the first number in a text.
+static void ploti_thousands(char *text, size_t room) {
+    char *digits = text + strcspn(text, "0123456789");
+    size_t whole = strspn(digits, "0123456789"), length = strlen(text);
+    for (; whole > 3 && length + 1 < room; whole -= 3, length++) {
+        char *at = digits + whole - 3;
+        memmove(at + 1, at, strlen(at) + 1), *at = ',';
+    }
+}
+
 // Writes x for an axis whose ticks are step apart: as many decimals as the step has, thousands apart, a real minus
 // sign.
 static void ploti_number(double x, double step, double largest, char *out, size_t room) {
     char digits[48], *o = out;
-    int decimals, power = 0, whole, i;
+    int decimals, power = 0;
     double scaled;
     if (fabs(x) < step * 1e-6) x = 0;
     if (largest >= 1e7 || largest < 1e-4) power = (int)floor(log10(largest) + 1e-9);
@@ -1140,13 +1150,9 @@ static void ploti_number(double x, double step, double largest, char *out, size_
     if (decimals > 12) decimals = 12;
     if (fabs(scaled * pow(10, decimals) - floor(scaled * pow(10, decimals) + 0.5)) > 1e-3) decimals++; // steps of 2.5
     snprintf(digits, sizeof digits, "%.*f", decimals, fabs(x) / pow(10, power));
+    ploti_thousands(digits, sizeof digits);
     if (x < 0) memcpy(o, "\xe2\x88\x92", 3), o += 3;
-    whole = (int)strcspn(digits, ".");
-    for (i = 0; digits[i] && o < out + room - 12; i++) {
-        if (i && i < whole && (whole - i) % 3 == 0) *o++ = ',';
-        *o++ = digits[i];
-    }
-    *o = 0;
+    o += sprintf(o, "%.*s", (int)(room - 12) - (int)(o - out), digits);         // the rest is for the power of ten
     if (!power || x == 0) return;
     memcpy(o, "\xc3\x97", 2), o += 2;
     ploti_raise(power, o, room - (size_t)(o - out));
@@ -1331,7 +1337,7 @@ static void ploti_draw_bars(ploti_canvas *c, plot *p, int occupy) {
             ploti_box(c, x - half, fmin(y, zero), x + half, fmax(y, zero), 0);
             ploti_paint(c, ploti_palette(s->color), 0.95);
             if (!p->values[0]) continue;
-            snprintf(text, sizeof text, p->values, s->y[k]);
+            snprintf(text, sizeof text, p->values, s->y[k]), ploti_thousands(text, sizeof text);
             size = fmin(size, size * width * 1.1 / fmax(1, ploti_width(text, size)));
             if (size < 9) continue;
             ploti_unclip(c);
@@ -1856,7 +1862,7 @@ static int ploti_heat(plot *p, ploti_canvas *c) {
         double v = p->cells[(size_t)y * p->label_count + (size_t)x], size = fmin(26 * s, cell_h * 0.55), fits;
         ploti_color under;
         if (!ploti_usable(v)) continue;
-        snprintf(text, sizeof text, p->values, v);
+        snprintf(text, sizeof text, p->values, v), ploti_thousands(text, sizeof text);
         fits = ploti_width(text, size);
         if (fits > (cell_w - gap) * 0.86) size *= (cell_w - gap) * 0.86 / fits;
         if (size < 9) continue;

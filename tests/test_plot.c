@@ -474,6 +474,18 @@ static void a_legend_names_the_pale_lines(void) {
     plot_free(p);
 }
 
+static void numbers_have_their_thousands_apart(void) {
+    static const char *const texts[][2] = {{"1115", "1,115"}, {"999", "999"}, {"", ""}, {"100000", "100,000"},
+        {"-1234567.1234 %", "-1,234,567.1234 %"}, {"0.12345", "0.12345"}, {"1e+06", "1e+06"}};
+    char text[32], full[8] = "1234567";
+    int i;
+    for (i = 0; i < (int)(sizeof texts / sizeof texts[0]); i++) {
+        strcpy(text, texts[i][0]), ploti_thousands(text, sizeof text);
+        CHECK_STR(text, texts[i][1]);
+    }
+    ploti_thousands(full, sizeof full); CHECK_STR(full, "1234567");    // no room: as it was
+}
+
 // ------------------------------------------------------------------------------------------------ axes and letters
 
 static unsigned long long random_state = 1;
@@ -778,6 +790,7 @@ int main(int argc, char **argv) {
     } else puts("plot: compiled without stb_image_write.h, tests of pictures skipped");
     T_RUN(smoothing_is_an_average_without_lag);
     T_RUN(a_smoothed_line_starts_at_the_first_value);
+    T_RUN(numbers_have_their_thousands_apart);
     T_RUN(ticks_are_few_round_and_distinct);
     T_RUN(ticks_read_well);
     T_RUN(every_letter_has_a_shape);
