@@ -1137,6 +1137,11 @@ static void ploti_thousands(char *text, size_t room) {
     }
 }
 
+// What stands on a bar or in a cell.
+static void ploti_value_text(const plot *p, double value, char *text) {        // PLOTI_TEXT bytes
+    snprintf(text, PLOTI_TEXT, p->values, value), ploti_thousands(text, PLOTI_TEXT);
+}
+
 // Writes x for an axis whose ticks are step apart: as many decimals as the step has, thousands apart, a real minus
 // sign.
 static void ploti_number(double x, double step, double largest, char *out, size_t room) {
@@ -1337,7 +1342,7 @@ static void ploti_draw_bars(ploti_canvas *c, plot *p, int occupy) {
             ploti_box(c, x - half, fmin(y, zero), x + half, fmax(y, zero), 0);
             ploti_paint(c, ploti_palette(s->color), 0.95);
             if (!p->values[0]) continue;
-            snprintf(text, sizeof text, p->values, s->y[k]), ploti_thousands(text, sizeof text);
+            ploti_value_text(p, s->y[k], text);
             size = fmin(size, size * width * 1.1 / fmax(1, ploti_width(text, size)));
             if (size < 9) continue;
             ploti_unclip(c);
@@ -1862,7 +1867,7 @@ static int ploti_heat(plot *p, ploti_canvas *c) {
         double v = p->cells[(size_t)y * p->label_count + (size_t)x], size = fmin(26 * s, cell_h * 0.55), fits;
         ploti_color under;
         if (!ploti_usable(v)) continue;
-        snprintf(text, sizeof text, p->values, v), ploti_thousands(text, sizeof text);
+        ploti_value_text(p, v, text);
         fits = ploti_width(text, size);
         if (fits > (cell_w - gap) * 0.86) size *= (cell_w - gap) * 0.86 / fits;
         if (size < 9) continue;

@@ -477,13 +477,18 @@ static void a_legend_names_the_pale_lines(void) {
 static void numbers_have_their_thousands_apart(void) {
     static const char *const texts[][2] = {{"1115", "1,115"}, {"999", "999"}, {"", ""}, {"100000", "100,000"},
         {"-1234567.1234 %", "-1,234,567.1234 %"}, {"0.12345", "0.12345"}, {"1e+06", "1e+06"}};
-    char text[32], full[8] = "1234567";
+    char text[32], full[8] = "1234567", value[PLOTI_TEXT];
+    plot *p = plot_new("", "", "");
     int i;
     for (i = 0; i < (int)(sizeof texts / sizeof texts[0]); i++) {
         strcpy(text, texts[i][0]), ploti_thousands(text, sizeof text);
         CHECK_STR(text, texts[i][1]);
     }
     ploti_thousands(full, sizeof full); CHECK_STR(full, "1234567");    // no room: as it was
+    plot_values(p, "%.0f"), ploti_value_text(p, 1115.4, value);
+    CHECK_STR(value, "1,115");
+    ploti_value_text(p, 1e300, value); CHECK_INT(strlen(value), PLOTI_TEXT - 1);
+    plot_free(p);
 }
 
 // ------------------------------------------------------------------------------------------------ axes and letters
