@@ -125,7 +125,7 @@ int main(int argc, char **argv) {
     plot *curve = plot_new("Learning falls onto counting", "step", "loss (nats a character)");
     plot_subtitle(curve, "all on the nine tenths of the text that are counted and learned from");
     plot_line(curve, "learned pairs", NULL, loss_at, (size_t)steps);
-    plot_hline(curve, blind, "blind guess"), plot_hline(curve, unigram_here, "counted single characters");
+    plot_hline(curve, blind, "blind guess"), plot_hline(curve, unigram_here, "single characters");
     plot_hline(curve, counted_here, "counted pairs");
     lesson_save(curve, "loss.png");
     plot_free(curve);
