@@ -57,7 +57,7 @@ static double nudge(ag_value *y, ag_value *x, double eps) {
 
 // Draws all values of a graph: one box each, with an arrow from every operand. Values come in the order in which they
 // were made, and so do the boxes, so the number of a value is the number of its box.
-static void draw(ag_graph *g, const char *title, const char *path) {
+static void draw(ag_graph *g, const char *title, const char *name) {
     plot *p = plot_new(title, NULL, NULL);
     for (ag_value *v = ag_graph_first(g); v; v = ag_vnext(v)) {
         char text[96];
@@ -67,19 +67,19 @@ static void draw(ag_graph *g, const char *title, const char *path) {
         if (v->a) plot_edge(p, (int)ag_vindex(v->a), (int)ag_vindex(v));
         if (v->b && v->b != v->a) plot_edge(p, (int)ag_vindex(v->b), (int)ag_vindex(v));
     }
-    if (lessoni_saved(plot_save(p, path), plot_error(p)) == 0) printf("wrote %s\n", path);
-    plot_free(p);
+    lesson_save(p, name), plot_free(p);
 }
 
 static void write_dot(const ag_value *y, const char *path) {
     size_t size = ag_graph_dot(y, NULL, 0) + 1;             // as snprintf: first ask how long, then do it
-    char *text = (char *)malloc(size);
+    char *text = (char *)lesson_alloc(size, 1), failed[400];
     FILE *f = fopen(path, "w");
-    if (!text || !f) lesson_fail("cannot write %s", path);
     ag_graph_dot(y, text, size);
-    if (fputs(text, f) < 0 || fclose(f)) lesson_fail("cannot write %s", path);
+    int bad = !f || fputs(text, f) < 0;
+    if (f && fclose(f)) bad = 1;
+    snprintf(failed, sizeof failed, "cannot write %.300s: %s", path, strerror(errno));
+    lessoni_saved(-bad, failed);                            // told and remembered; the lesson has more to say
     free(text);
-    printf("wrote %s\n", path);
 }
 
 // The walk back over a graph of sums, done wrongly (keep = 0: gradients overwrite) and rightly (keep = 1: they add up).
@@ -125,9 +125,8 @@ int main(int argc, char **argv) {
     plot_line(p, "dy/da", eps, error_a, NUDGES), plot_dots(p);
     plot_line(p, "dy/db", eps, error_b, NUDGES), plot_dots(p);
     plot_log_x(p), plot_log_y(p);
-    if (lesson_save(p, "nudge.png") == 0) printf("wrote %s\n", lesson_path("nudge.png"));
-    plot_free(p);
-    draw(g, "micrograd's expression: each value, and how y moves with it", lesson_path("graph.png"));
+    lesson_save(p, "nudge.png"), plot_free(p);
+    draw(g, "micrograd's expression: each value, and how y moves with it", "graph.png");
     write_dot(y, lesson_path("graph.dot"));
     ag_graph_rewind(g, 0);
 
@@ -137,17 +136,18 @@ int main(int argc, char **argv) {
     w[2] = ag_vlabel(ag_var(g, 6.88), "bias");
     y = ag_vtanh(ag_vadd(ag_vadd(ag_vmul(w[0], x[0]), ag_vmul(w[1], x[1])), w[2]));
     ag_vbackward(ag_vlabel(y, "out"));
-    draw(g, "One neuron: tanh(w0 * x0 + w1 * x1 + bias)", lesson_path("neuron.png"));
+    draw(g, "One neuron: tanh(w0 * x0 + w1 * x1 + bias)", "neuron.png");
     ag_graph_rewind(g, 0);
 
     sums[0] = a = ag_var(g, 3), sums[1] = b = ag_vadd(a, a), sums[2] = ag_vadd(b, b);
     walk(sums, 3, 0);
-    printf("\nb = a + a, c = b + b, so c is 4a.\n");
+    printf("b = a + a, c = b + b, so c is 4a.\n");
     printf("    with  =   dc/db = %g, dc/da = %g    wrong: the second path wiped out the first\n", b->grad, a->grad);
     walk(sums, 3, 1);
     printf("    with +=   dc/db = %g, dc/da = %g    right\n", b->grad, a->grad);
     ag_graph_zero_grad(g), ag_vbackward(sums[2]);
-    printf("    library   dc/db = %g, dc/da = %g\n", b->grad, a->grad);
+    printf("    library   dc/db = %g, dc/da = %g\n\n", b->grad, a->grad);
+    lesson_written("nudge.png, log.csv, graph.png, graph.dot, neuron.png");
     ag_graph_free(g);
     return lesson_end();
 }

@@ -151,10 +151,9 @@ int main(int argc, char **argv) {
         plot_csv(p, "points it learns from", lesson_path("log.csv"), "step", "train_loss");
         plot_csv(p, "points it never sees", lesson_path("log.csv"), "step", "val_loss");
         for (int i = 0; i < MOMENTS; i++) four[i] = draw_moment(&moments[i]);
-        if (lesson_save(p, "loss.png") == 0) printf("wrote %s\n", lesson_path("loss.png"));
-        const char *path = lesson_path("boundary.png");
-        if (lessoni_saved(plot_save_grid(four, MOMENTS, 2, path), path) == 0)
-            printf("wrote %s\n", lesson_path("boundary.png"));
+        lesson_save(p, "loss.png");
+        lessoni_saved(plot_save_grid(four, MOMENTS, 2, lesson_path("boundary.png")), plot_error(four[0]));
+        lesson_written("boundary.png, loss.png, log.csv");
         for (int i = 0; i < MOMENTS; i++) plot_free(four[i]);
         plot_free(p);
     }

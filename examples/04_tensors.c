@@ -169,8 +169,8 @@ int main(int argc, char **argv) {
         lesson_log(step, train_loss, measure ? val_loss : LESSON_NONE, rate, norm, speed);
         lesson_progress(step, steps, train_loss, speed);
     }
-    printf("character MLP: %s parameters, %d characters of context: %.4f (pairs: 2.482)\n",
-           lesson_commas(V * E + K * E * hidden + hidden + hidden * V + V), K, val_loss);
+    printf("character MLP: %s parameters, %d character%s of context: %.4f (pairs: 2.482)\n",
+           lesson_commas(V * E + K * E * hidden + hidden + hidden * V + V), K, K == 1 ? "" : "s", val_loss);
     plot *p = plot_new("A first neural language model", "step", "loss (nats a character)");
     plot_csv(p, "train", lesson_path("log.csv"), "step", "train_loss");
     plot_csv(p, "validation", lesson_path("log.csv"), "step", "val_loss");

@@ -67,20 +67,25 @@ static void two_ways(void) {
 }
 
 static void counts(void) {
-    const char *names[] = {"nano", "baby", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "nano-llama", "small"};
-    printf("\n%-14s %18s %12s\n", "model", "parameters", "in float32");
-    for (int i = 0; i < 8; i++) {
+    // Two families, each from its smallest on. A preset of ours has no vocabulary before there is a text: Tiny
+    // Shakespeare's 65 characters here, and for small also the 1,024 tokens of lesson 10.
+    const char *names[] = {"nano", "baby", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "nano-llama", "small",
+                           "small"};
+    printf("\n%-14s %10s %18s %12s", "model", "vocabulary", "parameters", "in float32");
+    for (int i = 0; i < 9; i++) {
         gpt_config c = gpt_preset(names[i]);
-        if (!c.n_vocab) c.n_vocab = 65;
-        printf("%-14s %18s %12s\n", names[i], lesson_commas((long long)gpt_count(&c)),
-               lesson_bytes(4.0 * (double)gpt_count(&c)));
+        if (!c.n_vocab) c.n_vocab = i == 8 ? 1024 : 65;
+        if (i == 0) printf("\nGPT-2's family: one table for the tokens read and written\n");
+        if (i == 6) printf("Llama's family: a table for each\n");
+        printf("%-14s %10s %18s %12s%s\n", names[i], lesson_commas(c.n_vocab), lesson_commas((long long)gpt_count(&c)),
+               lesson_bytes(4.0 * (double)gpt_count(&c)), i == 8 ? "  as lesson 10 has it" : "");
     }
     // Llama 3.1 405B: 126 layers, 16,384 channels, 128 heads, 8 key heads, 53,248 inside the MLP, 128,256 tokens
     // (Dubey et al. 2024, table 3).
     long long L = 126, C = 16384, kv = 8 * 128, H = 53248, V = 128256;
     long long layer = 2 * C * C + 2 * C * kv + 3 * C * H + 2 * C, all = L * layer + 2 * V * C + C;
-    printf("%-14s %18s %9.2f TB  = %lld layers of %s, two tables of %s, one norm\n", "Llama 405B", lesson_commas(all),
-           4e-12 * (double)all, L, lesson_commas(layer), lesson_commas(V * C));
+    printf("%-14s %10s %18s %9.2f TB  = %lld layers of %s, two tables of %s, one norm\n", "Llama 405B",
+           lesson_commas(V), lesson_commas(all), 4e-12 * (double)all, L, lesson_commas(layer), lesson_commas(V * C));
 }
 
 int main(int argc, char **argv) {

@@ -193,7 +193,8 @@ int main(int argc, char **argv) {
     printf("%d steps, %s of training, %s tokens a second\n", done - (int)state.step, lesson_duration(busy),
            lesson_commas((long long)speed));
     if (done < steps) printf("stopped at step %d of %d; go on with %s resume=1\n", done, steps, argv[0]);
-    plot *p = plot_new("Learning to write like Shakespeare", "step", "loss (nats a token)");
+    plot *p = plot_new("Learning to write like Shakespeare", "step",
+                       *kind == 'c' ? "loss (nats a character)" : "loss (nats a token)");
     char subtitle[160];
     snprintf(subtitle, sizeof subtitle, "%s, %s parameters, recipe %s", c.name, lesson_commas(gpt_count(&c)), recipe);
     plot_subtitle(p, subtitle);

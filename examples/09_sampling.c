@@ -14,10 +14,10 @@
 // It prints    the ten likeliest next tokens under each rule, a text by each, and two numbers that tell them apart: the
 //              mean surprise of what was written (nats a token, to the model itself, over the last window) and how much
 //              of it repeats. Greedy repeats most, beam search surprises least, hot most; people are in between
-// It writes    out/09/next.png                  the distributions
+// It writes    out/09/next.png                  the distributions of the rules that draw (greedy's would be one bar)
 //              out/09/rules.png, out/09/log.csv the two numbers
 // It takes     2 seconds after lesson 08; without its model a small one is trained first, half a minute more.
-// Next         lesson 10, on the way: what such a model knows and does not know.
+// Next         10_base_model.c: what such a model is, and what it is not.
 //
 // Exercises
 //   1. temperature=0.01: which other rule does "hot" become? And at temperature=100? Look at the table it prints.
@@ -105,10 +105,10 @@ int main(int argc, char **argv) {
     const char *prompt = lesson_str("prompt", "ROMEO:\n", "the text to go on from");
     const char *path = lesson_str("model", "out/08/model.safetensors", "a checkpoint of lesson 08");
     int n = lesson_int_in("tokens", 200, 9, 100000, "tokens to write");
-    double temperature = lesson_float("temperature", 1.5, "of the rule 'hot'");
+    double temperature = lesson_float_in("temperature", 1.5, 0, 1e6, "of the rule 'hot'");
     int top_k = lesson_int("top_k", 5, "of the rule top-k"), seed = lesson_int("seed", 1, "of the draws");
-    double top_p = lesson_float("top_p", 0.9, "of the rule top-p");
-    double min_p = lesson_float("min_p", 0.1, "of the rule min-p");
+    double top_p = lesson_float_in("top_p", 0.9, 0, 1, "of the rule top-p");
+    double min_p = lesson_float_in("min_p", 0.1, 0, 1, "of the rule min-p");
     int beams = lesson_int_in("beams", 4, 1, 64, "texts that beam search keeps");
     lesson_options_end();
 
@@ -116,6 +116,7 @@ int main(int argc, char **argv) {
     bpe *tokens = bpe_new();
     gpt_model *m = load_or_train(ag, tokens, path);
     int V = m->config.n_vocab, most = m->config.n_ctx < 256 ? m->config.n_ctx - 1 : 255, start[256];
+    if (top_k > V) lesson_fail("top_k=%d: this model knows %d tokens", top_k, V);
     int n_start = (int)(bpe_encode)(tokens, prompt, strlen(prompt), start, 256);
     if (n_start < 0) lesson_fail("prompt=%s: the model of %s lacks one of its characters", prompt, path);
     if (n_start < 1 || n_start > most) lesson_fail("the prompt has %d tokens; wanted 1 to %d", n_start, most);
@@ -154,7 +155,7 @@ int main(int argc, char **argv) {
     printf("\nprobability of the next token, in percent\n%-12s", "");
     for (int i = 0; i < shown; i++) printf(" %6.6s", labels[i]);
     printf("  the rest\n");
-    plot *bars = plot_new("What may come next, by each rule", "next token", "probability");
+    plot *bars = plot_new("What may come next, by each rule that draws", "next token", "probability");
     for (int r = 0; r < 7; r++) {
         double value[10], rest = 1;
         gpt_probs(m, &rules[r], logits, probs);

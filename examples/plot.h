@@ -12,7 +12,7 @@
 // What it draws (arrays and strings are copied; a call may be repeated for more series):
 //
 //     plot_line(p, name, xs, ys, n)                 a curve; NaN makes a gap; name NULL keeps it out of the legend
-//     plot_smooth(p, name, xs, ys, n, weight)       the same, faint, with its moving average in front (weight: 0.9)
+//     plot_smooth(p, name, xs, ys, n, weight)       the same, pale, with its moving average in front (weight: 0.9)
 //     plot_csv(p, name, path, x_column, y_column)   a curve from a csv file with a header row, empty cells skipped;
 //                                                   one of more than 500 points as plot_smooth draws it
 //     plot_scatter(p, name, xs, ys, n)              points
@@ -749,26 +749,30 @@ PLOT_FN int plot_scatter(plot *p, const char *name, const double *xs, const doub
     return ploti_add(p, PLOTI_SCATTER, name, xs, ys, n) ? 0 : -1;
 }
 
-// weight, from 0 to below 1, is how much of the average so far stays at each point: 0.9 averages over about ten points.
-// An average from the left alone lags behind a falling loss, so one from the right is taken too. Each is a sum with a
-// mass of 1 - weight^t after t points (what Adam's bias correction divides by), and sums and masses of both are added.
+// weight, from 0 to below 1: a point d places away counts weight^d, so 0.9 averages over about ten points on either
+// side. From the left alone the average would lag behind a falling loss. Where points are missing on the left, as many
+// are left out on the right: a loss falls fastest at its beginning, and with more points from there the line would
+// start far below the first value; so it starts at it. At the end the left stays whole: what is read there is how far
+// training has come, and the last point alone is too noisy for that.
 PLOT_FN int plot_smooth(plot *p, const char *name, const double *xs, const double *ys, size_t n, double weight) {
     ploti_series *s;
-    double sum, mass;
-    size_t i, k, seen = 0;
+    size_t i, first = 0, far;
     if (p && !(weight >= 0 && weight < 1))
         return ploti_fail(p, "plot_smooth: the weight is %g; it must be at least 0 and below 1", weight);
     s = ploti_add(p, PLOTI_SMOOTH, name, xs, ys, n);
     if (!s || !(s->z = ploti_copy_doubles(p, ys, n))) return -1;
-    for (i = 0, sum = 0; i < n; i++) {
+    while (first < n && !(fabs(ys[first]) <= 1e300)) first++;
+    far = (size_t)fmin((double)n, ceil(log(1e-3) / log(weight)));       // beyond it points count less than a thousandth
+    for (i = first; i < n; i++) {
+        size_t reach = i - first < far ? i - first : far, d;
+        double w = 1, sum = ys[i], mass = 1;
         if (!(fabs(ys[i]) <= 1e300)) continue;                 // gaps stay gaps, and do not spoil the average
-        s->z[i] = sum = weight * sum + (1 - weight) * ys[i], seen++;
-    }
-    for (k = 0, sum = mass = 0; k < n; k++) {
-        i = n - 1 - k;
-        if (!(fabs(ys[i]) <= 1e300)) continue;
-        sum = weight * sum + (1 - weight) * ys[i], mass = weight * mass + (1 - weight);
-        s->z[i] = (s->z[i] + sum) / (1 - pow(weight, (double)seen--) + mass);
+        for (d = 1; d <= reach; d++) {
+            w *= weight;
+            if (fabs(ys[i - d]) <= 1e300) sum += w * ys[i - d], mass += w;
+            if (d < n - i && fabs(ys[i + d]) <= 1e300) sum += w * ys[i + d], mass += w;
+        }
+        s->z[i] = sum / mass;
     }
     return 0;
 }
@@ -1123,11 +1127,26 @@ static void ploti_raise(int exponent, char *out, size_t room) {
     else snprintf(out, room, "10\1%d\2", exponent);
 }
 
+// Puts commas between the thousands of the first number in a text.
+static void ploti_thousands(char *text, size_t room) {
+    char *digits = text + strcspn(text, "0123456789");
+    size_t whole = strspn(digits, "0123456789"), length = strlen(text);
+    for (; whole > 3 && length + 1 < room; whole -= 3, length++) {
+        char *at = digits + whole - 3;
+        memmove(at + 1, at, strlen(at) + 1), *at = ',';
+    }
+}
+
+// What stands on a bar or in a cell.
+static void ploti_value_text(const plot *p, double value, char *text) {        // PLOTI_TEXT bytes
+    snprintf(text, PLOTI_TEXT, p->values, value), ploti_thousands(text, PLOTI_TEXT);
+}
+
 // Writes x for an axis whose ticks are step apart: as many decimals as the step has, thousands apart, a real minus
 // sign.
 static void ploti_number(double x, double step, double largest, char *out, size_t room) {
     char digits[48], *o = out;
-    int decimals, power = 0, whole, i;
+    int decimals, power = 0;
     double scaled;
     if (fabs(x) < step * 1e-6) x = 0;
     if (largest >= 1e7 || largest < 1e-4) power = (int)floor(log10(largest) + 1e-9);
@@ -1136,13 +1155,9 @@ static void ploti_number(double x, double step, double largest, char *out, size_
     if (decimals > 12) decimals = 12;
     if (fabs(scaled * pow(10, decimals) - floor(scaled * pow(10, decimals) + 0.5)) > 1e-3) decimals++; // steps of 2.5
     snprintf(digits, sizeof digits, "%.*f", decimals, fabs(x) / pow(10, power));
+    ploti_thousands(digits, sizeof digits);
     if (x < 0) memcpy(o, "\xe2\x88\x92", 3), o += 3;
-    whole = (int)strcspn(digits, ".");
-    for (i = 0; digits[i] && o < out + room - 12; i++) {
-        if (i && i < whole && (whole - i) % 3 == 0) *o++ = ',';
-        *o++ = digits[i];
-    }
-    *o = 0;
+    o += sprintf(o, "%.*s", (int)(room - 12) - (int)(o - out), digits);         // the rest is for the power of ten
     if (!power || x == 0) return;
     memcpy(o, "\xc3\x97", 2), o += 2;
     ploti_raise(power, o, room - (size_t)(o - out));
@@ -1327,7 +1342,7 @@ static void ploti_draw_bars(ploti_canvas *c, plot *p, int occupy) {
             ploti_box(c, x - half, fmin(y, zero), x + half, fmax(y, zero), 0);
             ploti_paint(c, ploti_palette(s->color), 0.95);
             if (!p->values[0]) continue;
-            snprintf(text, sizeof text, p->values, s->y[k]);
+            ploti_value_text(p, s->y[k], text);
             size = fmin(size, size * width * 1.1 / fmax(1, ploti_width(text, size)));
             if (size < 9) continue;
             ploti_unclip(c);
@@ -1430,6 +1445,8 @@ static double ploti_titles_height(const plot *p) {
     return p->scale * (40 + (*p->title ? 58 : 0) + (*p->subtitle ? 40 : 0));
 }
 
+#define PLOTI_PALE 0.25                    // how much colour a line has behind its moving average
+
 static int ploti_legend_entries(const plot *p) {
     int i, n = 0;
     for (i = 0; i < p->series_used; i++) n += p->series[i].name && p->series[i].kind <= PLOTI_BARS;
@@ -1437,16 +1454,21 @@ static int ploti_legend_entries(const plot *p) {
 }
 
 // Draws the legend with its upper left corner at (x, y), entries below each other, or in rows no wider than `row`.
-// canvas NULL: only measures.
+// After the last series comes an entry that says what the pale lines behind smoothed ones are: in the colour of the
+// one that is smoothed, in grey for several. canvas NULL: only measures.
 static void ploti_legend(ploti_canvas *c, const plot *p, double x, double y, double row, double *width,
                          double *height) {
     double s = p->scale, size = 27 * s, line = 40 * s, at_x = 0, at_y = 0, widest = 0;
-    int i;
-    for (i = 0; i < p->series_used; i++) {
-        const ploti_series *e = &p->series[i];
-        char text[PLOTI_TEXT];
+    int i, smooth = 0;
+    ploti_series pale;
+    memset(&pale, 0, sizeof pale);
+    for (i = 0; i <= p->series_used; i++) {
+        const ploti_series *e = i < p->series_used ? &p->series[i] : &pale;
+        char text[PLOTI_TEXT], before[] = "before smoothing";
         double entry, ex, ey;
+        if (e == &pale && smooth) pale.name = before;
         if (!e->name || e->kind > PLOTI_BARS) continue;
+        if (e->kind == PLOTI_SMOOTH) pale.color = smooth++ ? 6 : e->color;
         ploti_fit(e->name, size, fmax(p->right - p->left - 120 * s, 100 * s), 0, text);
         entry = 62 * s + ploti_width(text, size);
         if (row > 0 && at_x > 0 && at_x + entry > row) at_x = 0, at_y += line;
@@ -1460,7 +1482,7 @@ static void ploti_legend(ploti_canvas *c, const plot *p, double x, double y, dou
                     ploti_stroke(c, ex + 31 * s, ey, ex + 44 * s, ey, 2.4 * s);
             else ploti_stroke(c, ex + 3 * s, ey, ex + 44 * s, ey, 2.4 * s);
             if (e->dots) ploti_stroke(c, ex + 23.5 * s, ey, ex + 23.5 * s, ey, 6.5 * s);
-            ploti_paint(c, color, 1);
+            ploti_paint(c, color, e == &pale ? PLOTI_PALE : 1);
             ploti_text(c, text, ex + 58 * s, ey + size * 0.33, size, 0, 0, 0x333333);
         }
         widest = fmax(widest, at_x + entry);
@@ -1721,7 +1743,7 @@ static int ploti_chart(plot *p, ploti_canvas *c) {
     }
     for (i = 0; i < p->series_used; i++) if (p->series[i].kind == PLOTI_SMOOTH) {
         ploti_polyline(c, p, p->series[i].x, p->series[i].y, p->series[i].n, 1.3 * s, 0);
-        ploti_paint(c, ploti_palette(p->series[i].color), 0.25);
+        ploti_paint(c, ploti_palette(p->series[i].color), PLOTI_PALE);
     }
     // The clip is a little wider for curves: a line that runs along an axis would be cut in half.
     for (i = 0; i < p->series_used; i++) {
@@ -1845,7 +1867,7 @@ static int ploti_heat(plot *p, ploti_canvas *c) {
         double v = p->cells[(size_t)y * p->label_count + (size_t)x], size = fmin(26 * s, cell_h * 0.55), fits;
         ploti_color under;
         if (!ploti_usable(v)) continue;
-        snprintf(text, sizeof text, p->values, v);
+        ploti_value_text(p, v, text);
         fits = ploti_width(text, size);
         if (fits > (cell_w - gap) * 0.86) size *= (cell_w - gap) * 0.86 / fits;
         if (size < 9) continue;

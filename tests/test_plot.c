@@ -421,13 +421,73 @@ static void smoothing_is_an_average_without_lag(void) {
     for (i = 0; i < 300; i++) ys[i] = i == 150 ? NAN : 5 + (i & 1 ? 1 : -1);
     plot_smooth(p, "flat", NULL, ys, 300, 0.95);
     for (i = 20; i < 280; i++) if (i != 150) CHECK_NEAR(p->series[0].z[i], 5, 0.1);
-    CHECK_NEAR(p->series[0].z[0], 5, 0.15);                    // nor do the ends follow their last point
-    CHECK_NEAR(p->series[0].z[299], 5, 0.15);
+    CHECK(p->series[0].z[150] != p->series[0].z[150]);
+    CHECK_NEAR(p->series[0].z[299], 5, 0.15);                  // nor does the end follow its last point
     for (i = 0; i < 300; i++) ys[i] = i;
     plot_smooth(p, "ramp", NULL, ys, 300, 0.9);
     for (i = 90; i < 210; i++) CHECK_NEAR(p->series[1].z[i], i, 0.05);         // from one side alone it would be 9 late
+    plot_smooth(p, "none", NULL, ys, 300, 0);
+    for (i = 0; i < 300; i++) CHECK_NEAR(p->series[2].z[i], i, 0);
     plot_smooth(p, "bad", NULL, ys, 300, 1.0);
     CHECK_HAS(plot_error(p), "below 1");
+    plot_free(p);
+}
+
+// A loss falls fastest at its beginning, where its average has to start with it and not below.
+static void a_smoothed_line_starts_at_the_first_value(void) {
+    double ys[2000];
+    const double *z;
+    plot *p = plot_new("", "", "");
+    int i;
+    for (i = 0; i < 2000; i++) ys[i] = 1.4 + 2.78 * exp(-i / 15.0);
+    plot_smooth(p, "loss", NULL, ys, 2000, 0.95), z = p->series[0].z;
+    CHECK_NEAR(z[0], 4.18, 0);
+    CHECK_NEAR(z[1], (0.95 * ys[0] + ys[1] + 0.95 * ys[2]) / 2.9, 1e-12);      // as many on the right as on the left
+    for (i = 1; i < 2000; i++) CHECK(z[i] < z[i - 1] + 1e-9 && z[i] > ys[i] - 1e-9);
+    ys[0] = ys[1] = NAN;
+    plot_smooth(p, "late", NULL, ys, 2000, 0.95), z = p->series[1].z;
+    CHECK(z[0] != z[0]); CHECK_NEAR(z[2], ys[2], 0); CHECK(z[3] < z[2]);
+    plot_smooth(p, "lone", NULL, ys + 5, 1, 0.95);
+    CHECK_NEAR(p->series[2].z[0], ys[5], 0);
+    plot_free(p);
+}
+
+// Behind a smoothed line are its values, pale, and the legend says so, once for all.
+static void a_legend_names_the_pale_lines(void) {
+    double ys[300], w, one, h;
+    plot *p = plot_new("", "", "");
+    image m;
+    int i;
+    for (i = 0; i < 300; i++) ys[i] = 0.1 + 0.02 * (i & 1);
+    plot_range_y(p, 0, 1), plot_line(p, "line", NULL, ys, 300);
+    CHECK_INT(plot_save(p, FILE_NAME), 0);
+    ploti_legend(NULL, p, 0, 0, 0, &w, &one);
+    plot_smooth(p, "smooth", NULL, ys, 300, 0.9);
+    ploti_legend(NULL, p, 0, 0, 0, &w, &h); CHECK_NEAR(h, 3 * one, 1e-9);
+    m = save(p);
+    i = (int)((p->top + p->bottom) / 2);
+    CHECK(count(&m, p->left, p->top, p->right, i, RED) > 50);
+    CHECK(count(&m, p->left, p->top, p->right, i, 0xf5d7bf) > 50);
+    free(m.rgb);
+    plot_smooth(p, "another", NULL, ys, 300, 0.9);
+    ploti_legend(NULL, p, 0, 0, 0, &w, &h); CHECK_NEAR(h, 4 * one, 1e-9);
+    plot_free(p);
+}
+
+static void numbers_have_their_thousands_apart(void) {
+    static const char *const texts[][2] = {{"1115", "1,115"}, {"999", "999"}, {"", ""}, {"100000", "100,000"},
+        {"-1234567.1234 %", "-1,234,567.1234 %"}, {"0.12345", "0.12345"}, {"1e+06", "1e+06"}};
+    char text[32], full[8] = "1234567", value[PLOTI_TEXT];
+    plot *p = plot_new("", "", "");
+    int i;
+    for (i = 0; i < (int)(sizeof texts / sizeof texts[0]); i++) {
+        strcpy(text, texts[i][0]), ploti_thousands(text, sizeof text);
+        CHECK_STR(text, texts[i][1]);
+    }
+    ploti_thousands(full, sizeof full); CHECK_STR(full, "1234567");    // no room: as it was
+    plot_values(p, "%.0f"), ploti_value_text(p, 1115.4, value);
+    CHECK_STR(value, "1,115");
+    ploti_value_text(p, 1e300, value); CHECK_INT(strlen(value), PLOTI_TEXT - 1);
     plot_free(p);
 }
 
@@ -719,10 +779,11 @@ int main(int argc, char **argv) {
         T_RUN(a_gap_stays_a_gap_and_a_lone_point_is_a_dot);
         T_RUN(bars_have_their_heights);
         T_RUN(a_heat_map_has_row_0_on_top);
-    T_RUN(a_heat_map_of_letters_is_labelled);
+        T_RUN(a_heat_map_of_letters_is_labelled);
         T_RUN(regions_have_their_border);
         T_RUN(points_and_notes);
         T_RUN(a_legend_avoids_the_data);
+        T_RUN(a_legend_names_the_pale_lines);
         T_RUN(a_band_lies_between_its_edges);
         T_RUN(a_second_save_is_the_same);
         T_RUN(several_plots_in_one_picture);
@@ -733,6 +794,8 @@ int main(int argc, char **argv) {
         T_RUN(errors_are_told_and_kept);
     } else puts("plot: compiled without stb_image_write.h, tests of pictures skipped");
     T_RUN(smoothing_is_an_average_without_lag);
+    T_RUN(a_smoothed_line_starts_at_the_first_value);
+    T_RUN(numbers_have_their_thousands_apart);
     T_RUN(ticks_are_few_round_and_distinct);
     T_RUN(ticks_read_well);
     T_RUN(every_letter_has_a_shape);
