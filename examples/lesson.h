@@ -572,7 +572,8 @@ LESSON_FN unsigned char *lesson_data(const char *name, size_t *length) {
     static const char *const scripts[] = {"examples/data/get.sh", "data/get.sh", "../examples/data/get.sh"};
     const char *mirror = getenv("DATA_MIRROR"), *set = getenv("LESSON_OFFLINE");
     int offline = set && !strcmp(set, "1");
-    const char *why = offline ? "LESSON_OFFLINE=1 forbids to fetch it" : "examples/data/get.sh would fetch it";
+    const char *why = offline ? "LESSON_OFFLINE=1 forbids to fetch it"
+                              : "a lesson started in the repository fetches it, by examples/data/get.sh";
     unsigned char *data;
     size_t i;
     lessoni.embedded = 0, *length = 0;
