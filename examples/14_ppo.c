@@ -254,7 +254,7 @@ static void guess_from(batch *x, const ag_real *said, scale paid) {
         double sum = 0;
         for (int i = x->first[b], n = 0; i < x->first[b + 1]; i++, n++) {
             x->guess[i] = (ag_real)(sum / (n + 16));
-            sum += (STAGE_PAID * at[n] - paid.mean) / paid.std;
+            sum += (STAGE_SILENT * at[n] - paid.mean) / paid.std;
         }
     }
 }

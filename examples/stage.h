@@ -357,12 +357,12 @@ LESSON_FN char *stage_said(const stage *s, const stage_rows *r, int b) {
 }
 
 // A reward model's score of each row, (B): what its scalar head says at the n tokens of the reply, added up, times
-// 10 / (n + 8). So a reply is judged word by word: their mean, with eight more words of no opinion. Without these a
+// 12 / (n + 12). So a reply is judged word by word: their mean, with twelve more words of no opinion. Without these a
 // short reply would be the easiest to praise: with three, answers shrank to nine tokens in lesson 14. (Most read the
 // last token alone. There the head has to wait until attention has learned to collect what the words tell: at this size
 // it saw nothing after 500 pairs, and this way much.)
 // said_at (or NULL) gets what it says at each token, (B,T).
-enum { STAGE_PAID = 10, STAGE_SILENT = 8 };
+enum { STAGE_SILENT = 12 };
 LESSON_FN ag_tensor *stage_score(gpt_model *reward, const int *ids, const unsigned char *mask, int B, int T,
                                  const int *len, ag_tensor **said_at) {
     ag_real *share = (ag_real *)lesson_alloc((size_t)(B * T), sizeof *share);
@@ -370,7 +370,7 @@ LESSON_FN ag_tensor *stage_score(gpt_model *reward, const int *ids, const unsign
         int n = 0;
         for (int t = 0; t < len[b]; t++) n += mask[b * T + t];
         for (int t = 0; t < len[b]; t++)
-            share[b * T + t] = mask[b * T + t] ? (ag_real)STAGE_PAID / (ag_real)(n + STAGE_SILENT) : 0;
+            share[b * T + t] = mask[b * T + t] ? (ag_real)STAGE_SILENT / (ag_real)(n + STAGE_SILENT) : 0;
     }
     ag_tensor *said = gpt_scalar(reward, gpt_trunk(reward, ids, B, T, len));
     if (said_at) *said_at = said;

@@ -365,7 +365,7 @@ static void each_answer_is_judged_alone(void) {
             if (!x.r.mask[b * x.r.T + t + 1]) continue;
             int before = i - x.first[b];                        // words of the answer that the judge has heard
             CHECK_NEAR(x.guess[i], sum / (before + 16), 1e-5);
-            sum += (10 * at[t + 1] - 0.25) / 2;
+            sum += (12 * at[t + 1] - 0.25) / 2;
             CHECK_NEAR(x.value[i], v[t] + x.guess[i], 1e-5);
             CHECK_NEAR(x.ref[i], lp[t], 1e-6);
             i++;
