@@ -104,16 +104,27 @@ lesson 03 data=mine.txt steps=20
 # 10 to 16 with few steps, one after the other, each from what the one before has saved; then what they have saved
 results=$root/build/results/quick
 if command -v python3 > /dev/null; then
-    python3 "$root/tests/results.py" quick=1 > "$dir/quick.txt" 2>&1 && ok || { bad "results.py quick=1"; tail -5 "$dir/quick.txt"; }
-    python3 "$root/tests/results.py" check=1 && ok || bad "the measured figures in a lesson's comment are not those of tests/results.csv"
+    python3 "$root/tests/results.py" quick=1 > "$dir/quick.txt" 2>&1 && ok ||
+        { bad "results.py quick=1"; tail -5 "$dir/quick.txt"; }
+    python3 "$root/tests/results.py" check=1 && ok ||
+        bad "the measured figures in a lesson's comment are not those of tests/results.csv"
     for f in 10/position.png 10/window.png 11/loss.png 11/model.safetensors 12/model.safetensors 13/reward.safetensors \
              13/gold.safetensors 14/rewards.png 14/model.safetensors 15/model.safetensors 16/model.safetensors; do
         [ -s "$results/out/$f" ] && ok || bad "lessons 10 to 16 have not written out/$f"
     done
     # DPO with adapters, for as long as that run of PPO: a checkpoint like any other
     (cd "$results" && "$root/build/16_dpo" lora=4 equal=1 pairs=8 held=8) > "$dir/lora.txt" 2>&1 &&
-        grep -q "adapters of rank 4" "$dir/lora.txt" && ! grep -q '\.lora_a"' "$results/out/16/model.safetensors" && ok ||
+        grep -q "adapters of rank 4" "$dir/lora.txt" &&
+        ! grep -q '\.lora_a"' "$results/out/16/model.safetensors" && ok ||
         { bad "lesson 16 with lora=4 equal=1"; tail -3 "$dir/lora.txt"; }
+    # it has said which assistant it begins with, and kept the model that was there; with out= nothing is touched
+    grep -q '^out/11/model.safetensors: small, ' "$dir/lora.txt" &&
+        [ -s "$results/out/16/previous.safetensors" ] && ok ||
+        bad "lesson 16 has not said what it begins with, or not kept the model before"
+    was=$(cksum < "$results/out/16/model.safetensors")
+    (cd "$results" && "$root/build/16_dpo" out=out/try/16 pairs=16 held=8) > "$dir/x.txt" 2>&1 &&
+        [ -s "$results/out/try/16/model.safetensors" ] &&
+        [ "$(cksum < "$results/out/16/model.safetensors")" = "$was" ] && ok || { bad "lesson 16 with out=out/try/16"; tail -3 "$dir/x.txt"; }
     # Ctrl-C leaves the model that was there
     was=$(cksum < "$results/out/11/model.safetensors") log=$results/out/11/log.csv
     rm -f "$log"; (cd "$results" && exec "$root/build/11_sft" talks=100 steps=1000000 > "$dir/stopped.txt" 2>&1) &
