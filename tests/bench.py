@@ -9,7 +9,8 @@ whose runs would take over five minutes is run once. A peer that is not installe
 
 row= runs only those rows (a part of a name is enough) and keeps the others of out/bench.csv; resume=1 runs only the
 rows that out/bench.csv lacks. readme= measures nothing and prints such a file as README's table; tests/measured.csv is
-the one that README shows, and a test compares the two. Only Python's standard library is needed here. Exits with 1 if a program of ours fails.
+the one that README shows, and a test compares the two. Only Python's standard library is needed here. Exits with 1 if a
+program of ours fails.
 """
 import csv
 import os
@@ -22,7 +23,8 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 os.chdir(ROOT)
-OPTIONS = {"row": "", "resume": "", "peers": os.environ.get("PEERS", "build/peers/src"), "runs": "5", "list": "", "readme": ""}
+OPTIONS = {"row": "", "resume": "", "peers": os.environ.get("PEERS", "build/peers/src"), "runs": "5", "list": "",
+           "readme": ""}
 for word in sys.argv[1:]:
     key, _, value = word.partition("=")
     if key not in OPTIONS:
@@ -320,7 +322,8 @@ def compare(name, unit, make_ours, make_peers, wanted):
     a, b = statistics.median(a), statistics.median(b)
     print("    %.0f s" % (time.perf_counter() - start), flush=True)
     ratio = b / a if faster is min else a / b
-    return dict(zip(FIELDS, (name, number(a), unit, label, number(b), ("%.0f" if ratio >= 1000 else "%.3g") % ratio, "%g" % wanted)))
+    short = ("%.0f" if ratio >= 1000 else "%.3g") % ratio
+    return dict(zip(FIELDS, (name, number(a), unit, label, number(b), short, "%g" % wanted)))
 
 
 def limited(name, unit, measure):

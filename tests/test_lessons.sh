@@ -124,7 +124,8 @@ if command -v python3 > /dev/null; then
     was=$(cksum < "$results/out/16/model.safetensors")
     (cd "$results" && "$root/build/16_dpo" out=out/try/16 pairs=16 held=8) > "$dir/x.txt" 2>&1 &&
         [ -s "$results/out/try/16/model.safetensors" ] &&
-        [ "$(cksum < "$results/out/16/model.safetensors")" = "$was" ] && ok || { bad "lesson 16 with out=out/try/16"; tail -3 "$dir/x.txt"; }
+        [ "$(cksum < "$results/out/16/model.safetensors")" = "$was" ] && ok ||
+        { bad "lesson 16 with out=out/try/16"; tail -3 "$dir/x.txt"; }
     # Ctrl-C leaves the model that was there
     was=$(cksum < "$results/out/11/model.safetensors") log=$results/out/11/log.csv
     rm -f "$log"; (cd "$results" && exec "$root/build/11_sft" talks=100 steps=1000000 > "$dir/stopped.txt" 2>&1) &
@@ -154,7 +155,7 @@ if command -v python3 > /dev/null; then
     done
     grep -F -e '<|' "$dir/furthest.txt" && bad "lesson 22 shows special tokens" || ok
     grep -q '^out/base/model.safetensors: stage base' "$dir/base.txt" && ok || bad "lesson 22 does not find out/base"
-    wrong() {                                   # wrong NN WANTED GIVEN: a checkpoint of another stage is refused by name
+    wrong() {                                   # wrong NN WANTED GIVEN: another stage's checkpoint is refused by name
         rm -rf "$dir/out" && mkdir -p "$dir/out/08" "$(dirname "$dir/out/$2")"
         cp "$results/out/08/model.safetensors" "$dir/out/08" && cp "$results/out/$3" "$dir/out/$2"
         refused 1 "out/$2 is a model of stage" "$1"
