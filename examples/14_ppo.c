@@ -10,7 +10,7 @@
 // A reward model is only a proxy of what is wanted. So the policy pays for every nat by which it leaves the assistant
 // it was, the reference. And a second reward model, made of more pairs, looks on, and nothing is ever optimised against
 // it: the gold standard (Gao et al. 2023, "Scaling laws for reward model overoptimization"). We train twice: with that
-// price, and without (for longer, at a learning rate that does not fall). Without it the proxy goes on rising while the
+// price, and without (at a learning rate that does not fall). Without it the proxy goes on rising while the
 // gold standard falls: the policy finds what the proxy has never been shown.
 //
 // It prints    reward, gold reward and KL while it learns, of answers to held-out prompts; then prompts with answers of
@@ -574,9 +574,9 @@ static void quote(const char *who, const look *l, int b) {
 int main(int argc, char **argv) {
     settings o;
     lesson_begin(argc, argv, "14", "learning from a reward model, with a price for going far, and without");
-    o.steps = lesson_int("steps", 100, "of PPO with the penalty: a batch of answers, some epochs over it");
-    int free_steps = lesson_int("free_steps", 120, "of PPO without it; 0: no second run");
-    o.rows = lesson_int_in("rows", 64, 1, 4096, "answers a step");
+    o.steps = lesson_int("steps", 80, "of PPO with the penalty: a batch of answers, some epochs over it");
+    int free_steps = lesson_int("free_steps", 80, "of PPO without it; 0: no second run");
+    o.rows = lesson_int_in("rows", 96, 1, 4096, "answers a step");
     o.minibatch = lesson_int_in("minibatch", 32, 1, 4096, "answers a gradient");
     o.epochs = lesson_int_in("epochs", 2, 1, 100, "over each batch of answers");
     o.lr = lesson_float("lr", 2.5e-4, "learning rate; with the penalty it falls to 0 in the end");
