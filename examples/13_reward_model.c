@@ -214,7 +214,7 @@ static int names_somebody(const plays *p, const char *text) {
     return 0;
 }
 
-enum { SHORT, NAMES };
+enum { SHORTER, NAMES };
 // Two lines to "Speak as ...", one of which names somebody. The first rater takes the shorter one, the second one that.
 static void taste(stage *s, const plays *p, ag_rng *rng, int held, int rater, pair *to, int *differ) {
     const speech *a = NULL, *b = NULL;
@@ -224,7 +224,7 @@ static void taste(stage *s, const plays *p, ag_rng *rng, int held, int rater, pa
     *differ = strlen(a->text) > strlen(b->text);
     snprintf(asked, sizeof asked, "Speak as %s.", plays_any(p, rng, held)->name);
     for (int k = 0; k < 2; k++) {
-        int n, *ids = stage_ids(s, (rater == SHORT && *differ) == k ? a->text : b->text, &n);
+        int n, *ids = stage_ids(s, (rater == SHORTER && *differ) == k ? a->text : b->text, &n);
         gpt_message say = {GPT_USER, asked, 0};
         to->talk[k] = pairs_join(s, stage_render(s, &say, 1, 1), ids, n), free(ids);
     }
@@ -242,7 +242,7 @@ static void raters(stage *s, const plays *p, int n, double lr, int seed) {
            "%-10s %-19s %-19s %s\n", disagree, HELD, "model of", "right for rater 1", "right for rater 2",
            "where they disagree: probability of 2's choice");
     for (int k = 0; k < 3; k++) {
-        double right[2] = {0}, sure = 0, near = 0;
+        double right[2] = {0}, sure = 0, off = 0;
         for (int i = 0; i < n; i++) taste(s, p, &rng, 0, k < 2 ? k : i % 2, &set[i], &ignored);
         gpt_model *m = pairs_new_reward(s);
         train(m, who[k], set, n, lr, NULL);
@@ -251,10 +251,10 @@ static void raters(stage *s, const plays *p, int n, double lr, int seed) {
             int says = y[i] > y[HELD + i];
             double q = 1 / (1 + exp(y[HELD + i] - y[i]));
             right[0] += says != differ[i], right[1] += says;
-            if (differ[i]) sure += q / disagree, near += fabs(q - 0.5) / disagree;
+            if (differ[i]) sure += q / disagree, off += fabs(q - 0.5) / disagree;
         }
         printf("%-10s %-19.2f %-19.2f %.2f, at %.2f from 0.5 on average\n", who[k], right[0] / HELD, right[1] / HELD,
-               sure, near);
+               sure, off);
         for (int i = 0; i < n; i++) stage_talk_free(&set[i].talk[0]), stage_talk_free(&set[i].talk[1]);
         gpt_freeze(m), gpt_free(m), free(y);
     }

@@ -192,11 +192,11 @@ static ag_tensor *grpo_loss(gpt_model *policy, const stage_rows *r, const double
     ag_tensor *old = ag_input(ag, r->logprobs, r->B, r->T), *A = spread(ag, r, advantage, 0);
     ag_tensor *share = spread(ag, r, one, !dr), *ratio = ag_exp(ag_sub(lp, old));
     ag_tensor *gain = ag_minimum(ag_mul(ratio, A), ag_mul(ag_clamp(ratio, 1 - clip, 1 + clip), A));
-    ag_tensor *far = k3(lp, ag_input(ag, reference, r->B, r->T));
+    ag_tensor *away = k3(lp, ag_input(ag, reference, r->B, r->T));
     for (int b = 0; b < r->B; b++) one[b] = 1.0 / r->B;
-    if (kl) *kl = ag_sum(ag_mul(spread(ag, r, one, 1), far));                           // a token, whatever dr is
+    if (kl) *kl = ag_sum(ag_mul(spread(ag, r, one, 1), away));                           // a token, whatever dr is
     free(one);
-    return ag_neg(ag_sum(ag_mul(share, ag_sub(gain, ag_scale(far, beta)))));
+    return ag_neg(ag_sum(ag_mul(share, ag_sub(gain, ag_scale(away, beta)))));
 }
 
 // The simple cousin: the loss of fine-tuning, on those of its own answers that were right. NULL: none was.
@@ -331,7 +331,7 @@ static void practise(stage *s, int task, int steps, words *found) {
     double began = lesson_seconds();
     for (int step = 0; step < steps; step++, ag_reset(s->ag)) {
         stage_stop();
-        double right = 0, length = 0, norm = 0, far = LESSON_NONE, value = LESSON_NONE, tokens = 0;
+        double right = 0, length = 0, norm = 0, away = LESSON_NONE, value = LESSON_NONE, tokens = 0;
         double start = lesson_seconds(), factor = gpt_lr_linear(step, 5, steps, 0.3);
         for (int g = 0; g < opt.groups; g++) q[g] = pose(task, ag_stream(s->ag, AG_RNG_DATA), 0);
         stage_rows r = answers(s, q, opt.groups, opt.size, 1, reward);
@@ -353,13 +353,13 @@ static void practise(stage *s, int task, int steps, words *found) {
                 ag_tensor *kl = NULL, *loss = opt.rejection ? rejection_loss(s->model, &r, weight)
                                     : grpo_loss(s->model, &r, weight, ref, opt.clip, opt.kl, opt.dr, &kl);
                 ag_backward(loss), value = ag_item(loss), gpt_step(s->model, &o, factor, &norm);
-                if (kl && !u) far = ag_item(kl), sum_kl += far, measured++;
+                if (kl && !u) away = ag_item(kl), sum_kl += away, measured++;
             }
             free(ref);
         }
         lesson_csv_text(&csv, names[task]);
         double now = lesson_seconds(), speed = tokens / (now - start);
-        double row[] = {step, value, LESSON_NONE, opt.lr * factor, norm, floor(speed), now - began, right, length, far,
+        double row[] = {step, value, LESSON_NONE, opt.lr * factor, norm, floor(speed), now - began, right, length, away,
                         (double)dead / opt.groups};
         lesson_csv_row(&csv, row, 11);
         curve[task][0][step] = right, curve[task][1][step] = length, curve_n[task] = step + 1;

@@ -756,15 +756,15 @@ PLOT_FN int plot_scatter(plot *p, const char *name, const double *xs, const doub
 // training has come, and the last point alone is too noisy for that.
 PLOT_FN int plot_smooth(plot *p, const char *name, const double *xs, const double *ys, size_t n, double weight) {
     ploti_series *s;
-    size_t i, first = 0, far;
+    size_t i, first = 0, most;
     if (p && !(weight >= 0 && weight < 1))
         return ploti_fail(p, "plot_smooth: the weight is %g; it must be at least 0 and below 1", weight);
     s = ploti_add(p, PLOTI_SMOOTH, name, xs, ys, n);
     if (!s || !(s->z = ploti_copy_doubles(p, ys, n))) return -1;
     while (first < n && !(fabs(ys[first]) <= 1e300)) first++;
-    far = (size_t)fmin((double)n, ceil(log(1e-3) / log(weight)));       // beyond it points count less than a thousandth
+    most = (size_t)fmin((double)n, ceil(log(1e-3) / log(weight)));      // beyond it points count less than a thousandth
     for (i = first; i < n; i++) {
-        size_t reach = i - first < far ? i - first : far, d;
+        size_t reach = i - first < most ? i - first : most, d;
         double w = 1, sum = ys[i], mass = 1;
         if (!(fabs(ys[i]) <= 1e300)) continue;                 // gaps stay gaps, and do not spoil the average
         for (d = 1; d <= reach; d++) {

@@ -34,6 +34,10 @@ have tcc && for f in "$dir"/*.c; do silent "tcc $f" tcc -I. -c "$f" -o "$dir/x.o
 have x86_64-w64-mingw32-gcc && for f in "$dir"/*.c examples/08_pretrain.c; do
     silent "mingw $f" x86_64-w64-mingw32-gcc -Wall -Wextra -I. -O1 -c "$f" -o "$dir/x.o"
 done
+# Windows' headers make macros of plain words (far, near) and types of others (SHORT), so each lesson is read too
+have x86_64-w64-mingw32-gcc && for f in examples/[0-9]*.c; do
+    silent "mingw $f, read" x86_64-w64-mingw32-gcc -Wall -Wextra -I. -fsyntax-only "$f"
+done
 
 # One program, every path: the same training run must print the same bits (the paths whose multiply-adds are fused).
 cat > "$dir/digest.c" <<'END'
