@@ -81,7 +81,7 @@ int main(int argc, char **argv) {
     int seed = lesson_int("seed", 1337, "of everything random");
     int resume = lesson_flag("resume", 0, "go on from model.safetensors in its folder");
     lesson_options_end();
-    const char *path = lesson_path("model.safetensors"), *previous = lesson_path("previous.safetensors");
+    const char *path = lesson_path("model.safetensors");
     lesson_must_save();
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
@@ -142,7 +142,7 @@ int main(int argc, char **argv) {
     lesson_report("text: %s tokens to learn from, %s to be asked about; %d steps of %d windows of %d, recipe %s",
                   lesson_commas(n_train), lesson_commas(n_val), steps, batch, T, recipe);
     if (!m) m = gpt_new(ag, &c);
-    if (!resume && !rename(path, previous)) printf("the model that was there is now %s, the only one kept\n", previous);
+    if (!resume) lesson_keep(path);
 
     gpt_loader loader = gpt_loader_new(ag, train, n_train, GPT_RANDOM);
     int *x = (int *)lesson_alloc((size_t)batch * T, sizeof *x), *y = (int *)lesson_alloc((size_t)batch * T, sizeof *y);

@@ -262,8 +262,7 @@ int main(int argc, char **argv) {
     lesson_options_end(), lesson_must_save();
 
     ag_ctx *ag = ag_new((unsigned long long)seed);
-    int small;
-    stage s = stage_base_small(ag, steps, &small);
+    stage s = stage_base(ag, steps);
     size_t bytes, cut;
     char *text = stage_shakespeare(&bytes, &cut);
     int n, n_val, *train = stage_ids_n(&s, text, cut, &n), *val = stage_ids_n(&s, text + cut, bytes - cut, &n_val);
@@ -294,8 +293,9 @@ int main(int argc, char **argv) {
     inventions(&s), cut_off(&s);
     positions(&s, val, n_val, &csv);
     one_window(ag, train, s.model->config.n_vocab, &csv);
-    if (small) printf("\nA model as small as this one copies next to nothing, neither from its context nor from its "
-                      "text:\nmake base makes one that does.\n");
+    if (s.model->config.n_layer < gpt_preset("small").n_layer)
+        printf("\nA model as small as this one copies next to nothing, neither from its context nor from its text:\n"
+               "make base makes one that does.\n");
     lesson_csv_close(&csv);
     lesson_written("position.png, window.png, log.csv, results.csv");
     free(said), free(text), free(train), free(val);

@@ -259,7 +259,7 @@ int main(int argc, char **argv) {
     printf("it knows about %d of %d persons of the plays\n", n_knows, p.n_persons);
     for (int i = n; i < made; i++) stage_talk_free(&talks[i]);
     made = n;
-    while (honest && made < 8 * n / 5) {
+    while (honest && made < 8 * n / 5) {                    // with more of these it refuses other requests too
         int yes = made % 2 && n_told, who = plays_below(rng, yes ? p.n_persons : p.n_persons + TOLD_OF);
         int k = who - p.n_persons;
         while (k < 0 && (kept[who] || (yes && !knows[who]))) who = (who + 1) % p.n_persons;

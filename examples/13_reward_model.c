@@ -71,8 +71,8 @@ static void train(gpt_model *m, const char *name, const pair *set, int n, double
         pairs_scores(m, set + i, B, &better, &worse);
         ag_tensor *loss = margin > 0 ? margin_ranking(better, worse, margin) : pairs_bradley_terry(better, worse);
         ag_backward(ag_add(loss, pairs_drift(better, worse)));
-        double value = ag_item(loss), right = ag_item(ag_mean(ag_greater(better, worse)));
-        right += (1 - right - ag_item(ag_mean(ag_greater(worse, better)))) / 2;     // a tie is half right
+        double value = ag_item(loss), right = 0.5;                                  // a tie is half right
+        right += (ag_item(ag_mean(ag_greater(better, worse))) - ag_item(ag_mean(ag_greater(worse, better)))) / 2;
         if (losses) losses[i / B] = value;
         gpt_step(m, &o, factor, &norm), ag_reset(m->ctx);
         double now = lesson_seconds(), speed = tokens / (now - start);

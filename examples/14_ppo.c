@@ -633,7 +633,7 @@ int main(int argc, char **argv) {
     size_t size;
     if (go_on && lesson_exists(log)) w.old_log = (char *)lesson_file(log, &size);
     if (!go_on) remove(hacked);
-    if (!go_on) stage_keep(kept);
+    if (!go_on) lesson_keep(kept);
     printf("\nwith the penalty:\n");
     int done = train(&w, &o, PENALTY, o.steps, kept, go_on);
     if (!done) reread(&w, FREE, free_steps);              // the log keeps what the second run has behind it

@@ -30,7 +30,8 @@
 // option was declared by lesson_int_in(key, default, lowest, highest, help) or lesson_float_in, which state their own
 // limits. Files of a lesson go to out/NN/ under the current directory, or to the folder that out= names, which every
 // lesson knows: lesson_path("loss.png") is "out/08/loss.png", and lesson_written("loss.png, log.csv") says at the end
-// what is there. lesson_must_save() ends a lesson at its start that could not save what it is about to learn.
+// what is there. lesson_must_save() ends a lesson at its start that could not save what it is about to learn;
+// lesson_keep(path) makes room for a model: the one that is there becomes previous.safetensors.
 //
 // Data: lesson_data looks into examples/data, $DATA_MIRROR and ../shared/data (started in a folder of the repository:
 // ../examples/data, ../../shared/data), then runs examples/data/get.sh (not if LESSON_OFFLINE=1 is set), and for
@@ -898,6 +899,20 @@ LESSON_FN int lesson_interrupted(void) {
         signal(SIGTERM, lessoni_on_signal);
     }
     return lessoni_stop != 0;
+}
+
+// A run that took half an hour is not written over without a way back: model.safetensors becomes previous.safetensors,
+// and reward.safetensors previous-reward.safetensors, beside it. One before is kept, no more.
+LESSON_FN void lesson_keep(const char *path) {
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    int model = !strncmp(name, "model.", 6);
+    char kept[LESSONI_PATH + 16];
+    snprintf(kept, sizeof kept, "%.*sprevious%s%s", (int)(name - path), path, model ? "" : "-",
+             model ? name + 5 : name);
+#if defined(_WIN32)
+    if (lesson_exists(path)) remove(kept);             // rename does not replace a file there
+#endif
+    if (!rename(path, kept)) lesson_report("the model that was there is now %s, the only one kept", kept);
 }
 
 // A picture to out/NN/name: 0, or 1 where there is no stb_image_write, or -1: it could not be written, which is told,

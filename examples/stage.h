@@ -88,20 +88,10 @@ LESSON_FN void stage_save_state(stage *s, const char *path, gpt_state *state) {
     free(state->tokenizer), state->tokenizer = NULL;
 }
 
-// A run that took half an hour is not written over without a way back: model.safetensors becomes previous.safetensors,
-// and reward.safetensors previous-reward.safetensors. One before is kept, no more.
-LESSON_FN void stage_keep(const char *path) {
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    char kept[LESSONI_PATH + 16];
-    snprintf(kept, sizeof kept, "%.*sprevious%s%s", (int)(name - path), path, strncmp(name, "model.", 6) ? "-" : "",
-             strncmp(name, "model.", 6) ? name : name + 5);
-    if (!rename(path, kept)) lesson_report("the model that was there is now %s, the only one kept", kept);
-}
-
 LESSON_FN void stage_save(stage *s, const char *path, const char *name) {
     gpt_state state;
     char notes[64];
-    stage_keep(path);
+    lesson_keep(path);
     memset(&state, 0, sizeof state);
     snprintf(notes, sizeof notes, "stage=%s\n", name), state.notes = notes;
     stage_save_state(s, path, &state);
@@ -160,17 +150,15 @@ LESSON_FN void stage_introduce(const stage *s, const char *path) {
 }
 
 // A model of 1,024 byte pairs. Where there is none, a smaller one learns for a minute or two and is kept for the next
-// lesson: it shows some of the same things, less well. (small, or NULL: 1 where that is so.)
-LESSON_FN stage stage_base_small(ag_ctx *ag, int steps, int *small) {
+// lesson: it shows some of the same things, less well.
+LESSON_FN stage stage_base(ag_ctx *ag, int steps) {
     const char *own = stage_bases[STAGE_BASES - 1];
     stage s = stage_new(ag);
-    if (small) *small = 0;
     for (int i = 0; i < STAGE_BASES; i++) {
         stage_free(&s), s = stage_load(ag, stage_bases[i], "base");
         if (s.model && s.model->config.n_ctx >= 256 && bpe_vocab_size(s.tokens) >= 512) {
             stage_introduce(&s, stage_bases[i]);
             if (i == STAGE_BASES - 1) printf("It is the small one. make base makes a better one in 17 minutes.\n");
-            if (small) *small = i == STAGE_BASES - 1;
             return s;
         }
         if (s.model) printf("%s is %s of %d tokens, too small for this lesson.\n", stage_bases[i],
@@ -179,7 +167,6 @@ LESSON_FN stage stage_base_small(ag_ctx *ag, int steps, int *small) {
     stage_free(&s), s = stage_new(ag);
     printf("There is no %s: make base makes it, in 17 minutes.\nA smaller one learns now, in a minute or two, and can "
            "do less.\n", stage_bases[0]);
-    if (small) *small = 1;
     size_t bytes, cut;
     char *text = stage_shakespeare(&bytes, &cut);
     bpe_train(s.tokens, text, cut, 1024, BPE_SPLIT_GPT2);
@@ -207,7 +194,6 @@ LESSON_FN stage stage_base_small(ag_ctx *ag, int steps, int *small) {
     free(text), free(ids), free(val);
     return s;
 }
-LESSON_FN stage stage_base(ag_ctx *ag, int steps) { return stage_base_small(ag, steps, NULL); }
 
 // ---- conversations ----
 
