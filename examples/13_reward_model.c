@@ -18,7 +18,7 @@
 // "stammer" in the table: held-out pairs are of the gold standard's kinds. In the end two raters of different taste,
 // and what comes of averaging them.
 //
-//     ./reward rate=10                          in the end ten pairs for you to judge: with whom do you agree?
+//     ./reward rate=10                          ten pairs for you to judge first: with whom do you agree?
 //     ./reward loss=margin                      the other loss: max(0, m - (r1 - r2)), enough is enough
 //
 // It prints    accuracy on held-out pairs by kind, of both models (what is measured below is the gold standard's);
@@ -263,31 +263,39 @@ static void raters(stage *s, const plays *p, int n, double lr, int seed) {
 
 // ---- the reader as a rater ----
 
-static void rate(stage *s, const pair *set, int n, const ag_real *y, int n_set, ag_rng *rng) {
-    lesson_csv rated = lesson_csv_open(lesson_path("rated.csv"), "kind,reader,play,model");
-    int asked = 0, play = 0, model = 0;
-    for (int i = 0; i < n && !lesson_interrupted(); i++) {
-        int k = plays_below(rng, n_set), swap = plays_below(rng, 2), choice = 0, c;
-        const stage_talk *first = &set[k].talk[swap], *second = &set[k].talk[!swap], *both[] = {first, second};
+typedef struct rating { int pair, swap, choice; } rating;
+
+// Held-out pairs, in an order drawn at random. It asks before anything is learned: nobody waits for a question.
+static int ask(stage *s, const pair *set, int n_set, ag_rng *rng, rating *to, int n) {
+    for (int i = 0; i < n; i++) {
+        int k = plays_below(rng, n_set), swap = plays_below(rng, 2), prompt = 0, choice = 0, c;
         char asked_for[256];
-        int prompt = 0;
-        while (!first->mask[prompt]) prompt++;
+        while (!set[k].talk[0].mask[prompt]) prompt++;
         pairs_ask(set[k].at, asked_for), printf("\n%s", asked_for);
         for (int j = 0; j < 2; j++) {
-            char *text = stage_string(s, both[j]->ids + prompt, both[j]->n - prompt - 1);
+            const stage_talk *talk = &set[k].talk[j ^ swap];
+            char *text = stage_string(s, talk->ids + prompt, talk->n - prompt - 1);
             printf("\n[%d] ", j + 1), lesson_print_said(text), free(text);
         }
         printf("\nWhich one is better, 1 or 2 (q: enough)? "), fflush(stdout);
         while (!choice && (c = getchar()) != EOF && c != 'q') choice = c == '1' || c == '2' ? c - '0' : 0;
-        if (!choice) break;
-        int right = swap ? 2 : 1, says = (y[k] > y[n_set + k]) == (right == 1) ? 1 : 2;
-        asked++, play += choice == right, model += choice == says;
-        lesson_csv_text(&rated, pairs_kinds[set[k].kind]), lesson_csv_number(&rated, choice);
-        lesson_csv_number(&rated, right), lesson_csv_number(&rated, says), lesson_csv_end(&rated);
+        if (!choice || lesson_interrupted()) return i;
+        to[i].pair = k, to[i].swap = swap, to[i].choice = choice;
     }
-    lesson_csv_close(&rated);
-    if (asked)
-        printf("\nof %d pairs you agree with their maker in %d, with gold in %d (rated.csv)\n", asked, play, model);
+    return n;
+}
+
+static void rated(const pair *set, int n_set, const ag_real *y, const rating *by, int n) {
+    lesson_csv to = lesson_csv_open(lesson_path("rated.csv"), "kind,reader,play,model");
+    int play = 0, model = 0;
+    for (int i = 0; i < n; i++) {
+        int k = by[i].pair, right = 1 + by[i].swap, says = y[k] > y[n_set + k] ? right : 3 - right;
+        play += by[i].choice == right, model += by[i].choice == says;
+        lesson_csv_text(&to, pairs_kinds[set[k].kind]), lesson_csv_number(&to, by[i].choice);
+        lesson_csv_number(&to, right), lesson_csv_number(&to, says), lesson_csv_end(&to);
+    }
+    lesson_csv_close(&to);
+    printf("\nof %d pairs you agree with their maker in %d, with gold in %d (rated.csv)\n", n, play, model);
 }
 
 int main(int argc, char **argv) {
@@ -315,7 +323,10 @@ int main(int argc, char **argv) {
     char *text = stage_string(&s, held[0].talk[0].ids, held[0].talk[0].n);
     printf("a pair. The better reply:\n"), lesson_print_said(text), free(text);
     text = stage_string(&s, held[0].talk[1].ids, held[0].talk[1].n);
-    printf("\n\nthe worse one (%s):\n", pairs_kinds[held[0].kind]), lesson_print_said(text), printf("\n\n"), free(text);
+    printf("\n\nthe worse one (%s):\n", pairs_kinds[held[0].kind]), lesson_print_said(text), printf("\n"), free(text);
+
+    rating *by = (rating *)lesson_alloc((size_t)reader + 1, sizeof *by);
+    reader = ask(&s, held, n_held, &test, by, reader), printf("\n");
 
     csv = lesson_csv_open(lesson_path("log.csv"), "model," LESSON_COLUMNS ",accuracy");
     static const char *const names[] = {"reward", "gold"};
@@ -367,10 +378,10 @@ int main(int argc, char **argv) {
     }
     stage_result("tau", rankings(&s, &p, model[1], n_held / 4, &test));
     if (taste_of) raters(&s, &p, taste_of, lr, seed);
-    if (reader) rate(&s, held, reader, y[1], n_held, &test);
+    if (reader) rated(held, n_held, y[1], by, reader);
     lesson_csv_close(&csv);
     lesson_written("reward.png, log.csv, results.csv, reward.safetensors, gold.safetensors");
-    pairs_free(held, n_held), free(y[0]), free(y[1]), free(length), free(losses[0]), free(losses[1]);
+    pairs_free(held, n_held), free(by), free(y[0]), free(y[1]), free(length), free(losses[0]), free(losses[1]);
     plot_free(both[0]), plot_free(both[1]), gpt_free(model[0]), gpt_free(model[1]);
     plays_free(&p), stage_free(&s), ag_free(ag);
     return lesson_end();

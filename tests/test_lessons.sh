@@ -126,6 +126,12 @@ if command -v python3 > /dev/null; then
         [ -s "$results/out/try/16/model.safetensors" ] &&
         [ "$(cksum < "$results/out/16/model.safetensors")" = "$was" ] && ok ||
         { bad "lesson 16 with out=out/try/16"; tail -3 "$dir/x.txt"; }
+    # the reader as a rater: two answers and enough
+    (cd "$results" && printf '1\n2\nq\n' |
+        "$root/build/13_reward_model" rate=5 out=out/try/13 pairs=16 gold=16 held=16 raters=0) > "$dir/x.txt" 2>&1 &&
+        grep -q '^of 2 pairs you agree with their maker in [012], with gold in [012]' "$dir/x.txt" &&
+        [ "$(wc -l < "$results/out/try/13/rated.csv")" = 3 ] && ok ||
+        { bad "lesson 13 with rate=5"; tail -3 "$dir/x.txt"; }
     # Ctrl-C leaves the model that was there
     was=$(cksum < "$results/out/11/model.safetensors") log=$results/out/11/log.csv
     rm -f "$log"; (cd "$results" && exec "$root/build/11_sft" talks=100 steps=1000000 > "$dir/stopped.txt" 2>&1) &
