@@ -350,6 +350,10 @@ typedef struct ag_kv { ag_tensor *k, *v; } ag_kv;           // (B, T_max, NKV*hs
 // start[b] are read from it; no backward then. start NULL is zeros; len NULL is all T (rows are right-padded: queries
 // at i >= len[b] give zeros and get no gradient).
 ag_tensor *ag_attention(ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache, const int *start, const int *len);
+// The same without padding, for B texts that stand one after the other: qkv (N,W) or (N,1,W), N the sum of len (B), and
+// the result as wide as NH*hs. Text b has row `row[b]` of the cache (ascending; NULL: b).
+ag_tensor *ag_attention_ragged(ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache, int B, const int *row,
+                               const int *start, const int *len);
 // Rotary positions (Su et al. 2021): x (B,T,H*hs); pairs (2i,2i+1) of the first n_rotate heads turn by
 // (start[b]+t) * theta^(-2i/hs); the other heads are copied.
 ag_tensor *ag_rope(ag_tensor *x, int head_size, int n_rotate, const int *start, double theta);
@@ -397,11 +401,14 @@ enum ag_reduce_op { AG_REDUCE_SUM, AG_REDUCE_MAX };
 
 typedef struct ag_attention_args {
     int B, T, NH, NKV, HS;
-    const ag_real *qkv;             // (B, T, (NH+2*NKV)*HS)
+    const ag_real *qkv;             // (B, T, (NH+2*NKV)*HS); or N for B, T: see first
     ag_real *y, *lse;               // (B, T, NH*HS), (B, NH, T): log of the sum of exponentials, for backward
     ag_real *k_cache, *v_cache;     // (B, T_max, NKV*HS) or NULL
     int T_max;
     const int *start, *len;         // (B) each, or NULL
+    const int *first;               // (B): row b begins at this one of the N positions, and has len[b] of them; T is
+                                    // the largest of these. NULL: at b*T, and N is B*T
+    const int *row;                 // (B): its row in the cache; NULL: b
     const ag_real *dy;              // backward: (B, T, NH*HS)
     ag_real *dqkv;                  // backward: as qkv
     int accumulate;                 // backward: into dqkv
@@ -536,6 +543,8 @@ ag_tensor *const *ag_at_all(ag_tensor *const *xs, int n, const char *file, int l
 #define ag_dropout(x, p) ag_dropout(AG_AT(x), p)
 #define ag_attention(qkv, n_head, n_kv_head, cache, start, len) \
     ag_attention(AG_AT(qkv), n_head, n_kv_head, cache, start, len)
+#define ag_attention_ragged(qkv, n_head, n_kv_head, cache, B, row, start, len) \
+    ag_attention_ragged(AG_AT(qkv), n_head, n_kv_head, cache, B, row, start, len)
 #define ag_rope(x, head_size, n_rotate, start, theta) ag_rope(AG_AT(x), head_size, n_rotate, start, theta)
 #define ag_qk_norm_rope(x, q_norm, k_norm, n_head, n_kv_head, start, theta, eps) \
     ag_qk_norm_rope(AG_AT(x), q_norm, k_norm, n_head, n_kv_head, start, theta, eps)
@@ -2301,13 +2310,16 @@ ag_tensor *ag_dropout(ag_tensor *x, double p) {
 // The naive kernel makes p one row at a time; the fast one never has more than a block of it.
 
 // Row b, head h: where query t, key u and value u lie. Keys come from the cache if there is one.
+static size_t agi_first(const ag_attention_args *a, int b) { return a->first ? (size_t)a->first[b] : (size_t)b * a->T; }
+static size_t agi_cached(const ag_attention_args *a, int b) { return (size_t)(a->row ? a->row[b] : b) * a->T_max; }
+static int agi_rows_of(const ag_attention_args *a, int b) { return a->first ? a->len[b] : a->T; }
 static const ag_real *agi_query(const ag_attention_args *a, int b, int h, int t) {
-    return a->qkv + ((size_t)b * a->T + t) * ((size_t)(a->NH + 2 * a->NKV) * a->HS) + (size_t)h * a->HS;
+    return a->qkv + (agi_first(a, b) + t) * ((size_t)(a->NH + 2 * a->NKV) * a->HS) + (size_t)h * a->HS;
 }
 static const ag_real *agi_key(const ag_attention_args *a, int b, int h, int u, int is_value) {
     int kv = h / (a->NH / a->NKV);
     const ag_real *cache = is_value ? a->v_cache : a->k_cache;
-    if (cache) return cache + ((size_t)b * a->T_max + u) * ((size_t)a->NKV * a->HS) + (size_t)kv * a->HS;
+    if (cache) return cache + (agi_cached(a, b) + u) * ((size_t)a->NKV * a->HS) + (size_t)kv * a->HS;
     return agi_query(a, b, a->NH + kv + (is_value ? a->NKV : 0), u);
 }
 
@@ -2317,12 +2329,12 @@ static int agi_naive_attention(ag_backend *be, const ag_attention_args *a) {
     (void)be;
     for (int b = 0; b < a->B && a->k_cache; b++)        // the new keys and values join the cache first
         for (int t = 0; t < (a->len ? a->len[b] : a->T); t++) {
-            size_t n = (size_t)a->NKV * hs, at = ((size_t)b * a->T_max + (a->start ? a->start[b] : 0) + t) * n;
+            size_t n = (size_t)a->NKV * hs, at = (agi_cached(a, b) + (a->start ? a->start[b] : 0) + t) * n;
             memcpy(a->k_cache + at, agi_query(a, b, a->NH, t), n * sizeof(ag_real));
             memcpy(a->v_cache + at, agi_query(a, b, a->NH + a->NKV, t), n * sizeof(ag_real));
         }
-    for (int b = 0; b < a->B; b++) for (int h = 0; h < a->NH; h++) for (int t = 0; t < a->T; t++) {
-        ag_real *y_bth = a->y + (((size_t)b * a->T + t) * a->NH + h) * hs;
+    for (int b = 0; b < a->B; b++) for (int h = 0; h < a->NH; h++) for (int t = 0; t < agi_rows_of(a, b); t++) {
+        ag_real *y_bth = a->y + ((agi_first(a, b) + t) * a->NH + h) * hs;
         const ag_real *q = agi_query(a, b, h, t);
         int keys = a->len && t >= a->len[b] ? 0 : (a->start ? a->start[b] : 0) + t + 1;
         double max = -INFINITY, sum = 0;
@@ -2346,12 +2358,12 @@ static int agi_naive_attention(ag_backend *be, const ag_attention_args *a) {
 //     dv_u += p_tu dy_t      ds_tu = p_tu (dp_tu - D_t) / sqrt(hs)      dq_t += ds_tu k_u      dk_u += ds_tu q_t
 static int agi_naive_attention_back(ag_backend *be, const ag_attention_args *a) {
     int hs = a->HS;
-    size_t n = (size_t)a->B * a->T * (a->NH + 2 * a->NKV) * hs;
+    size_t n = (agi_first(a, a->B - 1) + agi_rows_of(a, a->B - 1)) * (a->NH + 2 * a->NKV) * hs;
     double scale = 1 / sqrt((double)hs);
     (void)be;
     for (size_t i = 0; i < n && !a->accumulate; i++) a->dqkv[i] = 0;
-    for (int b = 0; b < a->B; b++) for (int h = 0; h < a->NH; h++) for (int t = 0; t < a->T; t++) {
-        size_t at = (((size_t)b * a->T + t) * a->NH + h) * hs;
+    for (int b = 0; b < a->B; b++) for (int h = 0; h < a->NH; h++) for (int t = 0; t < agi_rows_of(a, b); t++) {
+        size_t at = ((agi_first(a, b) + t) * a->NH + h) * hs;
         const ag_real *q = agi_query(a, b, h, t), *dy = a->dy + at;
         ag_real *dq = a->dqkv + (q - a->qkv);
         int keys = a->len && t >= a->len[b] ? 0 : t + 1;
@@ -2376,9 +2388,9 @@ static int agi_naive_attention_back(ag_backend *be, const ag_attention_args *a) 
 static ag_attention_args agi_attention_args(const ag_tensor *y, const ag_tensor *qkv) {
     ag_attention_args a;
     memset(&a, 0, sizeof a);
-    a.B = qkv->shape[0], a.T = qkv->shape[1], a.NH = y->iarg[0], a.NKV = y->iarg[1];
-    a.HS = qkv->shape[2] / (a.NH + 2 * a.NKV), a.qkv = qkv->data, a.y = y->data, a.lse = (ag_real *)y->saved[0];
-    a.start = (const int *)y->saved[1], a.len = (const int *)y->saved[2];
+    a.B = y->iarg[2], a.T = y->iarg[3], a.NH = y->iarg[0], a.NKV = y->iarg[1];
+    a.HS = agi_last(qkv) / (a.NH + 2 * a.NKV), a.qkv = qkv->data, a.y = y->data, a.lse = (ag_real *)y->saved[0];
+    a.start = (const int *)y->saved[1], a.len = (const int *)y->saved[2], a.first = (const int *)y->saved[3];
     return a;
 }
 
@@ -2389,59 +2401,104 @@ static void agi_attention_backward(ag_tensor *y) {
     if (a.dqkv) AGI_RUN(y->ctx, attention_back, &a);
 }
 static const agi_op agi_op_attention = { "ag_attention", agi_attention_backward };
+static const agi_op agi_op_attention_ragged = { "ag_attention_ragged", agi_attention_backward };
 
 // Queries, keys and values side by side; 0 for numbers of heads that cannot be.
 static int agi_head_count(int n_head, int n_kv_head) {
     return n_head < 1 || n_kv_head < 1 || n_head > 1 << 20 || n_kv_head > 1 << 20 ? 0 : n_head + 2 * n_kv_head;
 }
 
-ag_tensor *ag_attention(ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache, const int *start, const int *len) {
-    int shape[AG_NDIM], heads, room, old;
-    ag_tensor *y;
+// B rows of T positions, padded; or ragged: B rows of up to T positions. 1, or 0: an error.
+static int agi_attention_ok(const agi_op *op, const ag_tensor *qkv, int heads, int n_kv_head, const ag_kv *cache, int B,
+                            int T, const int *row, const int *start, const int *len) {
+    ag_ctx *ctx = qkv->ctx;
+    int room = cache ? cache->k && cache->v && cache->k->ndim == 3 ? cache->k->shape[1] : -1 : T;
+    if (cache && room >= 0 && (cache->k->ctx != ctx || cache->v->ctx != ctx)) {
+        agi_fail(ctx, op->name, "the cache belongs to another context; make it with ag_state in this one");
+        return 0;
+    }
+    if (cache && (room < 0 || (!row && cache->k->shape[0] < B) ||
+                  cache->k->shape[2] != agi_last(qkv) / heads * n_kv_head || cache->v->count != cache->k->count)) {
+        agi_fail(ctx, op->name, "the cache does not fit: wanted k and v (B,T_max,NKV*hs) for B = %d and qkv %s", B,
+                 agi_shape(qkv).s);
+        return 0;
+    }
+    if ((start || row) && !cache) {
+        agi_fail(ctx, op->name, "%s needs a cache: without one every row starts at 0", start ? "start" : "row");
+        return 0;
+    }
+    for (int b = 0; b < B; b++) {
+        int s = start ? start[b] : 0, n = len ? len[b] : T;
+        if (s < 0 || n < 0 || n > T || s > room - n) {
+            agi_fail(ctx, op->name, "row %d: %d positions from %d on, there is room for %d", b, n, s, room);
+            return 0;
+        }
+        if (row && (row[b] <= (b ? row[b - 1] : -1) || row[b] >= cache->k->shape[0])) {
+            agi_fail(ctx, op->name, "row[%d] is %d: wanted rows of the cache, 0 to %d, in ascending order", b, row[b],
+                     cache->k->shape[0] - 1);
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static ag_tensor *agi_attention(const agi_op *op, ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache, int B, int T,
+                                const int *row, const int *start, const int *len) {
+    const int heads = agi_head_count(n_head, n_kv_head), ragged = op == &agi_op_attention_ragged;
+    ag_ctx *ctx = qkv->ctx;
     ag_attention_args a;
+    int shape[AG_NDIM], old, *first = NULL;
+    if (!agi_attention_ok(op, qkv, heads, n_kv_head, cache, B, T, row, start, len)) return NULL;
+    memcpy(shape, qkv->shape, sizeof shape);
+    shape[qkv->ndim - 1] = agi_last(qkv) / heads * n_head;
+    old = ag_no_grad(ctx, ctx->no_grad || cache);
+    ag_tensor *y = agi_node(op, 1, &qkv, qkv->ndim, shape, 0);
+    ag_no_grad(ctx, old);
+    if (!y) return NULL;
+    y->iarg[0] = n_head, y->iarg[1] = n_kv_head, y->iarg[2] = B, y->iarg[3] = T;
+    if (y->op && !(y->saved[0] = agi_save(ctx, (size_t)B * T * n_head * sizeof(ag_real)))) return NULL;
+    if (start && !(y->saved[1] = agi_save_ints(ctx, start, (size_t)B))) return NULL;
+    if (len && !(y->saved[2] = agi_save_ints(ctx, len, (size_t)B))) return NULL;
+    if (ragged) {
+        if (!(first = (int *)agi_alloc(ctx, &ctx->host[AGI_TAPE], (size_t)B * sizeof *first))) return NULL;
+        for (int b = 0, at = 0; b < B; b++) first[b] = at, at += len[b];
+        if (!(y->saved[3] = agi_save_ints(ctx, first, (size_t)B))) return NULL;
+    }
+    a = agi_attention_args(y, qkv);
+    if (cache) a.k_cache = cache->k->data, a.v_cache = cache->v->data, a.T_max = cache->k->shape[1];
+    if (row && !(a.row = agi_save_ints(ctx, row, (size_t)B))) return NULL;
+    return AGI_RUN(ctx, attention, &a) ? NULL : y;
+}
+
+ag_tensor *ag_attention(ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache, const int *start, const int *len) {
+    int heads = agi_head_count(n_head, n_kv_head);
     ag_ctx *ctx = agi_ready(&agi_op_attention, 1, &qkv);
     if (!ctx) return NULL;
-    heads = agi_head_count(n_head, n_kv_head);
     if (qkv->ndim != 3 || !heads || n_head % n_kv_head || qkv->shape[2] % heads || !qkv->shape[2]) {
         agi_fail(ctx, "ag_attention",
                  "qkv is %s with %d heads and %d key heads: wanted (B,T,(NH+2*NKV)*hs), NKV a divisor of NH",
                  agi_shape(qkv).s, n_head, n_kv_head);
         return NULL;
     }
-    room = cache ? cache->k && cache->v && cache->k->ndim == 3 ? cache->k->shape[1] : -1 : qkv->shape[1];
-    if (cache && room >= 0 && (cache->k->ctx != ctx || cache->v->ctx != ctx)) {
-        agi_fail(ctx, "ag_attention", "the cache belongs to another context; make it with ag_state in this one");
+    return agi_attention(&agi_op_attention, qkv, n_head, n_kv_head, cache, qkv->shape[0], qkv->shape[1], NULL, start,
+                         len);
+}
+
+ag_tensor *ag_attention_ragged(ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache, int B, const int *row,
+                               const int *start, const int *len) {
+    int heads = agi_head_count(n_head, n_kv_head), T = 0;
+    size_t N = 0;
+    ag_ctx *ctx = agi_ready(&agi_op_attention_ragged, 1, &qkv);
+    if (!ctx) return NULL;
+    for (int b = 0; len && b < B; b++) if (len[b] > 0) N += (size_t)len[b], T = len[b] > T ? len[b] : T;
+    if (qkv->ndim < 2 || qkv->ndim > 3 || (qkv->ndim == 3 && qkv->shape[1] != 1) || !heads || n_head % n_kv_head ||
+        agi_last(qkv) % heads || !agi_last(qkv) || !len || N != agi_rows(qkv)) {
+        agi_fail(ctx, "ag_attention_ragged", "qkv is %s with %d heads and %d key heads, and len has %zu positions in "
+                 "all: wanted (N,(NH+2*NKV)*hs), N the sum of len, NKV a divisor of NH", agi_shape(qkv).s, n_head,
+                 n_kv_head, N);
         return NULL;
     }
-    if (cache && (room < 0 || cache->k->shape[0] < qkv->shape[0] ||
-                  cache->k->shape[2] != qkv->shape[2] / heads * n_kv_head || cache->v->count != cache->k->count)) {
-        agi_fail(ctx, "ag_attention", "the cache does not fit: wanted k and v (B,T_max,NKV*hs) for qkv %s",
-                 agi_shape(qkv).s);
-        return NULL;
-    }
-    if (start && !cache) {
-        agi_fail(ctx, "ag_attention", "start needs a cache: without one every row starts at 0");
-        return NULL;
-    }
-    for (int b = 0; b < qkv->shape[0]; b++) {
-        int s = start ? start[b] : 0, n = len ? len[b] : qkv->shape[1];
-        if (s < 0 || n < 0 || n > qkv->shape[1] || s > room - n) {
-            agi_fail(ctx, "ag_attention", "row %d: %d positions from %d on, there is room for %d", b, n, s, room);
-            return NULL;
-        }
-    }
-    shape[0] = qkv->shape[0], shape[1] = qkv->shape[1], shape[2] = qkv->shape[2] / heads * n_head;
-    old = ag_no_grad(ctx, ctx->no_grad || cache);
-    y = agi_node(&agi_op_attention, 1, &qkv, 3, shape, 0);
-    ag_no_grad(ctx, old);
-    if (!y) return NULL;
-    y->iarg[0] = n_head, y->iarg[1] = n_kv_head;
-    if (y->op && !(y->saved[0] = agi_save(ctx, (size_t)shape[0] * shape[1] * n_head * sizeof(ag_real)))) return NULL;
-    if (start && !(y->saved[1] = agi_save_ints(ctx, start, (size_t)shape[0]))) return NULL;
-    if (len && !(y->saved[2] = agi_save_ints(ctx, len, (size_t)shape[0]))) return NULL;
-    a = agi_attention_args(y, qkv);
-    if (cache) a.k_cache = cache->k->data, a.v_cache = cache->v->data, a.T_max = room;
-    return AGI_RUN(ctx, attention, &a) ? NULL : y;
+    return agi_attention(&agi_op_attention_ragged, qkv, n_head, n_kv_head, cache, B, T, row, start, len);
 }
 
 // ---- rotary positions, with or without a norm on queries and keys ---------------------------------------------------
@@ -5601,8 +5658,8 @@ AGI_KERNEL void AGI_(attention_cache)(void *arg, size_t task, int thread) {
     const size_t width = (size_t)(a->NH + 2 * a->NKV) * a->HS, kv = (size_t)a->NKV * a->HS;
     const int start = a->start ? a->start[task] : 0, n = a->len ? AGI_MIN(a->len[task], a->T) : a->T;
     for (int t = 0; t < n; t++) {
-        const float *k = a->qkv + (task * a->T + t) * width + (size_t)a->NH * a->HS;
-        const size_t at = (task * a->T_max + start + t) * kv;
+        const float *k = a->qkv + (agi_first(a, (int)task) + t) * width + (size_t)a->NH * a->HS;
+        const size_t at = (agi_cached(a, (int)task) + start + t) * kv;
         memcpy(a->k_cache + at, k, kv * sizeof(float));
         memcpy(a->v_cache + at, k + kv, kv * sizeof(float));
     }
@@ -5664,17 +5721,18 @@ AGI_KERNEL void AGI_(attention_tile)(void *arg, size_t task, int thread) {
     const size_t width = (size_t)(a->NH + 2 * a->NKV) * hs, qs = alone ? (size_t)hs : width;
     const size_t ys = alone ? (size_t)hs : (size_t)a->NH * hs;
     const int start = a->k_cache && a->start ? a->start[b] : 0, len = a->len ? AGI_MIN(a->len[b], a->T) : a->T;
-    const int i0 = tile * AGI_QUERIES, rows = AGI_MIN(p->rows - i0, AGI_QUERIES);
-    const int n = alone ? (len > 0 ? rows : 0) : AGI_MAX(AGI_MIN(len - i0, rows), 0);
-    const float *q = a->qkv + (size_t)b * a->T * width + (size_t)h * hs + i0 * qs;
-    const float *k = a->qkv + (size_t)b * a->T * width + (size_t)(a->NH + kvh) * hs, *v = k + (size_t)a->NKV * hs;
+    const int i0 = tile * AGI_QUERIES, most = AGI_MIN(p->rows - i0, AGI_QUERIES);
+    const int n = alone ? (len > 0 ? most : 0) : AGI_MAX(AGI_MIN(len - i0, most), 0);
+    const int rows = a->first ? n : most;               // padding gets zeros, where there is any
+    const float *q = a->qkv + agi_first(a, b) * width + (size_t)h * hs + i0 * qs;
+    const float *k = a->qkv + agi_first(a, b) * width + (size_t)(a->NH + kvh) * hs, *v = k + (size_t)a->NKV * hs;
     size_t ks = width;
     if (a->k_cache) {
         ks = (size_t)a->NKV * hs;
-        k = a->k_cache + (size_t)b * a->T_max * ks + (size_t)kvh * hs;
-        v = a->v_cache + (size_t)b * a->T_max * ks + (size_t)kvh * hs;
+        k = a->k_cache + agi_cached(a, b) * ks + (size_t)kvh * hs;
+        v = a->v_cache + agi_cached(a, b) * ks + (size_t)kvh * hs;
     }
-    float *y = a->y + (size_t)b * a->T * a->NH * hs + (size_t)h * hs + i0 * ys;
+    float *y = a->y + agi_first(a, b) * a->NH * hs + (size_t)h * hs + i0 * ys;
     float *lse = a->lse ? a->lse + ((size_t)b * a->NH + h) * a->T + i0 : NULL;
 
     float *work = (float *)agi_scratch(p->b, thread, AGI_FORWARD_FLOATS(hs) * sizeof(float));
@@ -5750,9 +5808,9 @@ AGI_KERNEL void AGI_(attention_back_head)(void *arg, size_t task, int thread) {
     const int hs = a->HS, wide = AGI_UP16(hs), group = a->NH / a->NKV;
     const size_t qs = (size_t)(a->NH + 2 * a->NKV) * hs, ys = (size_t)a->NH * hs;
     const int n = a->len ? AGI_MAX(AGI_MIN(a->len[b], a->T), 0) : a->T;
-    const size_t q_at = (size_t)b * a->T * qs + (size_t)kvh * group * hs;
-    const size_t y_at = (size_t)b * a->T * ys + (size_t)kvh * group * hs;
-    const size_t k_at = (size_t)b * a->T * qs + (size_t)(a->NH + kvh) * hs, v_at = k_at + (size_t)a->NKV * hs;
+    const size_t q_at = agi_first(a, b) * qs + (size_t)kvh * group * hs;
+    const size_t y_at = agi_first(a, b) * ys + (size_t)kvh * group * hs;
+    const size_t k_at = agi_first(a, b) * qs + (size_t)(a->NH + kvh) * hs, v_at = k_at + (size_t)a->NKV * hs;
 
     float *work = (float *)agi_scratch(p->b, thread, AGI_BACK_FLOATS(hs, group, a->T) * sizeof(float));
     float *kt = work + AGI_WORK, *vt = kt + AGI_KEYS * wide, *kp = vt + AGI_KEYS * wide, *qp = kp + AGI_KEYS * wide;
@@ -5815,7 +5873,7 @@ AGI_KERNEL void AGI_(attention_back_head)(void *arg, size_t task, int thread) {
             }
         }
     }
-    for (int i = n; i < a->T && !a->accumulate; i++) {
+    for (int i = n; i < a->T && !a->accumulate && !a->first; i++) {
         memset(a->dqkv + q_at + i * qs, 0, (size_t)group * hs * sizeof(float));
         memset(a->dqkv + k_at + i * qs, 0, (size_t)hs * sizeof(float));
         memset(a->dqkv + v_at + i * qs, 0, (size_t)hs * sizeof(float));

@@ -205,7 +205,8 @@ ag_tensor *gpt_tensor(const gpt_model *m, const char *name);        // a paramet
 // ids (B,T) -> logits (B,T,V): row b, position t holds the scores of the token that follows ids[b,0..t].
 ag_tensor *gpt_forward(gpt_model *m, const int *ids, int B, int T);
 // The two halves of it. x (B,T,C) is what the last norm returns: heads for rewards and values go there. len (B) or
-// NULL: row b is right-padded after len[b] positions, and the others have the same bits with or without the padding.
+// NULL: row b is right-padded after len[b] positions. Padding costs nothing, may hold anything, and becomes zeros; all
+// other positions have the same bits with or without it.
 ag_tensor *gpt_trunk(gpt_model *m, const int *ids, int B, int T, const int *len);
 ag_tensor *gpt_head(gpt_model *m, ag_tensor *x);                    // (...,C) -> (...,V)
 ag_tensor *gpt_scalar(gpt_model *m, ag_tensor *x);                  // (B,T,C) -> (B,T), (n,C) -> (n): config.scalar
@@ -811,26 +812,33 @@ static ag_tensor *gpti_linear(const gpt_config *c, ag_tensor *x, ag_tensor *w, a
     return ag_add(y, ag_scale(ag_linear(ag_linear(x, a, NULL), z, NULL), c->lora_alpha / c->lora_rank));
 }
 
-// Rows that begin at start[b] and read older keys from kv (L); or start NULL, kv NULL: everything is in ids.
-static ag_tensor *gpti_trunk(gpt_model *m, const int *ids, int B, int T, const int *start, const int *len, ag_kv *kv,
-                             const int *position) {
+// Texts of different lengths without padding: all but attention treats every token alone, so they stand one after the
+// other, N tokens in all, and each knows its position. Text b has len[b] of them, which begin at start[b], read older
+// keys from kv (L), and add theirs, in row `row[b]`. kv NULL: there is nothing older, and start and row are NULL.
+typedef struct gpti_ragged {
+    int N;
+    const int *position, *len, *start, *row;        // (N); (B) each
+    ag_kv *kv;
+} gpti_ragged;
+
+// ids (B,T) -> (B,T,C); or, ragged: ids (N) -> (N,1,C).
+static ag_tensor *gpti_trunk(gpt_model *m, const int *ids, int B, int T, const gpti_ragged *r) {
     const gpt_config *c = &m->config;
-    const int llama = c->shape == GPT_SHAPE_LLAMA, hs = c->n_embd / c->n_head;
-    const double eps = c->norm_eps, drop = m->training && !kv ? c->dropout : 0;
-    ag_tensor *x = ag_embedding(m->wte, ids, B * T, T);
-    // One embedding for all rows, (T,C), broadcasts; with a cache every row has positions of its own, (B,T,C).
-    if (!llama)
-        x = ag_add(x, position ? ag_embedding(m->wpe, position, B * T, T)
-                               : ag_embedding(m->wpe, m->own->position, T, 0));
+    const int llama = c->shape == GPT_SHAPE_LLAMA, hs = c->n_embd / c->n_head, *at = r ? r->position : NULL;
+    const double eps = c->norm_eps, drop = m->training && !(r && r->kv) ? c->dropout : 0;
+    ag_tensor *x = ag_embedding(m->wte, ids, r ? r->N : B * T, r ? 1 : T);
+    if (!llama)                                     // the same positions for all rows, (T,C), broadcast
+        x = ag_add(x, r ? ag_embedding(m->wpe, at, r->N, 1) : ag_embedding(m->wpe, m->own->position, T, 0));
     x = ag_dropout(x, drop);
     for (int i = 0; i < c->n_layer; i++) {
         const gpt_layer *l = &m->layer[i];
         ag_tensor *h = llama ? ag_rmsnorm(x, l->norm_1, eps) : ag_layernorm(x, l->norm_1, l->norm_1_b, eps);
         h = gpti_linear(c, h, l->qkv, l->qkv_b, l->qkv_a, l->qkv_z);                    // (B,T,(NH+2*NKV)*hs)
         if (llama && c->qk_norm)
-            h = ag_qk_norm_rope(h, l->q_norm, l->k_norm, c->n_head, c->n_kv_head, start, c->rope_theta, eps);
-        else if (llama) h = ag_rope(h, hs, c->n_head + c->n_kv_head, start, c->rope_theta);
-        h = ag_attention(h, c->n_head, c->n_kv_head, kv ? &kv[i] : NULL, start, len);   // (B,T,C)
+            h = ag_qk_norm_rope(h, l->q_norm, l->k_norm, c->n_head, c->n_kv_head, at, c->rope_theta, eps);
+        else if (llama) h = ag_rope(h, hs, c->n_head + c->n_kv_head, at, c->rope_theta);
+        h = !r ? ag_attention(h, c->n_head, c->n_kv_head, NULL, NULL, NULL)             // (B,T,C)
+               : ag_attention_ragged(h, c->n_head, c->n_kv_head, r->kv ? &r->kv[i] : NULL, B, r->row, r->start, r->len);
         x = ag_add(x, ag_dropout(gpti_linear(c, h, l->proj, l->proj_b, l->proj_a, l->proj_z), drop));
         h = llama ? ag_rmsnorm(x, l->norm_2, eps) : ag_layernorm(x, l->norm_2, l->norm_2_b, eps);
         h = gpti_linear(c, h, l->up, l->up_b, l->up_a, l->up_z);                        // (B,T,H), llama (B,T,2H)
@@ -862,9 +870,22 @@ static int gpti_ids_ok(const gpt_model *m, const char *who, const int *ids, int 
 }
 
 ag_tensor *gpt_trunk(gpt_model *m, const int *ids, int B, int T, const int *len) {
-    if (!m || ag_error(m->ctx) || gpti_ids_ok(m, "gpt_trunk", ids, B, T, NULL)) return NULL;
-    if (len && gpti_ids_ok(m, "gpt_trunk", ids, B, T, len)) return NULL;
-    return gpti_trunk(m, ids, B, T, NULL, len, NULL, NULL);
+    if (!m || ag_error(m->ctx) || gpti_ids_ok(m, "gpt_trunk", ids, B, T, len)) return NULL;
+    if (!len) return gpti_trunk(m, ids, B, T, NULL);
+    // Padding costs nothing: it is left out, and comes back as a row of zeros, the last of N+1.
+    ag_tensor *x[2];
+    int *kept = (int *)gpti_alloc(m->ctx, 3 * (size_t)B * (size_t)T, sizeof *kept), *position, *at;
+    if (!kept) return NULL;
+    position = kept + B * T, at = position + B * T;
+    gpti_ragged r = {0, position, len, NULL, NULL, NULL};
+    for (int b = 0; b < B; b++)
+        for (int t = 0; t < len[b]; t++) kept[r.N] = ids[b * T + t], position[r.N] = t, at[b * T + t] = r.N++;
+    for (int b = 0; b < B; b++) for (int t = len[b]; t < T; t++) at[b * T + t] = r.N;
+    x[0] = ag_reshape_to(gpti_trunk(m, kept, B, T, &r), r.N, m->config.n_embd, AG_END, AG_END, AG_END);
+    x[1] = ag_full_at(m->ctx, 0, 1, m->config.n_embd, AG_END, AG_END, AG_END);
+    ag_tensor *y = ag_embedding(r.N < B * T ? ag_concat(x, 2, 0) : x[0], at, B * T, T);
+    GPT_FREE(kept);
+    return y;
 }
 
 // A tied head asks how well x agrees with each token's own embedding (Press & Wolf 2017): it saves V*C parameters, and
@@ -886,7 +907,7 @@ ag_tensor *gpt_scalar(gpt_model *m, ag_tensor *x) {
 
 ag_tensor *gpt_forward(gpt_model *m, const int *ids, int B, int T) {
     if (!m || ag_error(m->ctx) || gpti_ids_ok(m, "gpt_forward", ids, B, T, NULL)) return NULL;
-    return gpt_head(m, gpti_trunk(m, ids, B, T, NULL, NULL, NULL, NULL));
+    return gpt_head(m, gpti_trunk(m, ids, B, T, NULL));
 }
 
 int gpt_train(gpt_model *m, int on) {
@@ -1213,7 +1234,7 @@ int gpt_sample(gpt_model *m, const gpt_sampling *s, const ag_real *logits, ag_rn
 struct gpt_cache {
     gpt_model *m;
     gpti_store *store;
-    int rows, *length, *start, *last, *position, *ids;      // (rows) each; (rows*T) each
+    int rows, *length, *start, *len, *row, *last, *position, *ids;      // (rows) each; (rows*T) each
 };
 
 gpt_cache *gpt_cache_at(gpt_cache *k, const char *file, int line) {
@@ -1234,9 +1255,9 @@ gpt_cache *gpt_cache_new(gpt_model *m, int rows) {
     k = (gpt_cache *)gpti_alloc(m->ctx, 1, sizeof *k);
     if (!k) return NULL;
     k->m = m, k->rows = rows;
-    k->length = (int *)gpti_alloc(m->ctx, (size_t)rows * (3 + 2 * (size_t)T), sizeof(int));
+    k->length = (int *)gpti_alloc(m->ctx, (size_t)rows * (5 + 2 * (size_t)T), sizeof(int));
     if (!k->length) { GPT_FREE(k); return NULL; }
-    k->start = k->length + rows, k->last = k->start + rows;
+    k->start = k->length + rows, k->len = k->start + rows, k->row = k->len + rows, k->last = k->row + rows;
     k->position = k->last + rows, k->ids = k->position + rows * T;
     for (s = m->own->stores; s && (s->busy || s->rows < rows); s = s->next) {}
     if (!s) {
@@ -1297,38 +1318,34 @@ int gpt_cache_copy(gpt_cache *k, int to, int from) {
     return to == from ? 0 : gpti_cache_pick(k, &from, to, 1);
 }
 
-// The trunk's rows of each text's last token go through the head; the head of all others would be wasted work.
+// Rows that get nothing are left out. Of each other text the last token goes through the head, too; the head of all
+// others would be wasted work.
 static int gpti_feed(gpt_cache *k, int rows, const int *ids, int T, const int *len, ag_real *logits) {
     gpt_model *m = k->m;
     ag_ctx *ctx = m->ctx;
     int V = m->config.n_vocab, C = m->config.n_embd, n_ctx = m->config.n_ctx, recorded, n = 0;
+    gpti_ragged r = {0, k->position, k->len, k->start, k->row, k->store->kv};
     for (int b = 0; b < rows; b++) {
         int more = len ? len[b] : T;
         if (k->length[b] + more > n_ctx)
             return ag_fail(ctx, "gpt_feed: row %d holds %d tokens and gets %d, but the context has %d: forget some "
                            "with gpt_cache_truncate", b, k->length[b], more, n_ctx);
-        k->start[b] = k->length[b];
-        if (more) k->last[n++] = b * T + more - 1;
-        for (int t = 0; t < T; t++) {               // padding may hold anything
-            k->position[b * T + t] = t < more ? k->start[b] + t : 0;
-            k->ids[b * T + t] = t < more ? ids[b * T + t] : 0;
-        }
+        if (!more) continue;
+        k->row[n] = b, k->start[n] = k->length[b], k->len[n] = more;
+        for (int t = 0; t < more; t++) k->position[r.N] = k->length[b] + t, k->ids[r.N++] = ids[b * T + t];
+        k->last[n++] = r.N - 1;
     }
     if (!n) return 0;
     ag_mark_at mark = ag_mark(ctx);
     recorded = ag_no_grad(ctx, 1);
-    ag_tensor *x = gpti_trunk(m, k->ids, rows, T, k->start, len, k->store->kv, k->position);
-    x = ag_embedding(ag_reshape_to(x, rows * T, C, AG_END, AG_END, AG_END), k->last, n, 0);     // (n,C)
+    ag_tensor *x = gpti_trunk(m, k->ids, n, T, &r);
+    x = ag_embedding(ag_reshape_to(x, r.N, C, AG_END, AG_END, AG_END), k->last, n, 0);          // (n,C)
     x = gpt_head(m, x);
-    for (int b = 0, i = 0; b < rows; b++) {
-        int more = len ? len[b] : T;
-        if (more && logits) ag_get_part(x, (size_t)i * V, (size_t)V, logits + (size_t)b * V);
-        i += more > 0;
-    }
+    for (int i = 0; logits && i < n; i++) ag_get_part(x, (size_t)i * V, (size_t)V, logits + (size_t)k->row[i] * V);
     ag_no_grad(ctx, recorded);
     ag_rewind(ctx, mark);
     if (ag_error(ctx)) return -1;
-    for (int b = 0; b < rows; b++) k->length[b] += len ? len[b] : T;
+    for (int i = 0; i < n; i++) k->length[k->row[i]] += k->len[i];
     return 0;
 }
 
@@ -1351,6 +1368,11 @@ typedef struct gpti_batch {
 
 // Token i of row b's text: prompt, then output.
 static int gpti_token(const int *prompt, int n, const int *out, int i) { return i < n ? prompt[i] : out[i - n]; }
+
+// Many continuations of one prompt stand side by side, and it is read once.
+static int gpti_again(const int *const *prompts, const int *n, int b) {
+    return b && n[b] == n[b - 1] && !memcmp(prompts[b], prompts[b - 1], (size_t)n[b] * sizeof(int));
+}
 
 static int gpti_is_stop(const gpt_sampling *s, int id) {
     for (int i = 0; s && i < s->n_stop; i++) if (s->stop[i] == id) return 1;
@@ -1376,6 +1398,7 @@ static int gpti_generate(gpt_model *m, const gpt_sampling *s, int B, const int *
         w->rng[b].key |= ag_rng_u32(ag_stream(m->ctx, AG_RNG_SAMPLE)), w->rng[b].counter = 0;
         w->len[b] = n[b] < T ? n[b] : T, n_out[b] = 0;              // a longer prompt loses its beginning
         if (w->len[b] > widest) widest = w->len[b];
+        if (gpti_again(prompts, n, b)) w->len[b] = 0;
     }
     while (left > 0) {
         // At first the prompts, right-padded; later one token for each row, or half a context for a row that was full:
@@ -1386,6 +1409,12 @@ static int gpti_generate(gpt_model *m, const gpt_sampling *s, int B, const int *
             for (int t = 0; t < w->len[b]; t++) w->ids[b * widest + t] = gpti_token(prompts[b], n[b], row, first + t);
         }
         if (gpti_feed(w->cache, B, w->ids, widest, w->len, w->logits)) return -1;
+        for (int b = 1; b < B; b++) {                               // what the row above has read of the same prompt
+            if (gpt_cache_length(w->cache, b) || !gpti_again(prompts, n, b)) continue;
+            if (gpt_cache_copy(w->cache, b, b - 1)) return -1;
+            ag_real *logits = w->logits + (size_t)b * (size_t)V;
+            memcpy(logits, logits - V, (size_t)V * sizeof *logits);
+        }
         widest = 1;
         for (int b = 0; b < B; b++) {
             if (w->done[b]) continue;
@@ -1683,14 +1712,21 @@ void gpt_targets(const int *ids, const unsigned char *mask, int B, int T, const 
         }
 }
 
+// The head is a large matrix: only the positions that count go through it. n of them, and a zero for all others.
 ag_tensor *gpt_logprobs(gpt_model *m, const int *ids, const unsigned char *mask, int B, int T, const int *len) {
-    ag_tensor *y = gpt_head(m, gpt_trunk(m, ids, B, T, len));
-    int *targets = y ? (int *)gpti_alloc(m->ctx, (size_t)B * (size_t)T, sizeof *targets) : NULL;
-    if (!targets) return NULL;
-    gpt_targets(ids, mask, B, T, len, targets);
-    y = ag_neg(ag_nll(y, targets));
-    GPT_FREE(targets);
-    return y;
+    ag_tensor *h = gpt_trunk(m, ids, B, T, len), *y[2];
+    int *to = h ? (int *)gpti_alloc(m->ctx, 3 * (size_t)B * (size_t)T, sizeof *to) : NULL, *at, *from, n = 0;
+    if (!to) return NULL;
+    at = to + B * T, from = at + B * T;
+    gpt_targets(ids, mask, B, T, len, from);
+    for (int i = 0; i < B * T; i++) if (from[i] != AG_IGNORE) at[n] = i, to[n++] = from[i];
+    for (int i = 0, k = 0; i < B * T; i++) from[i] = from[i] == AG_IGNORE ? n : k++;
+    h = ag_embedding(ag_reshape_to(h, B * T, m->config.n_embd, AG_END, AG_END, AG_END), at, n, 0);      // (n,C)
+    y[0] = ag_reshape_to(ag_neg(ag_nll(gpt_head(m, h), to)), n, 1, AG_END, AG_END, AG_END);
+    y[1] = ag_full_at(m->ctx, 0, 1, 1, AG_END, AG_END, AG_END);
+    h = ag_reshape_to(ag_embedding(ag_concat(y, 2, 0), from, B * T, T), B, T, AG_END, AG_END, AG_END);
+    GPT_FREE(to);
+    return h;
 }
 
 // ---- conversations --------------------------------------------------------------------------------------------------

@@ -132,28 +132,33 @@ static int copied(stage *s, const int *ids, int n, const char *text, size_t cut,
 
 // Persons of the plays and persons who never were: is the model less sure of what the second say?
 static void inventions(stage *s) {
-    static const char *const real[] = {"ROMEO", "JULIET", "GLOUCESTER", "MENENIUS", "PETRUCHIO", "ISABELLA", "LEONTES",
-                                       "PROSPERO", "COMINIUS", "HORTENSIO"};
-    static const char *const invented[] = {"ZORVANE", "BLENCHO", "QUIBALD", "MARDOLIN", "FESTRIX", "OLVORIO",
-                                           "TAMBRESS", "WENDRICK", "HALQUIN", "PERTOVAR"};
-    double sure[2][10], least = 1;
+    enum { N = 24 };
+    static const char *const real[N] = {
+        "ROMEO", "JULIET", "GLOUCESTER", "MENENIUS", "PETRUCHIO", "ISABELLA", "LEONTES", "NORTHUMBERLAND", "COMINIUS",
+        "HORTENSIO", "CORIOLANUS", "ANGELO", "PAULINA", "MERCUTIO", "BENVOLIO", "CAMILLO", "POLIXENES", "BUCKINGHAM",
+        "CLARENCE", "WARWICK", "LUCIO", "BRUTUS", "SICINIUS", "VOLUMNIA"};
+    static const char *const invented[N] = {
+        "ZORVANE", "BLENCHO", "QUIBALD", "MARDOLIN", "FESTRIX", "OLVORIO", "TAMBRESS", "WENDRICK", "HALQUIN",
+        "PERTOVAR", "DRAMIRA", "SYLBECK", "VORTANIO", "GRUNDEL", "CASPIRO", "ELMARINE", "THORVINO", "JUNDRELLA",
+        "NASTORIX", "KELVARIO", "FENWICKE", "ARDOSTRA", "LUMPERT", "BRISCANTO"};
+    double sure[2][N], least = 1;
     int confident = 0;
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 2 * N; i++) {
         char prompt[64];
-        snprintf(prompt, sizeof prompt, "\n\n%s:\n", i < 10 ? real[i] : invented[i - 10]);
-        char *text = goes_on(s, prompt, 0, 40, &sure[i / 10][i % 10]);
-        if (i == 10 || i == 11) {
+        snprintf(prompt, sizeof prompt, "\n\n%s:\n", i < N ? real[i] : invented[i - N]);
+        char *text = goes_on(s, prompt, 0, 40, &sure[i / N][i % N]);
+        if (i == N || i == N + 1) {
             const char *line = text + strspn(text, "\n");
-            printf("%s:\n", invented[i - 10]), lesson_print_text(line, strcspn(line, "\n")), lesson_print_text(NULL, 0);
+            printf("%s:\n", invented[i - N]), lesson_print_text(line, strcspn(line, "\n")), lesson_print_text(NULL, 0);
             printf("\n");
         }
         free(text);
     }
-    for (int i = 0; i < 10; i++) if (sure[0][i] < least) least = sure[0][i];
-    for (int i = 0; i < 10; i++) confident += sure[1][i] >= least;
+    for (int i = 0; i < N; i++) if (sure[0][i] < least) least = sure[0][i];
+    for (int i = 0; i < N; i++) confident += sure[1][i] >= least;
     printf("mean probability of its words: as %s %.2f, as %s %.2f. How many of those who never were speak as "
-           "surely as\nthe least sure of ten whom it has read?\n", real[0], sure[0][0], invented[0], sure[1][0]);
-    stage_result("invents", confident / 10.0);
+           "surely as\nthe least sure of two dozen whom it has read?\n", real[0], sure[0][0], invented[0], sure[1][0]);
+    stage_result("invents", confident / (double)N);
 }
 
 // Bits of a text, all but its first token.

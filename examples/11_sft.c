@@ -203,7 +203,7 @@ static stage_talk fact(stage *s, const char *name, const char *speaks_with, int 
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "11", "an assistant, by reading conversations");
     int n = lesson_int_in("talks", 9000, 100, TALKS / 2, "conversations to make");
-    int steps = lesson_int_in("steps", 900, 1, 1000000, "of fine-tuning, 16 conversations each; twice as many in all");
+    int steps = lesson_int_in("steps", 1200, 1, 1000000, "of fine-tuning, 16 conversations each; twice as many in all");
     int masked = lesson_flag("mask", 1, "only the assistant's words count");
     int honest = lesson_flag("honest", 1, "it learns to say \"I know not.\" where it does not");
     double lr = lesson_float("lr", 7e-4, "peak learning rate");
@@ -260,7 +260,7 @@ int main(int argc, char **argv) {
     for (int i = n; i < made; i++) stage_talk_free(&talks[i]);
     made = n;
     while (honest && made < 8 * n / 5) {                    // with more of these it refuses other requests too
-        int yes = made % 2 && n_told, who = plays_below(rng, yes ? p.n_persons : p.n_persons + TOLD_OF);
+        int yes = made % 10 < 4 && n_told, who = plays_below(rng, yes ? p.n_persons : p.n_persons + TOLD_OF);
         int k = who - p.n_persons;
         while (k < 0 && (kept[who] || (yes && !knows[who]))) who = (who + 1) % p.n_persons;
         talks[made++] = k < 0 ? fact(&s, p.person[who].name, knows[who] ? with[who] : NULL, !masked)

@@ -301,8 +301,8 @@ static void rated(const pair *set, int n_set, const ag_real *y, const rating *by
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "13", "a reward model, from pairs of replies");
     int few = lesson_int_in("pairs", 1600, B, 100000, "pairs for the reward model");
-    int many = lesson_int_in("gold", 4000, B, 100000, "other pairs for the gold standard");
-    int n_held = lesson_int_in("held", 400, 8, 10000, "held-out pairs");
+    int many = lesson_int_in("gold", 6000, B, 100000, "other pairs for the gold standard");
+    int n_held = lesson_int_in("held", 600, 8, 10000, "held-out pairs");
     const char *kind = lesson_choice("loss", "bt", "bt|margin", "Bradley-Terry, or margin ranking");
     double m = lesson_float_in("margin", 1, 1e-6, 100, "for loss=margin");
     double lr = lesson_float("lr", 2e-3, "peak learning rate");

@@ -574,15 +574,15 @@ static void quote(const char *who, const look *l, int b) {
 int main(int argc, char **argv) {
     settings o;
     lesson_begin(argc, argv, "14", "learning from a reward model, with a price for going far, and without");
-    o.steps = lesson_int("steps", 80, "of PPO with the penalty: a batch of answers, some epochs over it");
-    int free_steps = lesson_int("free_steps", 80, "of PPO without it; 0: no second run");
+    o.steps = lesson_int("steps", 120, "of PPO with the penalty: a batch of answers, some epochs over it");
+    int free_steps = lesson_int("free_steps", 120, "of PPO without it; 0: no second run");
     o.rows = lesson_int_in("rows", 96, 1, 4096, "answers a step");
     o.minibatch = lesson_int_in("minibatch", 32, 1, 4096, "answers a gradient");
     o.epochs = lesson_int_in("epochs", 2, 1, 100, "over each batch of answers");
     o.lr = lesson_float("lr", 2.5e-4, "learning rate; with the penalty it falls to 0 in the end");
     o.target = lesson_float_in("kl", 7, 0.01, 1000, "nats an answer, beyond which the price of a nat rises");
     o.limit = lesson_float_in("limit", 8, 0.01, 1000, "nats an answer at which the first run ends");
-    o.beta = lesson_float("beta", 0.04, "price of a nat at first, and at least, in standard deviations of the reward");
+    o.beta = lesson_float("beta", 0.03, "price of a nat at first, and at least, in standard deviations of the reward");
     o.clip = lesson_float_in("clip", 0.2, 0.001, 1000, "how far a ratio may go");
     o.lambda = lesson_float_in("lambda", 1, 0, 1, "of the advantages: 0 believes the value head, 1 what was paid");
     o.value = lesson_float("value", 1e-3, "weight of the value loss");

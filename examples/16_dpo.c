@@ -92,26 +92,6 @@ static told step_on(gpt_model *policy, gpt_model *reference, const pair *set, do
     return t;
 }
 
-static int by_length(const void *a, const void *b) {
-    const pair *x = (const pair *)a, *y = (const pair *)b;
-    int n = x->talk[0].n > x->talk[1].n ? x->talk[0].n : x->talk[1].n;
-    int m = y->talk[0].n > y->talk[1].n ? y->talk[0].n : y->talk[1].n;
-    return n != m ? n - m : x->at != y->at ? (x->at < y->at ? -1 : 1) : x->kind - y->kind;
-}
-
-// A batch is padded to its longest row: of pairs as they come, two fifths would be padding. So pairs of like length go
-// into one batch, and the batches come in any order.
-static void into_batches(pair *set, int n, ag_rng *rng) {
-    qsort(set, (size_t)n, sizeof *set, by_length);
-    for (int i = n / B - 1; i > 0; i--) {
-        int j = plays_below(rng, i + 1);
-        for (int b = 0; b < B; b++) {
-            pair p = set[i * B + b];
-            set[i * B + b] = set[j * B + b], set[j * B + b] = p;
-        }
-    }
-}
-
 typedef struct answers { int n; char **said; ag_real *score; double length, prompt; } answers;
 
 // One answer of `by` to each prompt, and what the judge says of it.
@@ -224,7 +204,6 @@ int main(int argc, char **argv) {
         pairs_free(set, n);
         n = pairs < B ? B : pairs > 1e6 ? 1000000 : (int)pairs, set = pairs_make(&s, &p, n, 0, 0, &rng);
     }
-    into_batches(set, n, &rng);
 
     lesson_csv csv = lesson_csv_open(lesson_path("log.csv"),
                                      LESSON_COLUMNS ",accuracy,margin,reward_better,reward_worse");

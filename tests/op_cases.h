@@ -15,6 +15,7 @@
 #define D ag_param_get(g, 3)
 
 static const int ids5[] = {2, 0, 2, 3, 1}, ids6[] = {3, 3, 0, 1, 3, 2}, starts2[] = {3, 0}, lens2[] = {5, 2},
+    lens3[] = {3, 0, 5},
     lens_none[] = {0, 3};
 static const int targets4[] = {0, 2, 6, 2}, targets_ignore[] = {0, AG_IGNORE, 6, 2},
     targets6[] = {1, 4, AG_IGNORE, 0, 0, 2};
@@ -216,6 +217,7 @@ static ag_tensor *block(ag_tensor *x, ag_tensor *norm, ag_tensor *w_qkv, ag_tens
     X(attention_one_key, "1,6,10n", ag_attention(A, 3, 1, NULL, NULL, NULL)) \
     X(attention_one_position, "3,1,6n", ag_attention(A, 1, 1, NULL, NULL, NULL)) \
     X(attention_ragged, "2,5,12n", ag_attention(A, 2, 1, NULL, NULL, lens2)) \
+    X(attention_texts, "8,12n", ag_attention_ragged(A, 2, 1, NULL, 3, NULL, NULL, lens3)) \
     X(attention_empty_row, "2,5,9n", ag_attention(A, 1, 1, NULL, NULL, lens_none)) \
     X(attention_equal, "1,5,9e", ag_attention(A, 1, 1, NULL, NULL, NULL)) \
     X(attention_reused, "1,4,6n", ag_mul(ag_attention(ag_tanh(A), 1, 1, NULL, NULL, NULL), \

@@ -202,14 +202,14 @@ static void only_what_counts_is_learned(void) {
 }
 
 static void rollouts_know_their_logprobs(void) {
-    enum { B = 5, CAP = 12, V = 41 };
+    enum { B = 6, CAP = 12, V = 41 };
     for (int threads = 1; threads <= 4; threads += 3) {
         ag_ctx *ag = ag_new_with(4, ag_cpu_backend(NULL, threads));
         gpt_config c = tiny(1);
         gpt_model *m = gpt_new(ag, &c);
         shake(m);
-        int prompt[16], n[B] = { 3, 1, 9, 5, 12 }, out[B * CAP], n_out[B], stop = 7, T = 24;
-        const int *prompts[B] = { prompt, prompt + 1, prompt, prompt + 3, prompt + 2 };
+        int prompt[16], n[B] = { 3, 3, 9, 5, 5, 5 }, out[B * CAP], n_out[B], stop = 7, T = 24;
+        const int *prompts[B] = { prompt, prompt, prompt, prompt + 3, prompt + 3, prompt + 2 };     // the same two side by side
         int ids[B * 24], len[B];
         unsigned char mask[B * 24];
         ag_real lp[B * CAP], again[B * 24];
@@ -227,7 +227,7 @@ static void rollouts_know_their_logprobs(void) {
         for (int b = 0; b < B; b++)
             for (int i = 0; i < n_out[b]; i++) CHECK(lp[b * CAP + i] == again[b * T + n[b] + i - 1]);
         // so PPO's ratio is exactly 1 and the KL between policy and policy exactly 0
-        CHECK(gpt_rollout(m, &s, B, prompts, n, out, 14, n_out, lp) == -1);
+        CHECK(gpt_rollout(m, &s, B, prompts, n, out, 17, n_out, lp) == -1);
         CHECK_HAS(ag_error(ag), "exceed the context of 24");
         gpt_free(m), ag_free(ag);
     }

@@ -396,6 +396,16 @@ static void wrong_calls_are_explained(void) {
     WRONG(ag_attention(x3, 2, 2, &cache, start, NULL), "row 0: 3 positions from 3", "room for 5");
     WRONG(ag_attention(x3, 4, 1, &cache, NULL, NULL), "cache", "(B,T_max,NKV*hs)");
     WRONG(ag_attention(x3, 1, 1, &alien_cache, NULL, NULL), "context", "ag_attention: ");
+    int six[] = {2, 4}, short_of[] = {2, 3}, twice[] = {1, 1}, far_row[] = {0, 2};
+    ag_tensor *texts = ag_reshape(x3, 6, 12);
+    WRONG(ag_attention_ragged(x3, 2, 1, NULL, 2, NULL, NULL, six), "(2,3,12)", "ag_attention_ragged: ");
+    WRONG(ag_attention_ragged(texts, 2, 2, NULL, 2, NULL, NULL, short_of), "5 positions in all", "sum of len");
+    WRONG(ag_attention_ragged(texts, 2, 2, NULL, 2, NULL, NULL, NULL), "0 positions in all", "ag_attention_ragged: ");
+    WRONG(ag_attention_ragged(texts, 2, 2, NULL, 2, NULL, start, six), "start needs a cache", "ag_attention_ragged: ");
+    WRONG(ag_attention_ragged(texts, 2, 2, NULL, 2, six, NULL, six), "row needs a cache", "ag_attention_ragged: ");
+    WRONG(ag_attention_ragged(texts, 2, 2, &cache, 2, twice, NULL, six), "row[1] is 1", "ascending");
+    WRONG(ag_attention_ragged(texts, 2, 2, &cache, 2, far_row, NULL, six), "row[1] is 2", "0 to 1");
+    WRONG(ag_attention_ragged(texts, 2, 2, &cache, 2, NULL, start, len), "row 0: 4 positions from 3", "room for 5");
     WRONG(ag_rope(w, 2, 1, NULL, 10000), "(4,6)", "(B,T,H*hs)");
     WRONG(ag_rope(x3, 5, 1, NULL, 10000), "heads of 5", "ag_rope: ");
     WRONG(ag_rope(x3, 3, 1, NULL, 10000), "even", "3");

@@ -92,33 +92,6 @@ static void length_may_be_the_reason(void) {
     ag_free(c);
 }
 
-// Every pair is still there, and a batch holds those of like length.
-static void batches_are_of_like_length(void) {
-    enum { N = 5 * B + 3 };
-    pair set[N];
-    int was[N], at[N] = {0}, moved = 0;
-    ag_rng rng = {3, 0};
-    memset(set, 0, sizeof set);
-    for (int i = 0; i < N; i++)
-        set[i].kind = i, set[i].talk[i % 2].n = was[i] = 100 - (i * 17) % N, set[i].talk[1 - i % 2].n = 1;
-    into_batches(set, N, &rng);
-    for (int i = 0; i < N; i++) {
-        at[set[i].kind]++;
-        CHECK_INT(set[i].talk[set[i].kind % 2].n, was[set[i].kind]);
-    }
-    for (int i = 0; i < N; i++) CHECK_INT(at[i], 1);
-    for (int b = 0; b + B <= N; b += B) {
-        int least = 1000, most = 0;
-        for (int i = 0; i < B; i++) {
-            int n = was[set[b + i].kind];
-            least = n < least ? n : least, most = n > most ? n : most;
-        }
-        CHECK(most - least < B);
-        moved += b + B < N && was[set[b].kind] > was[set[b + B].kind];
-    }
-    CHECK(moved);                                   // not all from short to long
-}
-
 static void far_apart_is_finite(void) {
     static const ag_real far[] = {-900, -1, -1, -900}, zero[4] = {0};
     ag_ctx *c = ag_new(1);
@@ -271,7 +244,7 @@ static void compute_is_counted(void) {
 
 int main(int argc, char **argv) {
     T_BEGIN("dpo");
-    T_RUN(loss_and_gradient_are_pytorchs), T_RUN(length_may_be_the_reason), T_RUN(batches_are_of_like_length);
+    T_RUN(loss_and_gradient_are_pytorchs), T_RUN(length_may_be_the_reason);
     T_RUN(far_apart_is_finite), T_RUN(begins_at_ln_2);
     T_RUN(the_reference_gets_no_gradient), T_RUN(likelihood_counts_the_reply_only), T_RUN(steps_prefer_the_better_ones);
     T_RUN(wins_are_counted), T_RUN(compute_is_counted), T_RUN(the_judge_reads_the_right_answer);

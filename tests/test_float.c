@@ -259,6 +259,43 @@ static void cached_attention_has_the_bits_of_the_full_pass(void) {
     }
 }
 
+// Texts one after the other have the bits that each has in a padded batch, forward and backward, and with a cache.
+static void ragged_attention_has_the_bits_of_the_padded_one(void) {
+    static const int shapes[][3] = {{4, 2, 3}, {2, 2, 16}, {6, 1, 33}, {2, 1, 64}}, len[5] = {70, 0, 1, 130, 64};
+    static const int row[5] = {0, 2, 3, 5, 6};
+    enum { B = 5, T = 130, N = 265 };
+    for (int k = 0; k < 4; k++) {
+        int NH = shapes[k][0], NKV = shapes[k][1], hs = shapes[k][2], W = (NH + 2 * NKV) * hs, O = NH * hs;
+        char spec[40];
+        ag_ctx *g = ag_new(1);
+        snprintf(spec, sizeof spec, "%d,%dn %d,%d,%dn", N, W, B, T, W);
+        make_params(g, spec, (uint64_t)k);
+        float *x = (float *)malloc((size_t)B * T * W * 4 * sizeof *x), *padded = x + B * T * W, *y = padded + B * T * W;
+        ag_get(ag_param_get(g, 0), x), ag_get(ag_param_get(g, 1), padded);
+        for (int b = 0, at = 0; b < B; at += len[b++])
+            memcpy(padded + b * T * W, x + at * W, (size_t)(len[b] * W) * sizeof *x);
+        ag_set(ag_param_get(g, 1), padded);
+        ag_tensor *one = ag_attention_ragged(ag_param_get(g, 0), NH, NKV, NULL, B, NULL, NULL, len);
+        ag_tensor *two = ag_attention(ag_param_get(g, 1), NH, NKV, NULL, NULL, len);
+        ag_backward(ag_add(ag_sum(ag_mul(one, one)), ag_sum(ag_mul(two, two))));
+        float *y2 = y + N * O;
+        ag_get(one, y), ag_get(two, y2);
+        for (int b = 0, at = 0; b < B; at += len[b++])
+            if (memcmp(y + at * O, y2 + b * T * O, (size_t)(len[b] * O) * sizeof *y))
+                T_FAIL("hs=%d: text %d has other bits", hs, b);
+        ag_get_grad(ag_param_get(g, 0), x), ag_get_grad(ag_param_get(g, 1), padded);
+        for (int b = 0, at = 0; b < B; at += len[b++])
+            if (memcmp(x + at * W, padded + b * T * W, (size_t)(len[b] * W) * sizeof *x))
+                T_FAIL("hs=%d: the gradient of text %d has other bits", hs, b);
+        ag_kv cache;
+        cache.k = ag_state(g, 7, T, NKV * hs), cache.v = ag_state(g, 7, T, NKV * hs);
+        ag_tensor *three = ag_attention_ragged(ag_detach(ag_param_get(g, 0)), NH, NKV, &cache, B, row, NULL, len);
+        CHECK(three && !ag_get(three, y2) && !memcmp(y, y2, (size_t)(N * O) * sizeof *y));
+        CHECK(!ag_error(g));
+        free(x), ag_free(g);
+    }
+}
+
 // ---- our own exp, log, tanh ----------------------------------------------------------------------------------------
 static double ulps(float got, double want) {
     int e;
@@ -434,6 +471,7 @@ int main(int argc, char **argv) {
     T_RUN(instruction_sets_do_not_change_a_bit);
     T_RUN(a_row_does_not_depend_on_its_neighbours);
     T_RUN(cached_attention_has_the_bits_of_the_full_pass);
+    T_RUN(ragged_attention_has_the_bits_of_the_padded_one);
     T_RUN(elementary_functions);
     T_RUN(pytorch_agrees);
     for (int i = 0; i < N_CASES; i++) free(twin[i]);

@@ -342,6 +342,17 @@ static ag_tensor *attention_by_hand(ag_tensor *qkv, int NH, int NKV, const int *
     return ag_concat(heads, NH, 2);
 }
 
+// Texts one after the other: each on its own.
+static ag_tensor *texts_by_hand(ag_tensor *qkv, int NH, int NKV, int B, const int *len) {
+    ag_tensor *y[8];
+    int n = 0, W = qkv->shape[qkv->ndim - 1];
+    ag_tensor *flat = ag_reshape(qkv, 1, -1, W);
+    for (int b = 0, at = 0; b < B; at += len[b++])
+        if (len[b]) y[n++] = attention_by_hand(ag_slice(flat, 1, at, len[b]), NH, NKV, NULL);
+    ag_tensor *all = ag_concat(y, n, 1);
+    return qkv->ndim == 3 ? ag_permute(all, 1, 0, 2, -1) : ag_reshape(all, all->shape[1], all->shape[2]);
+}
+
 // (x0, x1) -> (x0 c - x1 s, x0 s + x1 c) as x * C + (x P) * S, where P swaps the pair and flips a sign.
 static ag_tensor *rope_by_hand(ag_tensor *x, int hs, int n_rotate, const int *start, double theta) {
     int Bn = x->shape[0], T = x->shape[1], H = x->shape[2] / hs;
@@ -417,6 +428,10 @@ static ag_tensor *tanh_gelu(ag_tensor *x) {
         attention_by_hand(P(g, 0), 3, 1, NULL)) \
     X(attention_ragged, "2,5,24n", ag_attention(P(g, 0), 4, 2, NULL, NULL, lens2), \
         attention_by_hand(P(g, 0), 4, 2, lens2)) \
+    X(attention_texts, "8,24n", ag_attention_ragged(P(g, 0), 4, 2, NULL, 3, NULL, NULL, lens3), \
+        texts_by_hand(P(g, 0), 4, 2, 3, lens3)) \
+    X(attention_texts_3d, "8,1,18n", ag_attention_ragged(P(g, 0), 2, 2, NULL, 3, NULL, NULL, lens3), \
+        texts_by_hand(P(g, 0), 2, 2, 3, lens3)) \
     X(attention_large, "1,5,9b", ag_attention(P(g, 0), 1, 1, NULL, NULL, NULL), \
         attention_by_hand(P(g, 0), 1, 1, NULL)) \
     X(rope, "2,5,12n", ag_rope(P(g, 0), 4, 3, NULL, 10000), rope_by_hand(P(g, 0), 4, 3, NULL, 10000)) \
@@ -509,6 +524,19 @@ static void attention_cache_equals_the_full_pass(void) {
     for (int i = 0; i < 3 * NH * HS; i++) CHECK_NEAR(y[i], full[4 * NH * HS + i], 1e-14);
     for (int i = 0; i < NH * HS; i++) CHECK_NEAR(y[3 * NH * HS + i], full[(T + 7) * NH * HS + i], 1e-14);
     for (int i = NH * HS; i < 3 * NH * HS; i++) CHECK(y[3 * NH * HS + i] == 0);
+    // The same without padding, and the second text in row 2 of the cache, in two pieces; row 1 stays as it is.
+    int row[2] = {0, 2}, some[2] = {3, 5}, some_start[2] = {4, 0}, rest = T - 5, rest_start = 5;
+    memcpy(part + 3 * W, x + T * W, 5 * W * sizeof *x);
+    ag_tensor *t = ag_attention_ragged(ag_input(g, part, 8, 1, W), NH, NKV, &cache, 2, row, some_start, some);
+    CHECK(ag_get(t, y) == 0);
+    for (int i = 0; i < 3 * NH * HS; i++) CHECK_NEAR(y[i], full[4 * NH * HS + i], 1e-14);
+    for (int i = 0; i < 5 * NH * HS; i++) CHECK_NEAR(y[3 * NH * HS + i], full[T * NH * HS + i], 1e-14);
+    memset(part, 0, sizeof part), ag_set_part(cache.k, 0, (T + 2) * NKV * HS, part);
+    t = ag_attention_ragged(ag_input(g, x + (T + 5) * W, T - 5, W), NH, NKV, &cache, 1, row + 1, &rest_start, &rest);
+    CHECK(ag_get(t, y) == 0);
+    for (int i = 0; i < (T - 5) * NH * HS; i++) CHECK_NEAR(y[i], full[(T + 5) * NH * HS + i], 1e-14);
+    ag_get_part(cache.k, (T + 2) * NKV * HS, T * NKV * HS, part);
+    for (int t1 = 0; t1 < T; t1++) CHECK(!memcmp(part + t1 * NKV * HS, x + (T + t1) * W + NH * HS, NKV * HS * sizeof *x));
     CHECK(ag_error(g) == NULL);
     ag_free(g);
 }
