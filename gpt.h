@@ -311,7 +311,8 @@ void       gpt_freeze(gpt_model *m);                                // no parame
 
 // Texts of different lengths stand in one array: ids (B,T), row b right-padded after len[b] tokens. mask (B,T) says
 // which tokens count (NULL: all). targets (B,T): at position t what the model should say next, ids[b,t+1]; AG_IGNORE
-// where that token does not count or is padding. The loss of fine-tuning is ag_cross_entropy with these.
+// where that token does not count or is padding. The loss of fine-tuning is ag_cross_entropy with these, or minus the
+// mean of gpt_logprobs, where only what counts goes through the head.
 void       gpt_targets(const int *ids, const unsigned char *mask, int B, int T, const int *len, int *targets);
 // At position t the log-probability of token t+1, with gradient, and 0 where that token does not count: (B,T).
 ag_tensor *gpt_logprobs(gpt_model *m, const int *ids, const unsigned char *mask, int B, int T, const int *len);

@@ -240,21 +240,21 @@ LESSON_FN void stage_print_mask(const stage *s, const stage_talk *t) {
 
 LESSON_FN void stage_talk_free(stage_talk *t) { free(t->ids), free(t->mask), t->ids = NULL; }
 
-// The loss of B conversations side by side, right-padded: only what the assistant says counts.
+// The loss of B conversations side by side, right-padded: the mean over what the assistant says.
 LESSON_FN ag_tensor *stage_loss(gpt_model *m, const stage_talk *const *talks, int B) {
-    int T = 0, *len = (int *)lesson_alloc((size_t)B, sizeof *len);
+    int T = 0, said = 0, *len = (int *)lesson_alloc((size_t)B, sizeof *len);
     for (int b = 0; b < B; b++) {
         len[b] = talks[b]->n < m->config.n_ctx ? talks[b]->n : m->config.n_ctx;
         if (len[b] > T) T = len[b];
     }
-    int *ids = (int *)lesson_alloc((size_t)(2 * B * T), sizeof *ids), *y = ids + B * T;
+    int *ids = (int *)lesson_alloc((size_t)(B * T), sizeof *ids);
     unsigned char *mask = (unsigned char *)lesson_alloc((size_t)(B * T), 1);
     for (int b = 0; b < B; b++) {
         memcpy(ids + b * T, talks[b]->ids, (size_t)len[b] * sizeof *ids);
         memcpy(mask + b * T, talks[b]->mask, (size_t)len[b]);
+        for (int t = 1; t < len[b]; t++) said += talks[b]->mask[t];
     }
-    gpt_targets(ids, mask, B, T, len, y);
-    ag_tensor *loss = ag_cross_entropy(gpt_head(m, gpt_trunk(m, ids, B, T, len)), y, NULL);
+    ag_tensor *loss = ag_scale(ag_sum(gpt_logprobs(m, ids, mask, B, T, len)), -1.0 / (said ? said : 1));
     free(len), free(ids), free(mask);
     return loss;
 }

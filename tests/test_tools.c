@@ -453,6 +453,25 @@ static void loop_ends(void) {
     free(r.ids), stage_free(&s);
 }
 
+// The loss of two conversations of different length is PyTorch's: the cross entropy of all that counts in both.
+static void loss_is_the_mean_over_what_the_assistant_says(void) {
+    stage s = small_stage();
+    gpt_message one[2] = {{GPT_USER, "how many r?", 0}, {GPT_ASSISTANT, "it is 3", 0}};
+    gpt_message two[2] = {{GPT_USER, "and now?", 0}, {GPT_ASSISTANT, "I do not know, and it is late", 0}};
+    stage_talk t[2] = {stage_render(&s, one, 2, 0), stage_render(&s, two, 2, 0)};
+    const stage_talk *batch[2] = {&t[0], &t[1]};
+    int T = t[0].n > t[1].n ? t[0].n : t[1].n, len[2] = {t[0].n, t[1].n};
+    int *ids = (int *)lesson_alloc((size_t)(4 * T), sizeof *ids);
+    unsigned char *mask = (unsigned char *)lesson_alloc((size_t)(2 * T), 1);
+    for (int b = 0; b < 2; b++)
+        memcpy(ids + b * T, t[b].ids, (size_t)len[b] * sizeof *ids), memcpy(mask + b * T, t[b].mask, (size_t)len[b]);
+    gpt_targets(ids, mask, 2, T, len, ids + 2 * T);
+    ag_tensor *want = ag_cross_entropy(gpt_head(s.model, gpt_trunk(s.model, ids, 2, T, len)), ids + 2 * T, NULL);
+    CHECK(len[0] != len[1]);
+    CHECK_NEAR(ag_item(stage_loss(s.model, batch, 2)), ag_item(want), 1e-5);
+    free(ids), free(mask), stage_talk_free(&t[0]), stage_talk_free(&t[1]), stage_free(&s);
+}
+
 // A model that has learned one conversation by heart calls the tool, reads its result and answers; one that has
 // learned to call for ever is stopped.
 static void loop_with_a_model(void) {
@@ -506,6 +525,7 @@ int main(int argc, char **argv) {
     T_RUN(loop_renders_as_the_template);
     T_RUN(nobody_forges_a_special_token);
     T_RUN(loop_ends);
+    T_RUN(loss_is_the_mean_over_what_the_assistant_says);
     T_RUN(loop_with_a_model);
     ag_free(ag);
     return T_END();
