@@ -2358,9 +2358,10 @@ static int agi_naive_attention(ag_backend *be, const ag_attention_args *a) {
 //     dv_u += p_tu dy_t      ds_tu = p_tu (dp_tu - D_t) / sqrt(hs)      dq_t += ds_tu k_u      dk_u += ds_tu q_t
 static int agi_naive_attention_back(ag_backend *be, const ag_attention_args *a) {
     int hs = a->HS;
-    size_t n = (agi_first(a, a->B - 1) + agi_rows_of(a, a->B - 1)) * (a->NH + 2 * a->NKV) * hs;
+    size_t n = 0;
     double scale = 1 / sqrt((double)hs);
     (void)be;
+    for (int b = 0; b < a->B; b++) n += (size_t)agi_rows_of(a, b) * (a->NH + 2 * a->NKV) * hs;
     for (size_t i = 0; i < n && !a->accumulate; i++) a->dqkv[i] = 0;
     for (int b = 0; b < a->B; b++) for (int h = 0; h < a->NH; h++) for (int t = 0; t < agi_rows_of(a, b); t++) {
         size_t at = ((agi_first(a, b) + t) * a->NH + h) * hs;
@@ -2406,6 +2407,11 @@ static const agi_op agi_op_attention_ragged = { "ag_attention_ragged", agi_atten
 // Queries, keys and values side by side; 0 for numbers of heads that cannot be.
 static int agi_head_count(int n_head, int n_kv_head) {
     return n_head < 1 || n_kv_head < 1 || n_head > 1 << 20 || n_kv_head > 1 << 20 ? 0 : n_head + 2 * n_kv_head;
+}
+// Does qkv have room for them, and for each key head a whole number of query heads?
+static int agi_heads_fit(const ag_tensor *qkv, int n_head, int n_kv_head) {
+    int heads = agi_head_count(n_head, n_kv_head);
+    return heads && n_head % n_kv_head == 0 && agi_last(qkv) && agi_last(qkv) % heads == 0;
 }
 
 // B rows of T positions, padded; or ragged: B rows of up to T positions. 1, or 0: an error.
@@ -2471,10 +2477,9 @@ static ag_tensor *agi_attention(const agi_op *op, ag_tensor *qkv, int n_head, in
 }
 
 ag_tensor *ag_attention(ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache, const int *start, const int *len) {
-    int heads = agi_head_count(n_head, n_kv_head);
     ag_ctx *ctx = agi_ready(&agi_op_attention, 1, &qkv);
     if (!ctx) return NULL;
-    if (qkv->ndim != 3 || !heads || n_head % n_kv_head || qkv->shape[2] % heads || !qkv->shape[2]) {
+    if (qkv->ndim != 3 || !agi_heads_fit(qkv, n_head, n_kv_head)) {
         agi_fail(ctx, "ag_attention",
                  "qkv is %s with %d heads and %d key heads: wanted (B,T,(NH+2*NKV)*hs), NKV a divisor of NH",
                  agi_shape(qkv).s, n_head, n_kv_head);
@@ -2486,16 +2491,16 @@ ag_tensor *ag_attention(ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache,
 
 ag_tensor *ag_attention_ragged(ag_tensor *qkv, int n_head, int n_kv_head, ag_kv *cache, int B, const int *row,
                                const int *start, const int *len) {
-    int heads = agi_head_count(n_head, n_kv_head), T = 0;
+    int T = 0;
     size_t N = 0;
     ag_ctx *ctx = agi_ready(&agi_op_attention_ragged, 1, &qkv);
     if (!ctx) return NULL;
     for (int b = 0; len && b < B; b++) if (len[b] > 0) N += (size_t)len[b], T = len[b] > T ? len[b] : T;
-    if (qkv->ndim < 2 || qkv->ndim > 3 || (qkv->ndim == 3 && qkv->shape[1] != 1) || !heads || n_head % n_kv_head ||
-        agi_last(qkv) % heads || !agi_last(qkv) || !len || N != agi_rows(qkv)) {
-        agi_fail(ctx, "ag_attention_ragged", "qkv is %s with %d heads and %d key heads, and len has %zu positions in "
-                 "all: wanted (N,(NH+2*NKV)*hs), N the sum of len, NKV a divisor of NH", agi_shape(qkv).s, n_head,
-                 n_kv_head, N);
+    if (qkv->ndim < 2 || qkv->ndim > 3 || (qkv->ndim == 3 && qkv->shape[1] != 1) ||
+        !agi_heads_fit(qkv, n_head, n_kv_head) || !len || B < 0 || N != agi_rows(qkv)) {
+        agi_fail(ctx, "ag_attention_ragged", "qkv is %s with %d heads and %d key heads, and len of %d texts has %zu "
+                 "positions in all: wanted (N,(NH+2*NKV)*hs), N the sum of len, NKV a divisor of NH", agi_shape(qkv).s,
+                 n_head, n_kv_head, B, N);
         return NULL;
     }
     return agi_attention(&agi_op_attention_ragged, qkv, n_head, n_kv_head, cache, B, T, row, start, len);

@@ -88,7 +88,7 @@ static void train(gpt_model *m, const char *name, const pair *set, int n, double
 static void rewards(gpt_model *m, const stage_talk *const *talks, int n, ag_real *y) {
     int old = ag_no_grad(m->ctx, 1);
     for (int i = 0; i < n; i += B) {
-        stage_rows r = pairs_rows(talks + i, n - i < B ? n - i : B);
+        stage_rows r = stage_rows_of(talks + i, n - i < B ? n - i : B, 0);
         ag_get(stage_score(m, r.ids, r.mask, r.B, r.T, r.len, NULL), y + i);
         stage_rows_free(&r), ag_reset(m->ctx);
     }
@@ -300,7 +300,7 @@ static void rated(const pair *set, int n_set, const ag_real *y, const rating *by
 
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "13", "a reward model, from pairs of replies");
-    int few = lesson_int_in("pairs", 1600, B, 100000, "pairs for the reward model");
+    int few = lesson_int_in("pairs", 2400, B, 100000, "pairs for the reward model");
     int many = lesson_int_in("gold", 6000, B, 100000, "other pairs for the gold standard");
     int n_held = lesson_int_in("held", 600, 8, 10000, "held-out pairs");
     const char *kind = lesson_choice("loss", "bt", "bt|margin", "Bradley-Terry, or margin ranking");

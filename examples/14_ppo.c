@@ -10,8 +10,9 @@
 // A reward model is only a proxy of what is wanted. So the policy pays for every nat by which it leaves the assistant
 // it was, the reference. And a second reward model, made of more pairs, looks on, and nothing is ever optimised against
 // it: the gold standard (Gao et al. 2023, "Scaling laws for reward model overoptimization"). We train twice: with that
-// price, and without (at a learning rate that does not fall). Without it the proxy goes on rising while the
-// gold standard falls: the policy finds what the proxy has never been shown.
+// price, and without it, in steps four times as long. At first both judges like what the second run does, too: it
+// obeys and says little. Then it finds what the proxy has never been shown, and the proxy goes on rising while the gold
+// standard falls.
 //
 // It prints    reward, gold reward and KL while it learns, of answers to held-out prompts; then prompts with answers of
 //              the assistant, of the policy, and of the policy that paid nothing
@@ -27,7 +28,8 @@
 // Exercises
 //   1. kl=3 and kl=12 (with limit=20): what does a nat buy in gold reward, and where does it stop buying?
 //   2. entropy=0.02 pays for being undecided. Does it save the second run's variety (distinct2), and its gold reward?
-//   3. clip=10 clips nothing. Watch clip_fraction and kl in out/14/log.csv; then epochs=6 with it, and without.
+//   3. free_lr=2e-4 takes steps as short as those of the first run. Does it still find what the proxy does not know?
+//   4. clip=10 clips nothing. Watch clip_fraction and kl in out/14/log.csv; then epochs=6 with it, and without.
 #define AG_DIE_ON_ERROR
 #define AUTOGRAD_IMPLEMENTATION
 #define GPT_IMPLEMENTATION
@@ -47,7 +49,7 @@ enum { SHOWN = 3 };                 // answers to print
 
 typedef struct settings {
     int steps, rows, minibatch, epochs, cap, longest, every, held, seed;
-    double lr, clip, lambda, value, entropy, beta, target, limit;
+    double lr, free_lr, clip, lambda, value, entropy, beta, target, limit;
 } settings;
 
 // Prompts and answers, and what PPO wants to know about every action. An action is a token that the policy chose; all
@@ -414,8 +416,8 @@ static void terms(const world *w, const settings *o, int run, char *to, size_t s
     snprintf(to, size, "run=%d steps=%d seed=%d rows=%d minibatch=%d epochs=%d tokens=%d prompt=%d held=%d lr=%.9g "
              "clip=%.9g lambda=%.9g value=%.9g entropy=%.9g beta=%.9g kl=%.9g limit=%.9g; %.17g %.17g", run,
              run == PENALTY ? o->steps : 0, o->seed, o->rows, o->minibatch, o->epochs, o->cap, o->longest, o->held,
-             o->lr, o->clip, o->lambda, o->value, o->entropy, o->beta, o->target, o->limit, w->by_reward.mean,
-             w->by_gold.mean);
+             run == PENALTY ? o->lr : o->free_lr, o->clip, o->lambda, o->value, o->entropy, o->beta, o->target,
+             o->limit, w->by_reward.mean, w->by_gold.mean);
 }
 
 // Everything that the next step depends on: policy with its value head, the optimizer's moments, the random streams
@@ -529,7 +531,7 @@ static int train(world *w, const settings *o, int run, int steps, const char *pa
         x[C_RUN] = run, x[C_STEP] = step, x[7] = lesson_seconds() - started;
         if (!last && !over) {
             batch b = collect(w, o);
-            double lr = o->lr * (run == PENALTY ? gpt_lr_linear(step, 0, o->steps, 0.7) : 1);
+            double lr = run == PENALTY ? o->lr * gpt_lr_linear(step, 0, o->steps, 0.7) : o->free_lr;
             update u = improve(w, o, &b, lr);
             double kl = kl_of(&b, k1), score = scale_of(b.score, o->rows).mean, spent = lesson_seconds() - now;
             double seen[] = {u.loss, LESSON_NONE, lr, u.norm, u.tokens / spent, x[7], score, kl, kl_of(&b, k3),
@@ -575,23 +577,24 @@ int main(int argc, char **argv) {
     settings o;
     lesson_begin(argc, argv, "14", "learning from a reward model, with a price for going far, and without");
     o.steps = lesson_int("steps", 120, "of PPO with the penalty: a batch of answers, some epochs over it");
-    int free_steps = lesson_int("free_steps", 120, "of PPO without it; 0: no second run");
+    int free_steps = lesson_int("free_steps", 130, "of PPO without it; 0: no second run");
     o.rows = lesson_int_in("rows", 96, 1, 4096, "answers a step");
     o.minibatch = lesson_int_in("minibatch", 32, 1, 4096, "answers a gradient");
     o.epochs = lesson_int_in("epochs", 2, 1, 100, "over each batch of answers");
-    o.lr = lesson_float("lr", 2.5e-4, "learning rate; with the penalty it falls to 0 in the end");
+    o.lr = lesson_float("lr", 2e-4, "learning rate with the penalty; it falls to 0 in the end");
+    o.free_lr = lesson_float("free_lr", 8e-4, "learning rate without the penalty; it does not fall");
     o.target = lesson_float_in("kl", 7, 0.01, 1000, "nats an answer, beyond which the price of a nat rises");
     o.limit = lesson_float_in("limit", 8, 0.01, 1000, "nats an answer at which the first run ends");
-    o.beta = lesson_float("beta", 0.03, "price of a nat at first, and at least, in standard deviations of the reward");
+    o.beta = lesson_float("beta", 0.035, "price of a nat at first, and at least, in standard deviations of the reward");
     o.clip = lesson_float_in("clip", 0.2, 0.001, 1000, "how far a ratio may go");
-    o.lambda = lesson_float_in("lambda", 1, 0, 1, "of the advantages: 0 believes the value head, 1 what was paid");
+    o.lambda = lesson_float_in("lambda", 0.95, 0, 1, "of the advantages: 0 believes the value head, 1 what was paid");
     o.value = lesson_float("value", 1e-3, "weight of the value loss");
     o.entropy = lesson_float("entropy", 0, "weight of the entropy: what being undecided is worth");
     o.cap = lesson_int_in("tokens", 60, 2, 200, "of an answer at most");
     o.longest = lesson_int_in("prompt", 96, 40, 250, "tokens of a prompt at most");
     o.held = lesson_int_in("held", 192, SHOWN, 4096, "held-out prompts to look at");
     o.every = lesson_int_in("every", 10, 1, 1000000, "steps between two looks, each followed by a save");
-    int pairs = lesson_int_in("pairs", 1600, 16, 100000, "to learn from, where lesson 13's reward models are missing");
+    int pairs = lesson_int_in("pairs", 2400, 16, 100000, "to learn from, where lesson 13's reward models are missing");
     int base = lesson_int_in("base_steps", 400, 1, 1000000, "of training, where lesson 08's or 11's model is missing");
     int go_on = lesson_flag("resume", 0, "go on from out/14");
     o.seed = lesson_int("seed", 1, "of everything random");
@@ -604,7 +607,7 @@ int main(int argc, char **argv) {
     plays_enough(&w.plays);
     w.policy = pairs_sft(ag, &w.plays, base), w.reference = w.policy.model;
     w.reward = pairs_reward(&w.policy, &w.plays, "reward", pairs, 1);
-    w.gold = pairs_reward(&w.policy, &w.plays, "gold", 4 * pairs, 2);
+    w.gold = pairs_reward(&w.policy, &w.plays, "gold", 5 * pairs / 2, 2);
     if (o.longest + o.cap >= w.reference->config.n_ctx)             // the judge ends what has no end
         lesson_fail("prompt=%d and tokens=%d and an end exceed the context of %d", o.longest, o.cap,
                     w.reference->config.n_ctx);

@@ -257,26 +257,11 @@ LESSON_FN void pairs_free(pair *set, int n) {
     free(set);
 }
 
-// n conversations as one right-padded batch.
-LESSON_FN stage_rows pairs_rows(const stage_talk *const *talks, int n) {
-    stage_rows r;
-    memset(&r, 0, sizeof r);
-    for (int b = 0; b < n; b++) if (talks[b]->n > r.T) r.T = talks[b]->n;
-    r.B = n, r.ids = (int *)lesson_alloc((size_t)(n * r.T + n), sizeof *r.ids), r.len = r.ids + n * r.T;
-    r.mask = (unsigned char *)lesson_alloc((size_t)(n * r.T), 1);
-    for (int b = 0; b < n; b++) {
-        r.len[b] = talks[b]->n;
-        memcpy(r.ids + b * r.T, talks[b]->ids, (size_t)r.len[b] * sizeof *r.ids);
-        memcpy(r.mask + b * r.T, talks[b]->mask, (size_t)r.len[b]);
-    }
-    return r;
-}
-
 // The better replies of n pairs, then the worse ones: 2n rows.
 LESSON_FN stage_rows pairs_batch(const pair *set, int n) {
     const stage_talk **talks = (const stage_talk **)lesson_alloc((size_t)(2 * n), sizeof *talks);
     for (int b = 0; b < n; b++) talks[b] = &set[b].talk[0], talks[n + b] = &set[b].talk[1];
-    stage_rows r = pairs_rows(talks, 2 * n);
+    stage_rows r = stage_rows_of(talks, 2 * n, 0);
     free(talks);
     return r;
 }

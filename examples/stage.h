@@ -240,23 +240,46 @@ LESSON_FN void stage_print_mask(const stage *s, const stage_talk *t) {
 
 LESSON_FN void stage_talk_free(stage_talk *t) { free(t->ids), free(t->mask), t->ids = NULL; }
 
-// The loss of B conversations side by side, right-padded: the mean over what the assistant says.
+// Conversations side by side, as one right-padded batch for gpt_trunk and gpt_logprobs.
+typedef struct stage_rows {
+    int B, T;
+    int *ids, *len;                 // (B,T), (B): tokens of a row, and how many it has
+    unsigned char *mask;            // (B,T): 1 for what the model says, its end token included
+    // Of stage_rollout, else NULL:
+    int *prompt, *ended;            // (B), (B): tokens of the prompt; 1 where the last token is <|im_end|>, 0 where
+                                    // there was no room to end
+    ag_real *logprobs;              // (B,T): at t the log-probability that token t+1 had when it was drawn, else 0
+} stage_rows;
+
+// Of each at most so many tokens; 0: all.
+LESSON_FN stage_rows stage_rows_of(const stage_talk *const *talks, int B, int most) {
+    stage_rows r;
+    memset(&r, 0, sizeof r);
+    for (int b = 0; b < B; b++) if (talks[b]->n > r.T) r.T = talks[b]->n;
+    if (most && r.T > most) r.T = most;
+    r.B = B, r.ids = (int *)lesson_alloc((size_t)(B * r.T + B), sizeof *r.ids), r.len = r.ids + B * r.T;
+    r.mask = (unsigned char *)lesson_alloc((size_t)(B * r.T), 1);
+    for (int b = 0; b < B; b++) {
+        r.len[b] = talks[b]->n < r.T ? talks[b]->n : r.T;
+        memcpy(r.ids + b * r.T, talks[b]->ids, (size_t)r.len[b] * sizeof *r.ids);
+        memcpy(r.mask + b * r.T, talks[b]->mask, (size_t)r.len[b]);
+    }
+    return r;
+}
+
+LESSON_FN void stage_rows_free(stage_rows *r) {
+    free(r->ids), free(r->mask), free(r->logprobs);
+    memset(r, 0, sizeof *r);
+}
+
+// The loss of B conversations: the mean over what the assistant says.
 LESSON_FN ag_tensor *stage_loss(gpt_model *m, const stage_talk *const *talks, int B) {
-    int T = 0, said = 0, *len = (int *)lesson_alloc((size_t)B, sizeof *len);
-    for (int b = 0; b < B; b++) {
-        len[b] = talks[b]->n < m->config.n_ctx ? talks[b]->n : m->config.n_ctx;
-        if (len[b] > T) T = len[b];
-    }
-    int *ids = (int *)lesson_alloc((size_t)(B * T), sizeof *ids);
-    unsigned char *mask = (unsigned char *)lesson_alloc((size_t)(B * T), 1);
-    for (int b = 0; b < B; b++) {
-        memcpy(ids + b * T, talks[b]->ids, (size_t)len[b] * sizeof *ids);
-        memcpy(mask + b * T, talks[b]->mask, (size_t)len[b]);
-        for (int t = 1; t < len[b]; t++) said += talks[b]->mask[t];
-    }
-    ag_tensor *loss = ag_scale(ag_sum(gpt_logprobs(m, ids, mask, B, T, len)), -1.0 / (said ? said : 1));
-    free(len), free(ids), free(mask);
-    return loss;
+    stage_rows r = stage_rows_of(talks, B, m->config.n_ctx);
+    int said = 0;
+    for (int b = 0; b < B; b++) for (int t = 1; t < r.len[b]; t++) said += r.mask[b * r.T + t];
+    ag_tensor *logp = gpt_logprobs(m, r.ids, r.mask, B, r.T, r.len);
+    stage_rows_free(&r);
+    return ag_scale(ag_sum(logp), -1.0 / (said ? said : 1));
 }
 
 // What the assistant says to each of B users (to be freed), at most cap tokens. well[b] (or well NULL): it ended by
@@ -285,15 +308,6 @@ LESSON_FN void stage_replies(stage *s, const char *const *asked, int B, double t
 }
 
 // ---- reinforcement learning ----
-
-// B prompts and what the model said to each, as one right-padded batch for gpt_trunk and gpt_logprobs.
-typedef struct stage_rows {
-    int B, T;
-    int *ids, *len, *prompt;        // (B,T), (B), (B): tokens of a row, and how many of these are the prompt
-    int *ended;                     // (B): 1 where the last token is <|im_end|>, 0 where there was no room to end
-    unsigned char *mask;            // (B,T): 1 for what the model said, its end token included
-    ag_real *logprobs;              // (B,T): at t the log-probability that token t+1 had when it was drawn, else 0
-} stage_rows;
 
 // Draws them: `each` answers to each of `asks` prompts, side by side; at most cap new tokens each, all within the
 // context.
@@ -331,11 +345,6 @@ LESSON_FN stage_rows stage_rollout(stage *s, const gpt_sampling *how, const stag
     return r;
 }
 
-LESSON_FN void stage_rows_free(stage_rows *r) {
-    free(r->ids), free(r->mask), free(r->logprobs);
-    memset(r, 0, sizeof *r);
-}
-
 // What the model said in row b, without the end token; to be freed.
 LESSON_FN char *stage_said(const stage *s, const stage_rows *r, int b) {
     const int *from = r->ids + (size_t)b * (size_t)r->T + r->prompt[b];
@@ -343,12 +352,12 @@ LESSON_FN char *stage_said(const stage *s, const stage_rows *r, int b) {
 }
 
 // A reward model's score of each row, (B): what its scalar head says at the n tokens of the reply, added up, times
-// 12 / (n + 12). So a reply is judged word by word: their mean, with twelve more words of no opinion. Without these a
-// short reply would be the easiest to praise: with three, answers shrank to nine tokens in lesson 14. (Most read the
-// last token alone. There the head has to wait until attention has learned to collect what the words tell: at this size
+// 16 / (n + 16). So a reply is judged word by word: their mean, with sixteen more words of no opinion. The fewer of
+// these, the easier is a short reply to praise: what was asked for stands at its beginning. (Most read the last token
+// alone. There the head has to wait until attention has learned to collect what the words tell: at this size
 // it saw nothing after 500 pairs, and this way much.)
 // said_at (or NULL) gets what it says at each token, (B,T).
-enum { STAGE_SILENT = 12 };
+enum { STAGE_SILENT = 16 };
 LESSON_FN ag_tensor *stage_score(gpt_model *reward, const int *ids, const unsigned char *mask, int B, int T,
                                  const int *len, ag_tensor **said_at) {
     ag_real *share = (ag_real *)lesson_alloc((size_t)(B * T), sizeof *share);

@@ -15,8 +15,7 @@
 #define D ag_param_get(g, 3)
 
 static const int ids5[] = {2, 0, 2, 3, 1}, ids6[] = {3, 3, 0, 1, 3, 2}, starts2[] = {3, 0}, lens2[] = {5, 2},
-    lens3[] = {3, 0, 5},
-    lens_none[] = {0, 3};
+    lens3[] = {3, 0, 5}, lens_none[] = {0, 3};
 static const int targets4[] = {0, 2, 6, 2}, targets_ignore[] = {0, AG_IGNORE, 6, 2},
     targets6[] = {1, 4, AG_IGNORE, 0, 0, 2};
 static const ag_real weights4[] = {(ag_real)0.5, 2, 1, (ag_real)0.25};

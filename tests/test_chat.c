@@ -209,7 +209,7 @@ static void rollouts_know_their_logprobs(void) {
         gpt_model *m = gpt_new(ag, &c);
         shake(m);
         int prompt[16], n[B] = { 3, 3, 9, 5, 5, 5 }, out[B * CAP], n_out[B], stop = 7, T = 24;
-        const int *prompts[B] = { prompt, prompt, prompt, prompt + 3, prompt + 3, prompt + 2 };     // the same two side by side
+        const int *prompts[B] = { prompt, prompt, prompt, prompt + 3, prompt + 3, prompt + 2 };     // twice two alike
         int ids[B * 24], len[B];
         unsigned char mask[B * 24];
         ag_real lp[B * CAP], again[B * 24];

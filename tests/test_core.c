@@ -401,6 +401,7 @@ static void wrong_calls_are_explained(void) {
     WRONG(ag_attention_ragged(x3, 2, 1, NULL, 2, NULL, NULL, six), "(2,3,12)", "ag_attention_ragged: ");
     WRONG(ag_attention_ragged(texts, 2, 2, NULL, 2, NULL, NULL, short_of), "5 positions in all", "sum of len");
     WRONG(ag_attention_ragged(texts, 2, 2, NULL, 2, NULL, NULL, NULL), "0 positions in all", "ag_attention_ragged: ");
+    WRONG(ag_attention_ragged(texts, 2, 2, NULL, -1, NULL, NULL, six), "len of -1 texts", "ag_attention_ragged: ");
     WRONG(ag_attention_ragged(texts, 2, 2, NULL, 2, NULL, start, six), "start needs a cache", "ag_attention_ragged: ");
     WRONG(ag_attention_ragged(texts, 2, 2, NULL, 2, six, NULL, six), "row needs a cache", "ag_attention_ragged: ");
     WRONG(ag_attention_ragged(texts, 2, 2, &cache, 2, twice, NULL, six), "row[1] is 1", "ascending");

@@ -270,7 +270,7 @@ static settings quick(void) {
     memset(&o, 0, sizeof o);
     o.steps = 4, o.rows = 6, o.minibatch = 4, o.epochs = 2, o.cap = 8, o.longest = 100;
     o.every = 2, o.held = 4, o.seed = 3;
-    o.lr = 3e-3, o.clip = 0.2, o.lambda = 0.95, o.value = 0.1, o.entropy = 0.01;
+    o.lr = 3e-3, o.free_lr = 4e-3, o.clip = 0.2, o.lambda = 0.95, o.value = 0.1, o.entropy = 0.01;
     o.beta = 0.3, o.target = 1e-4, o.limit = 100;
     return o;
 }
@@ -365,7 +365,7 @@ static void each_answer_is_judged_alone(void) {
             if (!x.r.mask[b * x.r.T + t + 1]) continue;
             int before = i - x.first[b];                        // words of the answer that the judge has heard
             CHECK_NEAR(x.guess[i], sum / (before + 16), 1e-5);
-            sum += (12 * at[t + 1] - 0.25) / 2;
+            sum += (16 * at[t + 1] - 0.25) / 2;
             CHECK_NEAR(x.value[i], v[t] + x.guess[i], 1e-5);
             CHECK_NEAR(x.ref[i], lp[t], 1e-6);
             i++;
@@ -456,7 +456,14 @@ static void a_run_that_was_stopped_goes_on_with_the_same_bits(void) {
             CHECK_NEAR(b.curve[i].l.kl, a.curve[i].l.kl, 1e-7);
         }
         CHECK(a.curve[0].l.kl == 0 && a.curve[2].l.k3 > 0);
-        free(x), free(y), end(&a, &o), end(&b, &o);
+        free(x), free(y), x = lesson_file(path[2], n);
+        char row[16];
+        double rate = 0;
+        snprintf(row, sizeof row, "\n%d,3,", run);
+        char *last = strstr((char *)x, row);
+        CHECK(last && sscanf(last + strlen(row), "%*f,,%lf", &rate) == 1);
+        CHECK_NEAR(rate, run == FREE ? o.free_lr : o.lr * gpt_lr_linear(3, 0, 4, 0.7), 1e-9);
+        free(x), end(&a, &o), end(&b, &o);
     }
     for (int i = 0; i < 4; i++) remove(path[i]);
 }

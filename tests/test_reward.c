@@ -309,8 +309,8 @@ static void each_reward_is_of_its_own_reply(void) {
             const stage_talk *t = &set[i].talk[k];
             ag_real all[256];
             ag_get(gpt_scalar(m, gpt_trunk(m, t->ids, 1, t->n, NULL)), all);
-            double want = 0, said = 12;                     // what is said at the reply's tokens, and twelve times 0
-            for (int j = 0; j < t->n; j++) said += t->mask[j], want += t->mask[j] ? 12.0 * all[j] : 0;
+            double want = 0, said = 16;                     // what is said at the reply's tokens, and sixteen times 0
+            for (int j = 0; j < t->n; j++) said += t->mask[j], want += t->mask[j] ? 16.0 * all[j] : 0;
             want /= said;
             CHECK_NEAR((k ? l : b)[i], want, 2e-5); CHECK_NEAR(y[8 * k + i], want, 2e-5);
         }
@@ -327,7 +327,7 @@ static void drift_is_the_middle_of_a_pair(void) {
     end();
 }
 
-// A short reply counts less than a long one that is as good all the way: twelve tokens of no opinion stand beside it.
+// A short reply counts less than a long one that is as good all the way: sixteen tokens of no opinion stand beside it.
 static void few_words_are_not_judged_too_hard(void) {
     begin();
     gpt_config c = tiny.model->config;
@@ -341,8 +341,8 @@ static void few_words_are_not_judged_too_hard(void) {
     ag_tensor *said;
     memset(mask + 4, 1, 2), memset(mask + 40 + 16, 1, 24);
     ag_get(stage_score(m, ids, mask, 2, 40, len, &said), y), ag_get(said, at);
-    CHECK_NEAR(y[0], 12 * 2 / 14.0, 1e-6);
-    CHECK_NEAR(y[1], 12 * 24 / 36.0, 1e-6);
+    CHECK_NEAR(y[0], 16 * 2 / 18.0, 1e-6);
+    CHECK_NEAR(y[1], 16 * 24 / 40.0, 1e-6);
     CHECK_NEAR(at[0], 1, 1e-6); CHECK_NEAR(at[79], 1, 1e-6);
     gpt_free(m), end();
 }

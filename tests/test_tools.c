@@ -469,7 +469,14 @@ static void loss_is_the_mean_over_what_the_assistant_says(void) {
     ag_tensor *want = ag_cross_entropy(gpt_head(s.model, gpt_trunk(s.model, ids, 2, T, len)), ids + 2 * T, NULL);
     CHECK(len[0] != len[1]);
     CHECK_NEAR(ag_item(stage_loss(s.model, batch, 2)), ag_item(want), 1e-5);
-    free(ids), free(mask), stage_talk_free(&t[0]), stage_talk_free(&t[1]), stage_free(&s);
+    char longer[2000];                              // of more than the context holds, what comes first
+    memset(longer, 'x', sizeof longer), longer[1999] = 0, two[1].text = longer;
+    stage_talk all = stage_render(&s, two, 2, 0), cut = all;
+    cut.n = s.model->config.n_ctx;
+    CHECK(all.n > cut.n);
+    batch[0] = &all, want = stage_loss(s.model, batch, 1), batch[0] = &cut;
+    CHECK(want && ag_item(want) == ag_item(stage_loss(s.model, batch, 1)));
+    free(ids), free(mask), stage_talk_free(&t[0]), stage_talk_free(&t[1]), stage_talk_free(&all), stage_free(&s);
 }
 
 // A model that has learned one conversation by heart calls the tool, reads its result and answers; one that has
