@@ -2404,11 +2404,11 @@ static void agi_attention_backward(ag_tensor *y) {
 static const agi_op agi_op_attention = { "ag_attention", agi_attention_backward };
 static const agi_op agi_op_attention_ragged = { "ag_attention_ragged", agi_attention_backward };
 
-// Queries, keys and values side by side; 0 for numbers of heads that cannot be.
+// Heads of queries, keys and values side by side; 0 for numbers of them that cannot be.
 static int agi_head_count(int n_head, int n_kv_head) {
     return n_head < 1 || n_kv_head < 1 || n_head > 1 << 20 || n_kv_head > 1 << 20 ? 0 : n_head + 2 * n_kv_head;
 }
-// Does qkv have room for them, and for each key head a whole number of query heads?
+// Is qkv so many heads wide, and are there as many query heads for each key head?
 static int agi_heads_fit(const ag_tensor *qkv, int n_head, int n_kv_head) {
     int heads = agi_head_count(n_head, n_kv_head);
     return heads && n_head % n_kv_head == 0 && agi_last(qkv) && agi_last(qkv) % heads == 0;

@@ -58,7 +58,9 @@ static void sample(gpt_model *m, bpe *tokens, long step, int length, int first) 
 static const char *kept(const gpt_state *state, const char *key) {
     static char values[16][512];
     static int next;
-    char *value = values[next++ & 15];
+    char *value = values[next++ & 15], stage[32];
+    if (gpt_note(state, "stage", stage, sizeof stage))
+        lesson_fail("this is no checkpoint of lesson 08, but of stage %s", stage);
     if (!gpt_note(state, key, value, 512)) lesson_fail("this is no checkpoint of lesson 08: it does not note %s", key);
     lesson_unchanged(key, value);
     return value;

@@ -40,7 +40,10 @@ static gpt_model *load_or_train(ag_ctx *ag, bpe *tokens, const char *path) {
     size_t bytes;
     memset(&state, 0, sizeof state);
     if (lesson_exists(path)) {
+        char stage[32];
         gpt_model *m = gpt_load(ag, path, &state);
+        if (gpt_note(&state, "stage", stage, sizeof stage) && strcmp(stage, "base"))
+            lesson_fail("%s is a model of stage %s, wanted one of lesson 08 (lesson 22 talks to any)", path, stage);
         bpe_load_mem(tokens, state.tokenizer, state.tokenizer_size);
         if (bpe_vocab_size(tokens) != m->config.n_vocab) lesson_fail("%s is not a checkpoint of lesson 08", path);
         printf("%s: %s, %s parameters, validation loss %.3f\n", path, m->config.name,

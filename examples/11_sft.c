@@ -16,7 +16,7 @@
 // It writes    out/11/loss.png               the loss on the assistant's words
 //              out/11/log.csv                results.csv: the figures at the end
 //              out/11/model.safetensors      the assistant, for later lessons
-// It takes     4 minutes. It wants lesson 08's larger model (make base); without it a smaller one learns first.
+// It takes     2 minutes. It wants lesson 08's larger model (make base); without it a smaller one learns first.
 // Next         12_tools.c: what it cannot do in its head, it may look up.
 //
 // Exercises      (with out=out/try they leave the assistant as it is, on which later lessons stand)

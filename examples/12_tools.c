@@ -18,7 +18,7 @@
 // It writes    out/12/tools.png            how many answers are right, by kind
 //              out/12/log.csv              the losses, one model after the other; results.csv: the figures
 //              out/12/model.safetensors    the model with tools; 22_chat.c talks to it
-// It takes     5 minutes. It wants lesson 08's larger model (make base); without it a smaller one learns first.
+// It takes     3 minutes. It wants lesson 08's larger model (make base); without it a smaller one learns first.
 // Next         13_reward_model.c: what makes one answer better than another?
 //
 // Exercises
@@ -233,7 +233,7 @@ static double right(stage *s, int kind, int tools, int n) {
 }
 
 // The same model, reading letter by letter: the first 256 of its tokens are the single bytes, and now no others are
-// made. So the two differ in nothing but what they see of a word.
+// made. (It has read few texts that way, and has to get used to it first.)
 static long spell_out(void *tokenizer, const char *text, size_t n, int *ids, size_t cap) {
     (void)tokenizer;
     for (size_t i = 0; i < n && i < cap; i++) ids[i] = (unsigned char)text[i];

@@ -300,7 +300,7 @@ static void rated(const pair *set, int n_set, const ag_real *y, const rating *by
 
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "13", "a reward model, from pairs of replies");
-    int few = lesson_int_in("pairs", 2400, B, 100000, "pairs for the reward model");
+    int few = lesson_int_in("pairs", 3200, B, 100000, "pairs for the reward model");
     int many = lesson_int_in("gold", 6000, B, 100000, "other pairs for the gold standard");
     int n_held = lesson_int_in("held", 600, 8, 10000, "held-out pairs");
     const char *kind = lesson_choice("loss", "bt", "bt|margin", "Bradley-Terry, or margin ranking");

@@ -12,7 +12,8 @@
 // it: the gold standard (Gao et al. 2023, "Scaling laws for reward model overoptimization"). We train twice: with that
 // price, and without it, in steps four times as long. At first both judges like what the second run does, too: it
 // obeys and says little. Then it finds what the proxy has never been shown, and the proxy goes on rising while the gold
-// standard falls.
+// standard falls. (The gold standard is a proxy too. With one seed in five it was fooled for a while, on the way: read
+// what stands where it is highest.)
 //
 // It prints    reward, gold reward and KL while it learns, of answers to held-out prompts; then prompts with answers of
 //              the assistant, of the policy, and of the policy that paid nothing
@@ -46,6 +47,7 @@
 enum { CHUNK = 16 };                // rows that a model reads at once where nothing is learned
 enum { PENALTY = 1, FREE = 2 };     // the two runs
 enum { SHOWN = 3 };                 // answers to print
+enum { UNHEARD = 16 };              // words of the mean, in what the judge says of an answer that has just begun
 
 typedef struct settings {
     int steps, rows, minibatch, epochs, cap, longest, every, held, seed;
@@ -142,11 +144,11 @@ static void gae(const ag_real *reward, const ag_real *value, int n, double gamma
 }
 
 // Ziegler et al. 2019: the price goes up when KL is above its target, down when it is below; by a tenth of the error,
-// and of no more than a fifth, at a time. (Here it never falls below its start: a hundred steps are too few to find
-// back.)
+// and of no more than a fifth, at a time. (They had thousands of steps. Here, where there are a hundred, it is half of
+// the error, and the price never falls below its start.)
 static double adapt(double beta, double kl, double target) {
     double error = kl / target - 1;
-    return beta * (1 + 0.1 * (error > 0.2 ? 0.2 : error < -0.2 ? -0.2 : error));
+    return beta * (1 + 0.5 * (error > 0.2 ? 0.2 : error < -0.2 ? -0.2 : error));
 }
 
 static scale scale_of(const ag_real *x, int n) {
@@ -248,14 +250,14 @@ static void assess(gpt_model *m, const batch *x, ag_real *logp, ag_real *value) 
 }
 
 // The judge reads word by word, so what it has said so far, (B,T), tells much of the score: two thirds of the variance
-// where 16 words of the mean `paid` are counted in, because the first few exaggerate. Ouyang et al. 2022 begin with a
-// value model that is a copy of the reward model, for the same reason: who knows the judge need not begin at 0.
+// where UNHEARD words of the mean `paid` are counted in, because the first few exaggerate. Ouyang et al. 2022 begin
+// with a value model that is a copy of the reward model, for the same reason: who knows the judge need not begin at 0.
 static void guess_from(batch *x, const ag_real *said, scale paid) {
     for (int b = 0; b < x->r.B; b++) {
         const ag_real *at = said + b * x->r.T + x->r.prompt[b];
         double sum = 0;
         for (int i = x->first[b], n = 0; i < x->first[b + 1]; i++, n++) {
-            x->guess[i] = (ag_real)(sum / (n + 16));
+            x->guess[i] = (ag_real)(sum / (n + UNHEARD));
             sum += (STAGE_SILENT * at[n] - paid.mean) / paid.std;
         }
     }
@@ -594,7 +596,7 @@ int main(int argc, char **argv) {
     o.longest = lesson_int_in("prompt", 96, 40, 250, "tokens of a prompt at most");
     o.held = lesson_int_in("held", 192, SHOWN, 4096, "held-out prompts to look at");
     o.every = lesson_int_in("every", 10, 1, 1000000, "steps between two looks, each followed by a save");
-    int pairs = lesson_int_in("pairs", 2400, 16, 100000, "to learn from, where lesson 13's reward models are missing");
+    int pairs = lesson_int_in("pairs", 3200, 16, 100000, "to learn from, where lesson 13's reward models are missing");
     int base = lesson_int_in("base_steps", 400, 1, 1000000, "of training, where lesson 08's or 11's model is missing");
     int go_on = lesson_flag("resume", 0, "go on from out/14");
     o.seed = lesson_int("seed", 1, "of everything random");
@@ -607,7 +609,7 @@ int main(int argc, char **argv) {
     plays_enough(&w.plays);
     w.policy = pairs_sft(ag, &w.plays, base), w.reference = w.policy.model;
     w.reward = pairs_reward(&w.policy, &w.plays, "reward", pairs, 1);
-    w.gold = pairs_reward(&w.policy, &w.plays, "gold", 5 * pairs / 2, 2);
+    w.gold = pairs_reward(&w.policy, &w.plays, "gold", 2 * pairs, 2);
     if (o.longest + o.cap >= w.reference->config.n_ctx)             // the judge ends what has no end
         lesson_fail("prompt=%d and tokens=%d and an end exceed the context of %d", o.longest, o.cap,
                     w.reference->config.n_ctx);
@@ -637,10 +639,13 @@ int main(int argc, char **argv) {
     if (go_on && lesson_exists(log)) w.old_log = (char *)lesson_file(log, &size);
     if (!go_on) remove(hacked);
     if (!go_on) lesson_keep(kept);
-    printf("\nwith the penalty:\n");
+    printf("\nwith the penalty, at a learning rate of %g that falls to 0:\n", o.lr);
     int done = train(&w, &o, PENALTY, o.steps, kept, go_on);
     if (!done) reread(&w, FREE, free_steps);              // the log keeps what the second run has behind it
-    else if (free_steps) printf("\nwithout:\n"), done = train(&w, &o, FREE, free_steps, hacked, go_on);
+    else if (free_steps) {
+        printf("\nwithout, at one of %g that does not:\n", o.free_lr);
+        done = train(&w, &o, FREE, free_steps, hacked, go_on);
+    }
     if (!done) printf("stopped; go on with %s resume=1\n", argv[0]);
 
     const point *with = last_of(&w, PENALTY, o.limit), *without = last_of(&w, FREE, HUGE_VAL), *peak = without;

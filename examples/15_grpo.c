@@ -11,13 +11,14 @@
 // al. 2023). Both can only strengthen what the model says now and then, so a little fine-tuning comes first.
 //
 //   letter, words   a line that begins with a given letter, or has so many words. Fine-tuning on right examples stops
-//                   as soon as one answer in ten (in seven) is right; practice does the rest.
+//                   when about one answer in ten (in seven) is right; practice does the rest.
 //   sums            small sums, thinking first. It has learned to add in steps, and then from a lazy teacher, who six
 //                   times in ten guesses, not to bother. Practice finds out that thinking pays: answers grow longer.
 //   think           the last digit of a sum, fine-tuned with the answer first and with the steps first. A model has a
-//                   fixed amount of work for each token, so steps are room to work in.
-//   practice        letters again, from a teacher who forgets them three times in ten. Imitation becomes as good as he
-//                   is (its likeliest answers are better: they leave his accidents out), and practice better.
+//                   fixed amount of work for each token, so steps are room to work in. Chance is one in ten.
+//   practice        letters again, from a teacher who forgets them three times in ten. Imitation learns that too: what
+//                   it says is right less often than what he says (only its likeliest answers leave his accidents
+//                   out). Practice passes both.
 //
 // What does not appear: "wait, let me check that", as in R1 (DeepSeek-AI 2025). A model of three million parameters
 // that has read 1 MB of plays never says such a thing by chance, and what is never said cannot be strengthened.
@@ -27,7 +28,7 @@
 // It writes    out/15/training.png       accuracy and answer length over training
 //              out/15/log.csv            the same, and more; results.csv: the figures
 //              out/15/model.safetensors  the model that adds (or the task's own)
-// It takes     30 minutes; task=letter 4. It wants the model of lesson 11, or 08, and makes a small one without.
+// It takes     8 minutes; task=letter 2. It wants the model of lesson 11, or 08, and makes a small one without.
 // Next         16_dpo.c: preferences without a reward model.
 //
 // Exercises

@@ -10,7 +10,9 @@
 // We train on pairs as in lesson 13, from lesson 11's assistant, and then ask a judge that had no part in it, lesson
 // 13's gold standard: of two answers to a held-out prompt, the assistant's and ours, which one is better?
 //
-//     ./dpo equal=1        learns from as many pairs as cost what lesson 14's run has cost (5 minutes)
+// It learns from as many pairs as cost what lesson 14's run has cost, where that is there.
+//
+//     ./dpo pairs=2000     learns from so many
 //     ./dpo lora=8         only adapters learn, a twentieth of the numbers (Hu et al. 2022), and are merged in the end
 //
 // It prints    loss, accuracy and margin of the implicit rewards; the share of answers that win over the assistant's;
@@ -153,15 +155,16 @@ static double ppo_cost(const gpt_state *state, double tokens) {
 
 int main(int argc, char **argv) {
     lesson_begin(argc, argv, "16", "direct preference optimisation");
-    int n = lesson_int_in("pairs", 4000, B, 1000000, "pairs to learn from, each once");
-    int few = lesson_int_in("gold", 2400, 16, 1000000, "pairs for the judge, where lesson 13's is missing");
+    int n = lesson_int_in("pairs", 8000, B, 1000000, "pairs to learn from, each once, where equal=0");
+    int few = lesson_int_in("gold", 6000, 16, 1000000, "pairs for the judge, where lesson 13's is missing");
     int n_held = lesson_int_in("held", 512, 8, 100000, "held-out prompts to answer");
     int show = lesson_int_in("show", 3, 0, 1000, "answers to print");
     double beta = lesson_float_in("beta", 0.1, 1e-6, 1e6, "price of a nat");
     double length = lesson_float("length", 0.1, "what each token of a reply is given");
     double sft = lesson_float("sft", 1, "weight of the better reply's own loss");
     double lr = lesson_float("lr", 6e-4, "peak learning rate");
-    int equal = lesson_flag("equal", 0, "as many pairs as cost what lesson 14's run has cost");
+    int equal = lesson_flag("equal", !lesson_given("pairs"),
+                            "as many pairs as cost what lesson 14's run has cost, where that is there");
     int lora = lesson_int_in("lora", 0, 0, 192, "rank of adapters that learn in place of all else; 0: no adapters");
     double temperature = lesson_float("temperature", 1, "of the answers that are compared");
     int base = lesson_int_in("base_steps", 400, 1, 1000000, "of training, where lesson 11's model is missing");
@@ -195,7 +198,7 @@ int main(int argc, char **argv) {
         pairs_fit(&s, &its, ppo), gpt_freeze(its.model), gpt_train(its.model, 0);
         other = answer(&its, &gold, prompts, n_held, temperature);
         ppos = ppo_cost(&ppo_state, other.prompt + other.length);
-    } else if (equal) lesson_fail("equal=1 wants %s, which lesson 14 makes", ppo);
+    } else if (lesson_given("equal") && equal) lesson_fail("equal=1 wants %s, which lesson 14 makes", ppo);
 
     double start = lesson_seconds();
     pair *set = pairs_make(&s, &p, n, 0, 0, &rng);
@@ -248,9 +251,8 @@ int main(int argc, char **argv) {
     printf("DPO: %d pairs, %.1f million tokens through a model, %s\n", n, dpo_cost(set, n) / 1e6,
            lesson_duration(seconds));
     if (its.model) {
-        printf("PPO: %.1f million%s. Gold likes its answer better than the assistant's in %.2f of the prompts; it has "
-               "%.0f tokens\n", ppos / 1e6, equal ? "" : " (with equal=1 DPO may cost as much)",
-               win_rate(&other, &before), other.length);
+        printf("PPO: %.1f million, and a reward model. Gold likes its answer better than the assistant's in %.2f of "
+               "the prompts; it has %.0f tokens\n", ppos / 1e6, win_rate(&other, &before), other.length);
         if (equal) stage_result("dpo_over_ppo", win_rate(&after, &other));
         else printf("Gold likes DPO's answer better than PPO's in %.2f of the prompts\n", win_rate(&after, &other));
     } else printf("There is no %s to compare with (lesson 14 makes it).\n", ppo);

@@ -187,12 +187,17 @@ LESSON_PRINTF(2, 3) static void remark(int *open, const char *format, ...) {
     keep("tool", line), *open = 0;
 }
 
-// What is to be read of some tokens: all but the special ones. To be freed.
+// The template's tokens and those around a call are nothing to read; <think> and <answer> of lesson 15 are.
+static int hidden(const char *piece, int id) {
+    return piece && !strncmp(piece, "<|", 2) && bpe_special(chat.s.tokens, piece) == id;
+}
+
+// What is to be read of some tokens, to be freed.
 static char *readable(const int *ids, int n) {
     int *plain = (int *)lesson_alloc((size_t)n + 1, sizeof *plain), k = 0;
     for (int i = 0; i < n; i++) {
         const char *piece = bpe_token(chat.s.tokens, ids[i], NULL);
-        if (piece && bpe_special(chat.s.tokens, piece) != ids[i]) plain[k++] = ids[i];
+        if (piece && !hidden(piece, ids[i])) plain[k++] = ids[i];
     }
     char *text = stage_string(&chat.s, plain, k);
     free(plain);
@@ -243,10 +248,9 @@ static void reply(const char *text) {
             free(chat.sure), chat.sure = more;
         }
         chat.sure[chat.n_sure++] = p;
-        int special = piece && bpe_special(s->tokens, piece) == id;
         if (!chat.base && id == call) begun = r.n;
         if (chat.show_tokens) show_token(piece ? piece : "", size, p), open = 1;
-        else if (!begun && !special) lesson_print_text(piece, size), open = 1;
+        else if (!begun && !hidden(piece, id)) lesson_print_text(piece, size), open = 1;
         if (!chat.base && id == called) {
             keep_said(r.ids + from, (begun ? begun : r.n) - from);
             answer_call(&r, begun, &open), begun = 0, from = r.n;

@@ -352,10 +352,10 @@ LESSON_FN char *stage_said(const stage *s, const stage_rows *r, int b) {
 }
 
 // A reward model's score of each row, (B): what its scalar head says at the n tokens of the reply, added up, times
-// 16 / (n + 16). So a reply is judged word by word: their mean, with sixteen more words of no opinion. The fewer of
-// these, the easier is a short reply to praise: what was asked for stands at its beginning. (Most read the last token
-// alone. There the head has to wait until attention has learned to collect what the words tell: at this size
-// it saw nothing after 500 pairs, and this way much.)
+// 16 / (n + 16). So a reply is judged word by word: their mean, with sixteen more words of no opinion. With fewer of
+// these a short reply is easier to praise (what was asked for stands at its beginning, and the rest thins it out), with
+// more of them a long one. (Most read the last token alone. There the head has to wait until attention has learned to
+// collect what the words tell: at this size it saw nothing after 500 pairs, and this way much.)
 // said_at (or NULL) gets what it says at each token, (B,T).
 enum { STAGE_SILENT = 16 };
 LESSON_FN ag_tensor *stage_score(gpt_model *reward, const int *ids, const unsigned char *mask, int B, int T,
@@ -380,9 +380,9 @@ LESSON_FN ag_tensor *stage_score(gpt_model *reward, const int *ids, const unsign
 static const char *const stage_measures[][2] = {
     {"repeat_first", "nats a token of a passage that is new"},
     {"repeat_second", "the same of its second copy, right after the first"},
-    {"copy_train", "characters of the longest copy after a prompt that it has read"},
-    {"copy_val", "characters of the longest copy after a prompt that it has not"},
-    {"invents", "share of persons who never were that speak as surely as real ones"},
+    {"copy_train", "characters that it goes on word for word after a prompt it has read, at most"},
+    {"copy_val", "the same after a prompt that it has not read"},
+    {"invents", "share of persons who never were that speak as surely as the least sure real one"},
     {"cut_off", "share of things that came after 1623 and surprise it more than older ones"},
     {"base_wellformed", "share of the base model's answers that end within 64 tokens"},
     {"sft_wellformed", "share of the assistant's answers that end within 64 tokens"},
@@ -390,9 +390,9 @@ static const char *const stage_measures[][2] = {
     {"refuses_real", "the same, wrongly, of persons whom it knew and who were kept out"},
     {"refuses_told", "the same, wrongly, of persons with whom it has learned when to answer"},
     {"tau", "Kendall's tau of rankings of four: 1 is the maker's order"},
-    {"ppo_gain", "gold reward over the assistant's, in its standard deviations"},
+    {"ppo_gain", "gold reward over the assistant's, in standard deviations of its answers to one prompt"},
     {"ppo_kl", "nats an answer from the assistant, at that point"},
-    {"ppo_proxy", "reward over the assistant's, in its standard deviations"},
+    {"ppo_proxy", "the same of the reward that it learned from"},
     {"hack_proxy", "the same without the penalty, at the end"},
     {"hack_gold_drop", "how far gold is then under its peak, in standard deviations"},
     {"hack_distinct2", "distinct-2 over the assistant's: how much variety is left"},

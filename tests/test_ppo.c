@@ -103,10 +103,10 @@ static void both_estimators_estimate_kl(void) {
 }
 
 static void the_price_follows_kl(void) {
-    CHECK_NEAR(adapt(0.5, 6.6, 6), 0.5 * 1.01, 1e-12);          // 10 percent too far: 1 percent more
-    CHECK_NEAR(adapt(0.5, 5.4, 6), 0.5 * 0.99, 1e-12);
-    CHECK_NEAR(adapt(0.5, 60, 6), 0.5 * 1.02, 1e-12);           // never more than 2 percent
-    CHECK_NEAR(adapt(0.5, 0, 6), 0.5 * 0.98, 1e-12);
+    CHECK_NEAR(adapt(0.5, 6.6, 6), 0.5 * 1.05, 1e-12);          // 10 percent too far: 5 percent more
+    CHECK_NEAR(adapt(0.5, 5.4, 6), 0.5 * 0.95, 1e-12);
+    CHECK_NEAR(adapt(0.5, 60, 6), 0.5 * 1.1, 1e-12);            // never more than 10 percent
+    CHECK_NEAR(adapt(0.5, 0, 6), 0.5 * 0.9, 1e-12);
     CHECK(adapt(0.5, 6, 6) == 0.5 && adapt(0, 60, 6) == 0);
 }
 
