@@ -51,6 +51,7 @@ build/asan/%: tests/%.c $(HEADERS) | setup
 	$(CC) $(SANITIZE) $(WARNINGS) $(real) -Ibuild $< -o $@ -lm
 
 # these include the lesson that they test
+build/tests/test_base build/asan/test_base: examples/10_base_model.c
 build/tests/test_ppo build/asan/test_ppo: examples/14_ppo.c
 build/tests/test_grpo build/asan/test_grpo: examples/15_grpo.c
 build/tests/test_dpo build/asan/test_dpo: examples/16_dpo.c

@@ -169,7 +169,8 @@ if command -v python3 > /dev/null; then
     wrong 10 08/model.safetensors 11/model.safetensors; wrong 11 08/model.safetensors 13/reward.safetensors
     wrong 12 08/model.safetensors 11/model.safetensors; wrong 13 11/model.safetensors 13/gold.safetensors
     wrong 14 11/model.safetensors 12/model.safetensors; wrong 15 11/model.safetensors 13/gold.safetensors
-    wrong 16 11/model.safetensors 14/model.safetensors; rm -rf "$dir/out"
+    wrong 16 11/model.safetensors 14/model.safetensors; wrong 09 08/model.safetensors 11/model.safetensors
+    refused 1 "this is no checkpoint of lesson 08, but of stage sft" 08 resume=1; rm -rf "$dir/out"
     refused 1 "it judges answers and gives none" 22 model="$results/out/13/gold.safetensors"
     refused 1 "top_k=5000: this model knows" 22 model="$results/out/11/model.safetensors" top_k=5000
 else echo "skipped: lessons 10 to 16 (python3 is missing)"; fi

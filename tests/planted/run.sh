@@ -27,7 +27,7 @@ copy() {                                        # copy DIRECTORY PROGRAM ...
 build() {
     compiler=$CC
     case $2 in
-    test_ops|test_gpt|test_checkpoint|test_scalar|test_lesson|test_chat|test_tools|test_reward|test_dpo|test_ppo|test_grpo|test_questions|kill)
+    test_ops|test_gpt|test_checkpoint|test_scalar|test_lesson|test_chat|test_tools|test_reward|test_dpo|test_ppo|test_grpo|test_questions|test_base|kill)
         command -v tcc > /dev/null && compiler=tcc ;;
     test_engine|test_float|test_matmul)
         command -v clang > /dev/null && compiler=clang
