@@ -101,14 +101,14 @@ static double patterns(stage *s, int examples) {
 
 // How far its likeliest continuation goes on as the text does, word for word: the most characters over PROMPTS prompts
 // from all over the text (Carlini et al. 2021, "Extracting Training Data from Large Language Models": who tries often
-// enough finds what is known by heart), and *mean. *piece: those characters, to be freed.
-static int verbatim(stage *s, const int *ids, int n, double *mean, char **piece) {
+// enough finds what is known by heart), and *average. *piece: those characters, to be freed.
+static int verbatim(stage *s, const int *ids, int n, double *average, char **piece) {
     enum { PROMPTS = 768, ROWS = 64, GIVEN = 48, MADE = 40 };
     int most = -1, n_given[ROWS], n_out[ROWS], out[ROWS * MADE];
     const int *from[ROWS];
     gpt_sampling greedy = {0, 0, 0, 0, NULL, 0};
     if (n < GIVEN + MADE) lesson_fail("%d tokens are too few to ask how they go on: %d wanted", n, GIVEN + MADE);
-    *mean = 0, *piece = NULL;
+    *average = 0, *piece = NULL;
     for (int p = 0; p < PROMPTS; p += ROWS) {
         for (int b = 0; b < ROWS; b++)
             from[b] = ids + (long long)(p + b) * (n - GIVEN - MADE) / PROMPTS, n_given[b] = GIVEN;
@@ -117,7 +117,7 @@ static int verbatim(stage *s, const int *ids, int n, double *mean, char **piece)
             char *made = stage_string(s, out + b * MADE, n_out[b]), *real = stage_string(s, from[b] + GIVEN, MADE);
             int same = 0;
             while (made[same] && made[same] == real[same]) same++;
-            *mean += (double)same / PROMPTS, made[same] = 0, free(real);
+            *average += (double)same / PROMPTS, made[same] = 0, free(real);
             if (same <= most) { free(made); continue; }
             free(*piece), *piece = made, most = same;
         }

@@ -12,8 +12,7 @@
 // it: the gold standard (Gao et al. 2023, "Scaling laws for reward model overoptimization"). We train twice: with that
 // price, and without it, in steps four times as long. At first both judges like what the second run does, too: it
 // obeys and says little. Then it finds what the proxy has never been shown, and the proxy goes on rising while the gold
-// standard falls. (The gold standard is a proxy too. With one seed in five it was fooled for a while, on the way: read
-// what stands where it is highest.)
+// standard falls. (The gold standard is a proxy too, and can be fooled: read what stands where it is highest.)
 //
 // It prints    reward, gold reward and KL while it learns, of answers to held-out prompts; then prompts with answers of
 //              the assistant, of the policy, and of the policy that paid nothing

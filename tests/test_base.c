@@ -34,20 +34,20 @@ static void by_heart_is_what_goes_on(void) {
     ag_ctx *ag = ag_new(1);
     stage s = reader(ag, text, back);
     char *piece;
-    double mean_of;
+    double average;
     int n, *ids = stage_ids(&s, text, &n);
-    CHECK_INT(verbatim(&s, ids, n, &mean_of, &piece), 40);
-    CHECK_NEAR(mean_of, 40, 1e-9);
+    CHECK_INT(verbatim(&s, ids, n, &average, &piece), 40);
+    CHECK_NEAR(average, 40, 1e-9);
     CHECK_INT(strlen(piece), 40);
     CHECK(strstr(text, piece) != NULL);
     free(ids), free(piece), ids = stage_ids(&s, back, &n);
-    CHECK_INT(verbatim(&s, ids, n, &mean_of, &piece), 0);
-    CHECK(mean_of == 0 && !*piece);
+    CHECK_INT(verbatim(&s, ids, n, &average, &piece), 0);
+    CHECK(average == 0 && !*piece);
     free(ids), free(piece);
     memcpy(text + 1180, "jjjjjjjjjj", 10);          // a text that it knows but for its end
     ids = stage_ids(&s, text, &n);
-    CHECK_INT(verbatim(&s, ids, n, &mean_of, &piece), 40);
-    CHECK(mean_of < 40 && mean_of > 30);
+    CHECK_INT(verbatim(&s, ids, n, &average, &piece), 40);
+    CHECK(average < 40 && average > 30);
     free(ids), free(piece), stage_free(&s), ag_free(ag);
 }
 
