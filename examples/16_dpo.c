@@ -201,12 +201,14 @@ int main(int argc, char **argv) {
     } else if (lesson_given("equal") && equal) lesson_fail("equal=1 wants %s, which lesson 14 makes", ppo);
 
     double start = lesson_seconds();
-    pair *set = pairs_make(&s, &p, n, 0, 0, &rng);
-    if (equal && ppos > 0) {
-        double pairs = n * ppos / dpo_cost(set, n);
-        pairs_free(set, n);
-        n = pairs < B ? B : pairs > 1e6 ? 1000000 : (int)pairs, set = pairs_make(&s, &p, n, 0, 0, &rng);
+    if (equal && ppos > 0) {                                // what a pair costs, from some of them
+        enum { SOME = 256 };
+        pair *some = pairs_make(&s, &p, SOME, 0, 0, &rng);
+        double pairs = SOME * ppos / dpo_cost(some, SOME);
+        pairs_free(some, SOME);
+        n = pairs < B ? B : pairs > 1e6 ? 1000000 : (int)pairs;
     }
+    pair *set = pairs_make(&s, &p, n, 0, 0, &rng);
 
     lesson_csv csv = lesson_csv_open(lesson_path("log.csv"),
                                      LESSON_COLUMNS ",accuracy,margin,reward_better,reward_worse");
