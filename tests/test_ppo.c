@@ -73,9 +73,9 @@ static void advantages_are_those_of_the_paper(void) {
     gae(r, v, 3, 1, 1, a, ret);                                 // only what was paid: A = sum of rewards - V
     CHECK_NEAR(a[0], 0.5, 1e-6);
     CHECK_NEAR(ret[1], 1, 1e-6);
-    // Python, in doubles:
-    //   r = [.3,-.2,.5,0,1.25,-.75,.1,2]; v = [.1,.4,-.3,.9,.2,-.6,.8,.5]; g, l, A = .9, .8, [0]*9
-    //   for t in reversed(range(8)): A[t] = r[t] + g*(v+[0])[t+1] - v[t] + g*l*A[t+1]
+    // torch 1.13, float64, by the paper's equation 16, a sum over all that follows and no recursion:
+    //   r = tensor([.3,-.2,.5,0,1.25,-.75,.1,2]); v = tensor([.1,.4,-.3,.9,.2,-.6,.8,.5,0]); i = arange(8)
+    //   (.72 ** (i - i[:, None])).triu() @ (r + .9 * v[1:] - v[:8])                  with gamma .9, lambda .8
     const ag_real r8[8] = {(ag_real)0.3, (ag_real)-0.2, (ag_real)0.5, 0, (ag_real)1.25, (ag_real)-0.75,
                            (ag_real)0.1, 2};
     const ag_real v8[8] = {(ag_real)0.1, (ag_real)0.4, (ag_real)-0.3, (ag_real)0.9, (ag_real)0.2, (ag_real)-0.6,
