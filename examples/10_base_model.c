@@ -14,6 +14,8 @@
 //              out/10/log.csv          the numbers of both; results.csv: the figures
 // It takes     30 seconds after pretraining. It wants lesson 08's larger model (make base); without it a smaller one
 //              learns first, for a minute or two.
+// Measured     seeds 1 2 3 4 5, mean (lowest to highest): repeat_first 3.67 (3.64 to 3.70), repeat_second 0.69 (0.64 to
+//              0.78), copy_train 31.20 (25 to 44), copy_val 15.40 (12 to 18), invents 0.92 (0.71 to 1.00), cut_off 1.00
 // Next         11_sft.c makes an assistant of it.
 //
 // Exercises

@@ -17,6 +17,8 @@
 //              out/11/log.csv                results.csv: the figures at the end
 //              out/11/model.safetensors      the assistant, for later lessons
 // It takes     2 minutes. It wants lesson 08's larger model (make base); without it a smaller one learns first.
+// Measured     seeds 1 2 3 4 5, mean (lowest to highest): base_wellformed 0.00, sft_wellformed 0.99 (0.96 to 0.99),
+//              refuses_invented 0.93 (0.92 to 0.94), refuses_real 0.09 (0.02 to 0.15), refuses_told 0.04 (0.02 to 0.05)
 // Next         12_tools.c: what it cannot do in its head, it may look up.
 //
 // Exercises      (with out=out/try they leave the assistant as it is, on which later lessons stand)

@@ -19,6 +19,11 @@
 //              out/12/log.csv              the losses, one model after the other; results.csv: the figures
 //              out/12/model.safetensors    the model with tools; 22_chat.c talks to it
 // It takes     3 minutes. It wants lesson 08's larger model (make base); without it a smaller one learns first.
+// Measured     seeds 1 2 3 4 5, mean (lowest to highest): letters_bpe 0.28 (0.26 to 0.32), dots_bpe 0.52 (0.41 to
+//              0.59), larger_bpe 0.94 (0.88 to 0.97), sums_alone 0.00, speaker_closed 0.00 (0.00 to 0.01), letters_char
+//              0.40 (0.29 to 0.65), dots_char 0.52 (0.46 to 0.62), larger_char 0.93 (0.88 to 0.99), sums_char 0.00
+//              (0.00 to 0.01), letters_tool 0.99 (0.97 to 1.00), dots_tool 1.00 (0.99 to 1.00), larger_tool 1.00 (0.99
+//              to 1.00), sums_tool 1.00, speaker_search 0.99 (0.98 to 0.99)
 // Next         13_reward_model.c: what makes one answer better than another?
 //
 // Exercises

@@ -29,6 +29,9 @@
 //              out/13/reward.safetensors, gold.safetensors      the two models, for later lessons
 //              out/13/rated.csv              your choices
 // It takes     3 minutes. It wants the models of lessons 08 and 11; without them smaller ones learn first.
+// Measured     seeds 1 2 3 4 5, mean (lowest to highest): pairs_wrong_scene 0.99 (0.99 to 1.00), pairs_shuffled 0.98
+//              (0.96 to 0.99), pairs_base_sample 0.99 (0.96 to 1.00), pairs_off_topic 1.00, pairs_echo 0.96 (0.92 to
+//              1.00), pairs_stammer 0.96 (0.92 to 0.99), tau 0.82 (0.80 to 0.84)
 // Next         14_ppo.c: a model that is rewarded by this one.
 //
 // Exercises      (with out=out/try they leave the judges as they are, whom later lessons ask)

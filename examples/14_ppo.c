@@ -23,6 +23,9 @@
 //              out/14/previous.safetensors   the policy of the run before, where there was one
 // It takes     6 minutes, and as long again for the second run. It wants lessons 11 and 13; what is missing is made
 //              small, first. Ctrl-C saves, resume=1 goes on.
+// Measured     seeds 1 2 3 4 5, mean (lowest to highest): ppo_gain 1.04 (0.86 to 1.17), ppo_kl 7.24 (6.99 to 7.60),
+//              ppo_proxy 1.34 (1.14 to 1.66), hack_proxy 2.70 (1.88 to 3.53), hack_gold_drop 2.35 (0.02 to 4.65),
+//              hack_distinct2 0.16 (0.06 to 0.49)
 // Next         15_grpo.c rewards what can be checked by a program; 16_dpo.c needs no reward model.
 //
 // Exercises

@@ -29,6 +29,10 @@
 //              out/15/log.csv            the same, and more; results.csv: the figures
 //              out/15/model.safetensors  the model that adds (or the task's own)
 // It takes     8 minutes; task=letter 2. It wants the model of lesson 11, or 08, and makes a small one without.
+// Measured     seeds 1 2 3 4 5, mean (lowest to highest): letter_before 0.15 (0.08 to 0.20), letter_after 0.96 (0.88 to
+//              0.99), words_before 0.12 (0.11 to 0.13), words_after 0.93 (0.72 to 0.99), sums_before 0.37 (0.26 to
+//              0.50), sums_after 0.95 (0.93 to 0.97), answer_first 0.11 (0.10 to 0.13), steps_first 1.00, imitation
+//              0.49 (0.44 to 0.52), practice 0.98 (0.97 to 0.99)
 // Next         16_dpo.c: preferences without a reward model.
 //
 // Exercises

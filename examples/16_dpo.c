@@ -21,6 +21,8 @@
 //              out/16/log.csv                results.csv: the figures
 //              out/16/model.safetensors      the policy, for later lessons
 // It takes     3 minutes. It wants lessons 11 and 13, and 14 to compare with; what it needs is made small, first.
+// Measured     seeds 1 2 3 4 5, mean (lowest to highest): dpo_over_ppo 0.33 (0.26 to 0.45), dpo_winrate 0.67 (0.63 to
+//              0.71)
 // Next         22_chat.c: talk to any of them.
 //
 // Exercises
