@@ -630,6 +630,37 @@ static void pool(void) {
     }
 }
 
+#if AGI_POOL && !defined(_WIN32)
+// A worker takes an item and is slow; the caller's own item is short, and ends only once a worker has one.
+typedef struct slow_job { int begun, done; } slow_job;
+
+static void slow_item(void *arg, size_t i, int thread) {
+    slow_job *slow = (slow_job *)arg;
+    (void)i;
+    if (thread) {
+        __atomic_store_n(&slow->begun, 1, __ATOMIC_SEQ_CST);
+        usleep(20000);
+        __atomic_fetch_add(&slow->done, 1, __ATOMIC_SEQ_CST);
+        return;
+    }
+    for (int ms = 0; ms < 5000 && !__atomic_load_n(&slow->begun, __ATOMIC_SEQ_CST); ms++) usleep(1000);
+    __atomic_fetch_add(&slow->done, 1, __ATOMIC_SEQ_CST);
+}
+#endif
+
+static void pool_waits_for_the_slow(void) {
+#if AGI_POOL && !defined(_WIN32)
+    static slow_job slow[5];                   // static: a caller that does not wait leaves a writer behind
+    ag_backend *b = ag_cpu_backend("portable", 2);
+    if (!b) { CHECK(b != NULL); return; }
+    for (int i = 0; i < 5; i++) {
+        agi_parallel(b, 2, slow_item, &slow[i]);
+        CHECK_INT(__atomic_load_n(&slow[i].done, __ATOMIC_SEQ_CST), 2);
+    }
+    b->destroy(b);
+#endif
+}
+
 static void pool_comes_and_goes(void) {
     for (int i = 0; i < 100; i++) {
         ag_backend *b = ag_cpu_backend(NULL, 1 + i % 8);
@@ -744,6 +775,7 @@ int main(int argc, char **argv) {
     (void)argv;
     T_RUN(choice_of_backend);
     T_RUN(pool);
+    T_RUN(pool_waits_for_the_slow);
     T_RUN(pool_comes_and_goes);
     T_RUN(pool_and_fork);
     T_RUN(out_of_memory);
