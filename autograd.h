@@ -236,6 +236,16 @@ ag_memory   ag_memory_used(const ag_ctx *ctx);  // bytes; mallocs counts calls o
 int         ag_threads(const ag_ctx *ctx);
 const char *ag_backend_name(const ag_ctx *ctx); // "cpu/avx512"; ag_threads tells how many
 
+// With AG_BF16, matrix products (ag_matmul, ag_matmul_t, ag_linear, and their backward passes) round their operands to
+// bfloat16, which keeps 8 of 24 bits, and add up in float32: PyTorch's set_float32_matmul_precision("medium"). Where
+// the processor has instructions for it, it is up to twice as fast (AVX512-BF16); elsewhere it is slower, with the same
+// rounding. Parameters, activations and attention's own products stay float32. 0, or -1: the backend cannot.
+enum { AG_FLOAT32, AG_BF16 };
+int         ag_set_matmul_precision(ag_ctx *ctx, int precision);
+int         ag_matmul_precision(const ag_ctx *ctx);
+const char *ag_matmul_path(const ag_ctx *ctx);  // "float32", or how bfloat16 is done here: "bf16/avx512",
+                                                // "bf16/emulated", "bf16/naive". Its bits depend on that.
+
 // ---- tensors -------------------------------------------------------------------------------------------------------
 // At most four dimensions, contiguous, row-major. data and grad lie where the backend keeps them: read and write them
 // with ag_get and ag_set, never directly.
@@ -415,7 +425,7 @@ typedef struct ag_attention_args {
 } ag_attention_args;
 
 struct ag_backend {
-    const char *name;
+    const char *name, *bf16;        // bf16: what ag_matmul_path says of matmul_bf16
     void *self;
     int threads;
     void  (*destroy)(ag_backend *b);
@@ -446,6 +456,11 @@ struct ag_backend {
     int (*matmul)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M, int N,
                   int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2], const size_t sb[2],
                   int accumulate);
+    // The same with A and B rounded to bfloat16; within a pair of k's (0 and 1, 2 and 3, ...) the odd one may come
+    // first. May be NULL.
+    int (*matmul_bf16)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M, int N,
+                       int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
+                       const size_t sb[2], int accumulate);
     // rows x n; is_log: log_softmax
     int (*softmax)(ag_backend *b, ag_real *y, const ag_real *x, size_t rows, size_t n, int is_log);
     int (*softmax_back)(ag_backend *b, ag_real *dx, const ag_real *y, const ag_real *dy, size_t rows, size_t n,
@@ -559,6 +574,7 @@ ag_tensor *const *ag_at_all(ag_tensor *const *xs, int n, const char *file, int l
 #define ag_backward(loss) ag_backward(AG_AT(loss))
 #define ag_grad_norm(ctx) ag_grad_norm(AG_CTX_AT(ctx))
 #define ag_clip_grad(ctx, max_norm) ag_clip_grad(AG_CTX_AT(ctx), max_norm)
+#define ag_set_matmul_precision(ctx, precision) ag_set_matmul_precision(AG_CTX_AT(ctx), precision)
 #define ag_newton_schulz(ctx, y, x, rows, cols, steps) ag_newton_schulz(AG_CTX_AT(ctx), y, x, rows, cols, steps)
 #define ag_check_grad(ctx, f, user, eps) ag_check_grad(AG_CTX_AT(ctx), f, user, eps)
 #define ag_sgd(ctx, lr, momentum, weight_decay) ag_sgd(AG_CTX_AT(ctx), lr, momentum, weight_decay)
@@ -960,7 +976,7 @@ struct ag_ctx {
     ag_backend *backend;
     agi_arena host[AGI_LIVES], device[AGI_LIVES];   // tensor structs; their numbers
     ag_tensor **params, *last;                      // (n_params); the newest node of the tape
-    int n_params, cap_params, no_grad;
+    int n_params, cap_params, no_grad, precision;
     struct { ag_real *grad; size_t count; } spare[AGI_SPARES];          // gradient buffers that may be used again
     int n_spare;
     double grad_scale, grad_norm;                   // set by clipping; grad_norm < 0: not computed for these gradients
@@ -1171,6 +1187,20 @@ ag_rng *ag_stream(ag_ctx *ctx, int which) {
 }
 int ag_threads(const ag_ctx *ctx) { return ctx ? ctx->backend->threads : 0; }
 const char *ag_backend_name(const ag_ctx *ctx) { return ctx ? ctx->backend->name : "none"; }
+
+int ag_matmul_precision(const ag_ctx *ctx) { return ctx ? ctx->precision : AG_FLOAT32; }
+const char *ag_matmul_path(const ag_ctx *ctx) { return ctx && ctx->precision == AG_BF16 ? ctx->backend->bf16 : "float32"; }
+
+int (ag_set_matmul_precision)(ag_ctx *ctx, int precision) {
+    if (!ctx || ctx->error[0]) return -1;
+    if (precision != AG_FLOAT32 && precision != AG_BF16)
+        return agi_fail(ctx, "ag_set_matmul_precision", "%d is neither AG_FLOAT32 nor AG_BF16", precision), -1;
+    if (precision == AG_BF16 && !ctx->backend->matmul_bf16)
+        return agi_fail(ctx, "ag_set_matmul_precision", "the backend %s has no products in bfloat16",
+                        ctx->backend->name), -1;
+    ctx->precision = precision;
+    return 0;
+}
 
 ag_memory ag_memory_used(const ag_ctx *ctx) {
     ag_memory m;
@@ -1926,10 +1956,9 @@ ag_tensor *ag_max_dim(ag_tensor *x, int dim) { return agi_reduce(&agi_op_max, x,
 // ---- matrix products -----------------------------------------------------------------------------------------------
 // C = A B: three loops. Nearly all time of a language model is spent here, and nearly all of the engine room is about
 // doing these same multiplications in an order that the caches like.
-static int agi_naive_matmul(ag_backend *be, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M,
-                            int N, int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
-                            const size_t sb[2], int accumulate) {
-    (void)be;
+static int agi_naive_product(ag_real (*round)(ag_real), ag_real *C, const ag_real *A, const ag_real *B,
+                             const ag_real *bias, int M, int N, int K, int ta, int tb, const int batch[2],
+                             const size_t sc[2], const size_t sa[2], const size_t sb[2], int accumulate) {
     for (int b0 = 0; b0 < batch[0]; b0++) for (int b1 = 0; b1 < batch[1]; b1++) {
         const ag_real *a = A + (size_t)b0 * sa[0] + (size_t)b1 * sa[1],
             *b = B + (size_t)b0 * sb[0] + (size_t)b1 * sb[1];
@@ -1938,12 +1967,46 @@ static int agi_naive_matmul(ag_backend *be, ag_real *C, const ag_real *A, const 
         for (int m = 0; m < M; m++) for (int n = 0; n < N; n++) {
             double s = add ? c[(size_t)m * N + n] : 0;
             for (int k = 0; k < K; k++)
-                s += (double)(ta ? a[(size_t)k * M + m] : a[(size_t)m * K + k]) *
-                     (tb ? b[(size_t)n * K + k] : b[(size_t)k * N + n]);
+                s += (double)round(ta ? a[(size_t)k * M + m] : a[(size_t)m * K + k]) *
+                     round(tb ? b[(size_t)n * K + k] : b[(size_t)k * N + n]);
             c[(size_t)m * N + n] = (ag_real)(bias ? s + bias[n] : s);
         }
     }
     return 0;
+}
+
+static ag_real agi_unrounded(ag_real x) { return x; }
+
+static int agi_naive_matmul(ag_backend *be, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M,
+                            int N, int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
+                            const size_t sb[2], int accumulate) {
+    (void)be;
+    return agi_naive_product(agi_unrounded, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+}
+
+// bfloat16 is the upper half of a float: sign, all 8 bits of the exponent, 7 of the 23 bits behind the point. Rounded to
+// the nearest, to even at a tie; a number too small for a normal float becomes 0, as in the processors' instructions.
+static uint32_t agi_bf16_bits(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    const uint32_t size = u & 0x7fffffff;
+    if (size < 0x00800000) return u >> 31 << 15;
+    if (size > 0x7f800000) return u >> 16 | 0x40;               // stays a NaN
+    return (u + 0x7fff + (u >> 16 & 1)) >> 16;
+}
+
+static ag_real agi_bf16(ag_real x) {
+    const uint32_t u = agi_bf16_bits((float)x) << 16;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+static int agi_naive_matmul_bf16(ag_backend *be, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias,
+                                 int M, int N, int K, int ta, int tb, const int batch[2], const size_t sc[2],
+                                 const size_t sa[2], const size_t sb[2], int accumulate) {
+    (void)be;
+    return agi_naive_product(agi_bf16, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
 }
 
 // iarg of a product: M, N, K of one, two batch sizes, is there one b for all, is b transposed.
@@ -1958,8 +2021,11 @@ static int agi_product(ag_ctx *ctx, ag_real *C, const ag_real *A, const ag_real 
                        int accumulate) {
     static const int one[2] = {1, 1};
     static const size_t zero[2] = {0, 0};
-    return AGI_RUN(ctx, matmul, C, A, B, bias, M, N, K, ta, tb, batch ? batch : one, sc ? sc : zero, sa ? sa : zero,
-                   sb ? sb : zero, accumulate);
+    if (!batch) batch = one;
+    if (!sc) sc = sa = sb = zero;
+    if (ctx->precision == AG_BF16)
+        return AGI_RUN(ctx, matmul_bf16, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+    return AGI_RUN(ctx, matmul, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
 }
 
 // In the forward pass this was Y = A B. With C += A B as the only tool:
@@ -3098,6 +3164,7 @@ double ag_check_grad(ag_ctx *ctx, ag_tensor *(*f)(ag_ctx *ctx, void *user), void
 static void agi_naive_install(ag_backend *b) {
     b->fill = agi_naive_fill, b->map = agi_naive_map, b->map_back = agi_naive_map_back, b->copy = agi_naive_copy;
     b->reduce = agi_naive_reduce, b->reduce_back = agi_naive_reduce_back, b->matmul = agi_naive_matmul;
+    b->matmul_bf16 = agi_naive_matmul_bf16, b->bf16 = "bf16/naive";
     b->softmax = agi_naive_softmax, b->softmax_back = agi_naive_softmax_back, b->norm = agi_naive_norm;
     b->norm_back = agi_naive_norm_back, b->embedding = agi_naive_embedding,
         b->embedding_back = agi_naive_embedding_back;
@@ -3658,6 +3725,7 @@ static const float *agi_turns_for(ag_backend *b, double theta, int size, int B, 
 #define AGI_AVX2 2
 #define AGI_AVX512 3
 #define AGI_NEON 4
+#define AGI_BF16 5          // AVX-512 with products of bfloat16: no pass of its own, but asked for by agi_has
 #define AGI_SQRT_HALF 0x3f3504f3    // the bits of sqrt(1/2)
 
 // In kernels written in vectors -O3 finds nothing more than -O2 does, except ways to spend the reader's time.
@@ -3678,7 +3746,9 @@ static int agi_has(int pass) {
     __asm__ volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(xcr0), "=d"(high) : "c"(0));
     if ((xcr0 & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b >> 5 & 1)) return 0;         // avx2
     if (pass == AGI_AVX2) return 1;
-    return (xcr0 & 0xe6) == 0xe6 && (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1);   // f dq bw vl
+    if ((xcr0 & 0xe6) != 0xe6 || !(b >> 16 & 1) || !(b >> 17 & 1) || !(b >> 30 & 1) || !(b >> 31 & 1)) return 0;
+    if (pass == AGI_AVX512) return 1;                                                                   // f dq bw vl
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);                                     // avx512_bf16
 }
 
 #define AGI_PASS AGI_AVX512
@@ -3702,12 +3772,21 @@ static int agi_has(int pass) {
 
 // ---- the CPU backend -----------------------------------------------------------------------------------------------
 #if AGI_FAST
+typedef int (*agi_bf16_product)(ag_backend *, ag_real *, const ag_real *, const ag_real *, const ag_real *, int, int, int,
+                                int, int, const int *, const size_t *, const size_t *, const size_t *, int);
 static const char *const agi_cpu_names[] = { "cpu/avx512", "cpu/avx2", "cpu/neon", "cpu/portable", "cpu/naive" };
 
 // Puts the kernels of set i into the table; 0 if this machine, or this build, does not have it.
 static int agi_cpu_install(ag_backend *b, int i) {
 #if AGI_X86
-    if (i == 0 && agi_has(AGI_AVX512)) return agi_install_avx512(b), 1;
+    if (i == 0 && agi_has(AGI_AVX512)) {
+        agi_install_avx2(b);
+        const agi_bf16_product emulated = b->matmul_bf16;
+        agi_install_avx512(b);
+        if (agi_has(AGI_BF16)) b->bf16 = "bf16/avx512";
+        else b->matmul_bf16 = emulated;             // the AVX-512 pass says it with the instruction alone
+        return 1;
+    }
     if (i == 1 && agi_has(AGI_AVX2)) return agi_install_avx2(b), 1;
 #elif AGI_ARM
     if (i == 2) return agi_install_neon(b), 1;
@@ -3858,6 +3937,7 @@ ag_backend *ag_cpu_backend(const char *which, int threads) {
 #define p_tanh AGI_(p_tanh)
 #define p_sigmoid AGI_(p_sigmoid)
 #define p_gate AGI_(p_gate)
+#define p_dot AGI_(p_dot)
 
 #define AGI_LANES (16 / AGI_REGISTERS)
 // One register: agi_r of AGI_LANES floats, and the words on it. AGI_EACH says a statement for each register of a pack,
@@ -5208,7 +5288,8 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 #define AGI_SMALL_JOB 65536      // multiply-adds that are over before another thread could start
 #define AGI_EDGE (AGI_MR * AGI_NR)                              // a tile that sticks out over the edge of C
 #define AGI_WORK ((size_t)AGI_EDGE + AGI_NR + 16 * (AGI_KC + 16))   // floats that AGI_(block) needs as working space
-#define AGI_PRIVATE (AGI_WORK + 32 * AGI_KC)                    // the same, and a panel
+#define AGI_ALONE 128       // a thread packs so many columns of bfloat16 for itself
+#define AGI_PRIVATE (AGI_WORK + (AGI_ALONE + 32) * AGI_KC)     // the same, these columns, and what packing needs
 
 // A row tile has MR rows, or two thirds, or one third of that, so that the last rows of C waste little.
 #if AGI_MR == 12
@@ -5237,11 +5318,39 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 #define AGI_ROW_DONE ((void)0)
 #endif
 
+// bfloat16. Two of them, of neighbouring k, the even one in the lower half, are 32 bits: a pair takes the place of a
+// float, and all that is said above about loading, packing and blocking stays as it is; K just counts pairs. Only the
+// multiply-add is another one: c + a.odd * b.odd, rounded, + a.even * b.even, rounded (each product of two bfloat16 is
+// exact in a float). VDPBF16PS does that in one instruction, twice the work of a multiply-add; other processors take two
+// multiply-adds and some shifting. The same chain, hence the same bits, but for numbers below 1e-38, which VDPBF16PS
+// takes for 0. (An instruction by name and not an intrinsic: that would ask for a target of its own.)
+#if AGI_PASS == AGI_AVX512
+AGI_WORD agi_p p_dot(agi_p a, agi_p b, agi_p c) {
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(c.r[0]) : "v"(a.r[0]), "v"(b.r[0]));
+    return c;
+}
+#else
+#if AGI_PASS == AGI_AVX2
+#define r_odd(a) _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(-0x10000)))
+#define r_even(a) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 16))
+#else
+#define r_odd(a) r_float(r_bits(a) & r_word(0xffff0000))
+#define r_even(a) r_float(r_bits(a) << 16)
+#endif
+AGI_WORD agi_p p_dot(agi_p a, agi_p b, agi_p c) {
+    AGI_EACH(c.r[i] = r_fma(r_odd(a.r[i]), r_odd(b.r[i]), c.r[i]);)
+    AGI_EACH(c.r[i] = r_fma(r_even(a.r[i]), r_even(b.r[i]), c.r[i]);)
+    return c;
+}
+#undef r_odd
+#undef r_even
+#endif
+
 // One tile. a: element (row, k) at a[row*rs + k*ks], so A may be transposed; b: row k at b + k*bs; c: row r at c +
-// r*cs. The sums start from c or from 0. R rows and P packs are constants wherever this is called: tests on them cost
-// nothing, and x0, y0, x1 ... become registers. (Of an array gcc would make memory.)
-AGI_WORD void AGI_(tile)(const int R, const int P, int K, const float *a, size_t rs, size_t ks, const float *b,
-                         size_t bs, float *c, size_t cs, int from_c, const float *bias) {
+// r*cs. The sums start from c or from 0. R rows, P packs and whether these are pairs are constants wherever this is
+// called: tests on them cost nothing, and x0, y0, x1 ... become registers. (Of an array gcc would make memory.)
+AGI_WORD void AGI_(tile)(const int R, const int P, const int pairs, int K, const float *a, size_t rs, size_t ks,
+                         const float *b, size_t bs, float *c, size_t cs, int from_c, const float *bias) {
     const float *a0 = a, *a1 = R > 4 ? a + 4 * rs : a, *a2 = R > 8 ? a + 8 * rs : a;
     float *c0 = c, *c1 = R > 4 ? c + 4 * cs : c, *c2 = R > 8 ? c + 8 * cs : c;
     AGI_HIDE(a1);
@@ -5261,8 +5370,8 @@ AGI_WORD void AGI_(tile)(const int R, const int P, int K, const float *a, size_t
         (void)b1;
 #define X(r, g, o) if (r < R) { \
         const agi_p s = p_set(a##g[o * rs]); \
-        x##r = p_fma(s, b0, x##r); \
-        if (P > 1) y##r = p_fma(s, b1, y##r); \
+        x##r = pairs ? p_dot(s, b0, x##r) : p_fma(s, b0, x##r); \
+        if (P > 1) y##r = pairs ? p_dot(s, b1, y##r) : p_fma(s, b1, y##r); \
         AGI_ROW_DONE; \
     }
         AGI_TILE_ROWS(X)
@@ -5284,21 +5393,32 @@ AGI_WORD void AGI_(tile)(const int R, const int P, int K, const float *a, size_t
     (void)a1, (void)a2, (void)c1, (void)c2;
 }
 
-#define AGI_TILE(name, R, P) \
+#define AGI_TILE(name, R, P, pairs) \
 AGI_KERNEL void AGI_(name)(int K, const float *a, size_t rs, size_t ks, const float *b, size_t bs, float *c, \
                            size_t cs, int from_c, const float *bias) { \
-    AGI_(tile)(R, P, K, a, rs, ks, b, bs, c, cs, from_c, bias); \
+    AGI_(tile)(R, P, pairs, K, a, rs, ks, b, bs, c, cs, from_c, bias); \
 }
-AGI_TILE(tile_large, AGI_MR, AGI_NP)
-AGI_TILE(tile_medium, AGI_MR / 3 * 2, AGI_NP)
-AGI_TILE(tile_small, AGI_MR / 3, AGI_NP)
+#define AGI_TILES(kind, P, pairs) \
+    AGI_TILE(large##kind, AGI_MR, P, pairs) \
+    AGI_TILE(medium##kind, AGI_MR / 3 * 2, P, pairs) \
+    AGI_TILE(small##kind, AGI_MR / 3, P, pairs)
+AGI_TILES(_wide, AGI_NP, 0)
+AGI_TILES(_wide_bf16, AGI_NP, 1)
 #if AGI_NP == 2
-AGI_TILE(tile_large_narrow, AGI_MR, 1)
-AGI_TILE(tile_medium_narrow, AGI_MR / 3 * 2, 1)
-AGI_TILE(tile_small_narrow, AGI_MR / 3, 1)
+AGI_TILES(_narrow, 1, 0)
+AGI_TILES(_narrow_bf16, 1, 1)
 #endif
 typedef void (*AGI_(tile_function))(int, const float *, size_t, size_t, const float *, size_t, float *, size_t, int,
                                     const float *);
+#define AGI_THREE(kind) { AGI_(small##kind), AGI_(medium##kind), AGI_(large##kind) }
+// by pairs or not, packs (1 and, if there is room, 2), thirds of AGI_MR
+static const AGI_(tile_function) AGI_(tiles)[2][AGI_NP][3] = {
+#if AGI_NP == 2
+    { AGI_THREE(_narrow), AGI_THREE(_wide) }, { AGI_THREE(_narrow_bf16), AGI_THREE(_wide_bf16) }
+#else
+    { AGI_THREE(_wide) }, { AGI_THREE(_wide_bf16) }
+#endif
+};
 
 // A tile's rows of A, copied into working space: fewer than R valid rows are filled up with zeros. Returns the new a.
 AGI_KERNEL const float *AGI_(copy_rows)(int R, int m, int K, const float *a, size_t *rs, size_t *ks, float *work) {
@@ -5316,37 +5436,92 @@ AGI_KERNEL const float *AGI_(copy_rows)(int R, int m, int K, const float *a, siz
     return work;
 }
 
+#if AGI_PASS == AGI_AVX512
+AGI_WORD agi_p AGI_(to_bf16)(agi_p low, agi_p high) {       // 32 of them: first those of low, then those of high
+    __asm__("vcvtne2ps2bf16 %2, %1, %0" : "=v"(low.r[0]) : "v"(high.r[0]), "v"(low.r[0]));
+    return low;
+}
+#else
+static inline float AGI_(pair)(float even, float odd) {
+    const uint32_t u = agi_bf16_bits(odd) << 16 | agi_bf16_bits(even);
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+#endif
+
+// to[i] = the pair of from[2i] and from[2i+1], for K floats; an odd last one goes with 0.
+AGI_KERNEL void AGI_(pairs_along)(float *to, const float *from, int K) {
+    int i = 0;
+#if AGI_PASS == AGI_AVX512
+    for (; 2 * i + 32 <= K; i += 16) p_store(to + i, AGI_(to_bf16)(p_load(from + 2 * i), p_load(from + 2 * i + 16)));
+    if (2 * i < K) {
+        const int n = K - 2 * i;
+        const agi_p low = p_load_n(from + 2 * i, AGI_MIN(n, 16), 0);
+        p_store_n(to + i, AGI_(to_bf16)(low, n > 16 ? p_load_n(from + 2 * i + 16, n - 16, 0) : p_zero()), (n + 1) / 2);
+    }
+#else
+    for (; 2 * i + 1 < K; i++) to[i] = AGI_(pair)(from[2 * i], from[2 * i + 1]);
+    if (2 * i < K) to[i] = AGI_(pair)(from[2 * i], 0);
+#endif
+}
+
+// to[j] = the pair of even[j] and odd[j] for n of 16 columns, and zeros; odd is NULL behind an odd last row.
+AGI_WORD void AGI_(pairs_across)(float *to, const float *even, const float *odd, int n) {
+#if AGI_PASS == AGI_AVX512
+    static const uint16_t mixed[32] = { 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11,
+                                        27, 12, 28, 13, 29, 14, 30, 15, 31 };
+    agi_p pairs = AGI_(to_bf16)(p_load_n(even, n, 0), odd ? p_load_n(odd, n, 0) : p_zero());
+    pairs.r[0] = _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_loadu_si512((const void *)mixed),
+                                                              _mm512_castps_si512(pairs.r[0])));
+    p_store(to, pairs);
+#else
+    for (int j = 0; j < 16; j++) to[j] = j < n ? AGI_(pair)(even[j], odd ? odd[j] : 0) : 0;
+#endif
+}
+
+// copy_rows for pairs: K counts floats.
+AGI_KERNEL const float *AGI_(pair_rows)(int R, int m, int K, const float *a, size_t *rs, size_t *ks, float *work) {
+    if (*ks == 1) {
+        for (int r = 0; r < R; r++) {
+            float *to = work + r * (AGI_KC + 16);
+            if (r < m) AGI_(pairs_along)(to, a + r * *rs, K);
+            else memset(to, 0, (size_t)((K + 1) / 2) * sizeof(float));
+        }
+        *rs = AGI_KC + 16;
+    } else {
+        for (int k = 0; k < K; k += 2)
+            AGI_(pairs_across)(work + 8 * k, a + (size_t)k * *ks, k + 1 < K ? a + (size_t)(k + 1) * *ks : NULL, m);
+        *rs = 1, *ks = 16;
+    }
+    return work;
+}
+
 // C (M x N) = A B, or += with from_c, tile after tile on one thread; K is at most AGI_KC. Panel p of B begins at
 // B + p*panel, its row k at k*bs after that, and the last one is readable up to the next multiple of 16 columns.
-// One of rs and ks is 1.
-AGI_KERNEL void AGI_(block)(int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B, size_t bs,
-                            size_t panel, float *C, size_t cs, int from_c, const float *bias, float *work) {
+// One of rs and ks is 1. With pairs B is packed as such, A is not, and K is at most twice as much.
+AGI_KERNEL void AGI_(block)(int pairs, int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B,
+                            size_t bs, size_t panel, float *C, size_t cs, int from_c, const float *bias, float *work) {
     float *edge = work, *edge_bias = work + AGI_EDGE;
+    const int steps = pairs ? (K + 1) / 2 : K;
     for (int i = 0, m; i < M; i += m) {
         m = M - i < AGI_MR ? M - i : AGI_MR;
         const int third = (m + AGI_MR / 3 - 1) / (AGI_MR / 3), R = third * (AGI_MR / 3);
-        const AGI_(tile_function) wide = third == 3 ? AGI_(tile_large) : third == 2 ? AGI_(tile_medium)
-                                                                                     : AGI_(tile_small);
-#if AGI_NP == 2
-        const AGI_(tile_function) narrow = third == 3 ? AGI_(tile_large_narrow)
-                                         : third == 2 ? AGI_(tile_medium_narrow) : AGI_(tile_small_narrow);
-#else
-        const AGI_(tile_function) narrow = wide;
-#endif
         // A is copied when rows are missing, when a transposed one is read often, and when its rows are a multiple of
         // 4096 bytes apart: then all of them fall into the same few lines of the first-level cache and evict each
         // other.
         const float *a = A + i * rs;
         size_t ars = rs, aks = ks;
-        if (m < R || (ks != 1 && N > 2 * AGI_NR) || (ks == 1 && rs % 1024 == 0 && N > AGI_NR))
+        if (pairs) a = AGI_(pair_rows)(R, m, K, a, &ars, &aks, work + AGI_EDGE + AGI_NR);
+        else if (m < R || (ks != 1 && N > 2 * AGI_NR) || (ks == 1 && rs % 1024 == 0 && N > AGI_NR))
             a = AGI_(copy_rows)(R, m, K, a, &ars, &aks, work + AGI_EDGE + AGI_NR);
         const float *b = B;
         for (int j = 0; j < N; j += AGI_NR, b += panel) {
             const int n = N - j < AGI_NR ? N - j : AGI_NR, P = (n + 15) / 16;
             float *c = C + i * cs + j;
-            const AGI_(tile_function) tile = P == AGI_NP ? wide : narrow;
+            const AGI_(tile_function) tile = AGI_(tiles)[pairs][P - 1][third - 1];
             if (m == R && n == 16 * P) {
-                tile(K, a, ars, aks, b, bs, c, cs, from_c, bias ? bias + j : NULL);
+                tile(steps, a, ars, aks, b, bs, c, cs, from_c, bias ? bias + j : NULL);
                 continue;
             }
             // The tile sticks out over the edge of C: it is computed on the side, and its valid part copied.
@@ -5355,7 +5530,7 @@ AGI_KERNEL void AGI_(block)(int M, int N, int K, const float *A, size_t rs, size
                     p_store(edge + r * AGI_NR + 16 * p, p_load_n(c + r * cs + 16 * p, AGI_MIN(n - 16 * p, 16), 0));
             for (int p = 0; p < P && bias; p++)
                 p_store(edge_bias + 16 * p, p_load_n(bias + j + 16 * p, AGI_MIN(n - 16 * p, 16), 0));
-            tile(K, a, ars, aks, b, bs, edge, AGI_NR, from_c, bias ? edge_bias : NULL);
+            tile(steps, a, ars, aks, b, bs, edge, AGI_NR, from_c, bias ? edge_bias : NULL);
             for (int r = 0; r < m; r++)
                 for (int p = 0; p < P; p++)
                     p_store_n(c + r * cs + 16 * p, p_load(edge + r * AGI_NR + 16 * p), AGI_MIN(n - 16 * p, 16));
@@ -5416,6 +5591,19 @@ AGI_KERNEL void AGI_(pack_plain)(float *to, int width, const float *from, size_t
             p_store(to + j, n - j >= 16 ? p_load(from + j) : p_load_n(from + j, AGI_MAX(n - j, 0), 0));
 }
 
+// The same two for pairs: K counts floats, to is ((K + 1) / 2, width). In the first, rows become pairs and these are then
+// turned round; work holds 32 rows of AGI_KC pairs.
+AGI_KERNEL void AGI_(pack_pairs_transposed)(float *to, int width, const float *from, size_t fs, int n, int K, float *work) {
+    for (int j = 0; j < n; j++) AGI_(pairs_along)(work + j * AGI_KC, from + j * fs, K);
+    AGI_(pack_transposed)(to, width, work, AGI_KC, n, (K + 1) / 2, 0);
+}
+
+AGI_KERNEL void AGI_(pack_pairs)(float *to, int width, const float *from, size_t fs, int n, int K) {
+    for (int k = 0; k < K; k += 2, to += width, from += 2 * fs)
+        for (int j = 0; j < width; j += 16)
+            AGI_(pairs_across)(to + j, from + j, k + 1 < K ? from + fs + j : NULL, AGI_MAX(AGI_MIN(n - j, 16), 0));
+}
+
 // A few rows of A, as when a model speaks one token at a time: B is read once and not used again, so the product runs
 // at the speed of memory, and packing would only add to the traffic. So B is read in its own order, eight long rows
 // side by side, while C lies in the first-level cache. The chain is the same: eight steps of it at a time.
@@ -5467,25 +5655,33 @@ typedef struct AGI_(product) {
     ag_backend *b;
     float *C;
     const float *A, *B, *bias;
-    int M, N, K, tb, from_c;
+    int M, N, K, tb, from_c, pairs;
     size_t rs, ks, bs;              // strides of A; between the stored rows of B
     size_t sc[2], sa[2], sb[2];     // from product to product, in the outer and in the inner dimension of the batch ...
     size_t inner;                   // ... which has so many
     int k0, kb, n0, nb;             // the part of B that is dealt with at the moment
-    float *packed;                  // (panels, kb, NR), or NULL: read in place
+    float *packed;                  // (panels, rows, NR), or NULL: read in place
+    int rows;                       // kb, or its pairs
     int row_tasks, column_tasks;
 } AGI_(product);
 
-// One panel, up to KC values of k of it, into shared memory.
+// n columns (at most NR) and K values of k (at most AGI_KC, or as many pairs) of B, which begin at `from`, as a panel.
+AGI_KERNEL void AGI_(pack)(const AGI_(product) *p, float *to, const float *from, int n, int K, int more, float *work) {
+    if (p->pairs && p->tb) AGI_(pack_pairs_transposed)(to, AGI_NR, from, p->bs, n, K, work);
+    else if (p->pairs) AGI_(pack_pairs)(to, AGI_NR, from, p->bs, n, K);
+    else if (p->tb) AGI_(pack_transposed)(to, AGI_NR, from, p->bs, n, K, more);
+    else AGI_(pack_plain)(to, AGI_NR, from, p->bs, n, K);
+}
+
+// One panel, one block of k of it, into shared memory.
 AGI_KERNEL void AGI_(matmul_pack)(void *arg, size_t task, int thread) {
     const AGI_(product) *p = (const AGI_(product) *)arg;
-    const int chunks = (p->kb + AGI_KC - 1) / AGI_KC, panel = (int)(task / (size_t)chunks);
-    const int c = (int)(task % (size_t)chunks) * AGI_KC, k = p->k0 + c, K = AGI_MIN(p->kb - c, AGI_KC);
-    const int j = p->n0 + panel * AGI_NR, n = AGI_MIN(p->n0 + p->nb - j, AGI_NR);
-    float *to = p->packed + ((size_t)panel * p->kb + c) * AGI_NR;
-    if (p->tb) AGI_(pack_transposed)(to, AGI_NR, p->B + j * p->bs + k, p->bs, n, K, 0);
-    else AGI_(pack_plain)(to, AGI_NR, p->B + k * p->bs + j, p->bs, n, K);
-    (void)thread;
+    const int step = AGI_KC << p->pairs, chunks = (p->kb + step - 1) / step, panel = (int)(task / (size_t)chunks);
+    const int c = (int)(task % (size_t)chunks) * step, k = p->k0 + c, j = p->n0 + panel * AGI_NR;
+    float *to = p->packed + ((size_t)panel * p->rows + (c >> p->pairs)) * AGI_NR;
+    float *work = (float *)agi_scratch(p->b, thread, AGI_PRIVATE * sizeof(float));
+    AGI_(pack)(p, to, p->B + (p->tb ? j * p->bs + k : k * p->bs + j), AGI_MIN(p->n0 + p->nb - j, AGI_NR),
+               AGI_MIN(p->kb - c, step), 0, work);
 }
 
 // One rectangle of C: some row tiles times some panels.
@@ -5498,12 +5694,13 @@ AGI_KERNEL void AGI_(matmul_rectangle)(void *arg, size_t task, int thread) {
     const int j0 = (int)((long long)panels * column / p->column_tasks) * AGI_NR;
     const int j1 = AGI_MIN((int)((long long)panels * (column + 1) / p->column_tasks) * AGI_NR, p->nb);
     float *work = (float *)agi_scratch(p->b, thread, AGI_WORK * sizeof(float));
-    for (int j = j0; j < j1; j += AGI_NC) for (int k = 0; k == 0 || k < p->kb; k += AGI_KC) {
-        const int K = AGI_MIN(p->kb - k, AGI_KC), last = p->k0 + k + K == p->K;
-        const float *B = p->packed ? p->packed + (size_t)j * p->kb + (size_t)k * AGI_NR
+    const int step = AGI_KC << p->pairs;
+    for (int j = j0; j < j1; j += AGI_NC) for (int k = 0; k == 0 || k < p->kb; k += step) {
+        const int K = AGI_MIN(p->kb - k, step), last = p->k0 + k + K == p->K;
+        const float *B = p->packed ? p->packed + (size_t)j * p->rows + (size_t)(k >> p->pairs) * AGI_NR
                                    : p->B + (p->k0 + k) * p->bs + p->n0 + j;
-        AGI_(block)(i1 - i0, AGI_MIN(j1 - j, AGI_NC), K, p->A + i0 * p->rs + (p->k0 + k) * p->ks, p->rs, p->ks, B,
-                    p->packed ? AGI_NR : p->bs, p->packed ? (size_t)p->kb * AGI_NR : AGI_NR,
+        AGI_(block)(p->pairs, i1 - i0, AGI_MIN(j1 - j, AGI_NC), K, p->A + i0 * p->rs + (p->k0 + k) * p->ks, p->rs,
+                    p->ks, B, p->packed ? AGI_NR : p->bs, p->packed ? (size_t)p->rows * AGI_NR : AGI_NR,
                     p->C + (size_t)i0 * p->N + p->n0 + j, (size_t)p->N, p->from_c || p->k0 + k > 0,
                     last && p->bias ? p->bias + p->n0 + j : NULL, work);
     }
@@ -5520,12 +5717,12 @@ AGI_KERNEL void AGI_(matmul_columns)(void *arg, size_t task, int thread) {
     const int j0 = (int)(panels * column / (size_t)p->column_tasks) * AGI_NR;
     const int j1 = AGI_MIN((int)(panels * (column + 1) / (size_t)p->column_tasks) * AGI_NR, p->N);
     float *work = (float *)agi_scratch(p->b, thread, AGI_PRIVATE * sizeof(float)), *packed = work + AGI_WORK;
-    if (p->M <= AGI_SKINNY && !p->tb) {
+    if (p->M <= AGI_SKINNY && !p->tb && !p->pairs) {
         AGI_(skinny)(p->M, j1 - j0, p->K, A, p->rs, p->ks, B + j0, p->bs, C + j0, (size_t)p->N, p->from_c,
                      p->bias ? p->bias + j0 : NULL);
         return;
     }
-    if (p->M <= AGI_SKINNY) {       // B transposed: 64 columns times 64 values of k are turned round, and used at once
+    if (p->M <= AGI_SKINNY && !p->pairs) {      // B transposed: 64 columns times 64 values of k are turned round, and used at once
         for (int j = j0; j < j1; j += 64) for (int k = 0; k == 0 || k < p->K; k += 64) {
             const int K = AGI_MIN(p->K - k, 64), n = AGI_MIN(j1 - j, 64);
             AGI_(pack_transposed)(packed, 64, B + j * p->bs + k, p->bs, n, K, k + 2 * K <= p->K);
@@ -5534,14 +5731,17 @@ AGI_KERNEL void AGI_(matmul_columns)(void *arg, size_t task, int thread) {
         }
         return;
     }
-    const int in_place = !p->tb && p->N % 16 == 0, step = in_place ? AGI_NC : AGI_NR;
-    for (int j = j0; j < j1; j += step) for (int k = 0; k == 0 || k < p->K; k += AGI_KC) {
-        const int K = AGI_MIN(p->K - k, AGI_KC), n = AGI_MIN(j1 - j, step);
-        if (p->tb) AGI_(pack_transposed)(packed, AGI_NR, B + j * p->bs + k, p->bs, n, K, k + 2 * K <= p->K);
-        else if (!in_place) AGI_(pack_plain)(packed, AGI_NR, B + k * p->bs + j, p->bs, n, K);
-        AGI_(block)(p->M, n, K, A + k * p->ks, p->rs, p->ks, in_place ? B + k * p->bs + j : packed,
-                    in_place ? p->bs : AGI_NR, AGI_NR, C + j, (size_t)p->N, p->from_c || k > 0,
-                    k + K == p->K && p->bias ? p->bias + j : NULL, work);
+    const int in_place = !p->tb && p->N % 16 == 0 && !p->pairs, k_step = AGI_KC << p->pairs;
+    const int step = in_place ? AGI_NC : p->pairs ? AGI_ALONE : AGI_NR;
+    for (int j = j0; j < j1; j += step) for (int k = 0; k == 0 || k < p->K; k += k_step) {
+        const int K = AGI_MIN(p->K - k, k_step), n = AGI_MIN(j1 - j, step), rows = p->pairs ? (K + 1) / 2 : K;
+        const float *from = B + (p->tb ? j * p->bs + k : k * p->bs + j);
+        for (int at = 0; at < n && !in_place; at += AGI_NR)
+            AGI_(pack)(p, packed + (size_t)at * rows, from + at * (p->tb ? p->bs : 1), AGI_MIN(n - at, AGI_NR), K,
+                       k + 2 * K <= p->K, packed + AGI_ALONE * AGI_KC);
+        AGI_(block)(p->pairs, p->M, n, K, A + k * p->ks, p->rs, p->ks, in_place ? from : packed,
+                    in_place ? p->bs : AGI_NR, in_place ? AGI_NR : (size_t)rows * AGI_NR, C + j, (size_t)p->N,
+                    p->from_c || k > 0, k + K == p->K && p->bias ? p->bias + j : NULL, work);
     }
 }
 
@@ -5549,16 +5749,17 @@ AGI_KERNEL void AGI_(matmul_columns)(void *arg, size_t task, int thread) {
 AGI_KERNEL int AGI_(matmul_one)(AGI_(product) *p) {
     const int threads = p->b->threads, tiles = (p->M + AGI_MR - 1) / AGI_MR;
     // Row-major B is read in place unless very many row tiles share it, or its rows are a multiple of 4096 bytes apart.
-    const int in_place = !p->tb && p->N % 16 == 0 && p->M < (p->N % 1024 ? 1024 : 96);
+    const int in_place = !p->tb && p->N % 16 == 0 && p->M < (p->N % 1024 ? 1024 : 96) && !p->pairs;
     // At most two million floats of B are packed at once.
     const int k_step = in_place ? AGI_MAX(p->K, 1) : AGI_MIN(AGI_MAX(p->K, 1), 16 * AGI_KC);
     const int n_step = in_place ? p->N : AGI_MAX((1 << 21) / k_step / AGI_NR, 1) * AGI_NR;
     p->packed = NULL;
     for (p->n0 = 0; p->n0 < p->N; p->n0 += n_step) for (p->k0 = 0; p->k0 == 0 || p->k0 < p->K; p->k0 += k_step) {
         p->nb = AGI_MIN(p->N - p->n0, n_step), p->kb = AGI_MIN(p->K - p->k0, k_step);
-        const int panels = (p->nb + AGI_NR - 1) / AGI_NR, chunks = (p->kb + AGI_KC - 1) / AGI_KC;
+        const int panels = (p->nb + AGI_NR - 1) / AGI_NR, step = AGI_KC << p->pairs, chunks = (p->kb + step - 1) / step;
+        p->rows = p->pairs ? (p->kb + 1) / 2 : p->kb;
         if (!in_place) {
-            p->packed = (float *)agi_shared_scratch(p->b, 0, ((size_t)panels * p->kb + 1) * AGI_NR * sizeof(float));
+            p->packed = (float *)agi_shared_scratch(p->b, 0, ((size_t)panels * p->rows + 1) * AGI_NR * sizeof(float));
             if (!p->packed) return -1;
             agi_parallel(p->b, (size_t)panels * chunks, AGI_(matmul_pack), p);
         }
@@ -5573,9 +5774,9 @@ AGI_KERNEL int AGI_(matmul_one)(AGI_(product) *p) {
     return 0;
 }
 
-AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M,
-                            int N, int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
-                            const size_t sb[2], int accumulate) {
+AGI_KERNEL int AGI_(products)(ag_backend *b, int pairs, float *C, const float *A, const float *B, const float *bias,
+                              int M, int N, int K, int ta, int tb, const int batch[2], const size_t sc[2],
+                              const size_t sa[2], const size_t sb[2], int accumulate) {
     if (M < 1 || N < 1 || batch[0] < 1 || batch[1] < 1) return 0;
     // n: the products of the batch that stand side by side; turns: those that add up in C, one after the other. A
     // dimension that lies in memory as if it were part of M or of K is made part of it, the inner one first.
@@ -5584,13 +5785,14 @@ AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const a
         const int merge = n[d] > 1 && (d == 1 || n[1] * turns[1] == 1) && sa[d] == (size_t)M * K;
         if (merge && !ta && !sb[d] && sc[d] == (size_t)M * N && M <= INT_MAX / 2 / batch[d])
             M *= batch[d], n[d] = 1;                // one B for all: the products are one product with more rows
-        else if (merge && ta && !tb && !sc[d] && sb[d] == (size_t)K * N && K <= INT_MAX / 2 / batch[d])
+        else if (merge && ta && !tb && !sc[d] && sb[d] == (size_t)K * N && K <= INT_MAX / 2 / batch[d] &&
+                 !(pairs && K % 2))                 // (a pair does not reach into the next product)
             K *= batch[d], n[d] = 1;                // a sum over the batch: one product with a longer chain
         else if (!sc[d]) turns[d] = n[d], n[d] = 1;
     }
     AGI_(product) p;
     memset(&p, 0, sizeof p);
-    p.b = b, p.M = M, p.N = N, p.K = K, p.tb = tb;
+    p.b = b, p.M = M, p.N = N, p.K = K, p.tb = tb, p.pairs = pairs;
     p.rs = ta ? 1 : (size_t)K, p.ks = ta ? (size_t)M : 1, p.bs = tb ? (size_t)K : (size_t)N;
     for (int d = 0; d < 2; d++) p.sc[d] = sc[d], p.sa[d] = sa[d], p.sb[d] = sb[d];
     for (int t = 0; t < b->threads; t++)
@@ -5599,7 +5801,7 @@ AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const a
     const size_t items = n[0] * n[1];
     const int panels = (N + AGI_NR - 1) / AGI_NR;
     // Alone on an item: when there are many of them, or so few rows that packing for others does not pay.
-    const int alone = (items >= 2 * (size_t)b->threads && work < 4e6) || M <= (tb ? 4 * AGI_MR : AGI_SKINNY);
+    const int alone = (items >= 2 * (size_t)b->threads && work < 4e6) || M <= (tb || pairs ? 4 * AGI_MR : AGI_SKINNY);
     for (size_t t0 = 0; t0 < turns[0]; t0++) for (size_t t1 = 0; t1 < turns[1]; t1++) {
         const float *At = A + t0 * sa[0] + t1 * sa[1], *Bt = B + t0 * sb[0] + t1 * sb[1];
         p.from_c = accumulate || t0 || t1;
@@ -5618,6 +5820,18 @@ AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const a
         }
     }
     return 0;
+}
+
+AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M,
+                            int N, int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
+                            const size_t sb[2], int accumulate) {
+    return AGI_(products)(b, 0, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+}
+
+AGI_KERNEL int AGI_(matmul_bf16)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias,
+                                 int M, int N, int K, int ta, int tb, const int batch[2], const size_t sc[2],
+                                 const size_t sa[2], const size_t sb[2], int accumulate) {
+    return AGI_(products)(b, 1, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
 }
 // ---- attention -----------------------------------------------------------------------------------------------------
 // softmax(Q K' / sqrt(hs)) V for each head, where a query sees the keys up to its own position. Written with ops it
@@ -5674,7 +5888,7 @@ AGI_KERNEL void AGI_(attention_cache)(void *arg, size_t task, int thread) {
 // s (m, to) = rows of q times the keys (or of dy times the values) of one block, transposed: kt (hs, KEYS).
 AGI_KERNEL void AGI_(scores)(int m, int to, int hs, const float *q, size_t qs, const float *kt, float *s, float *work) {
     for (int d = 0; d < hs; d += AGI_KC)
-        AGI_(block)(m, to, AGI_MIN(hs - d, AGI_KC), q + d, qs, 1, kt + d * AGI_KEYS, AGI_KEYS, AGI_NR, s, AGI_KEYS,
+        AGI_(block)(0, m, to, AGI_MIN(hs - d, AGI_KC), q + d, qs, 1, kt + d * AGI_KEYS, AGI_KEYS, AGI_NR, s, AGI_KEYS,
                     d > 0, NULL, work);
 }
 
@@ -5765,7 +5979,7 @@ AGI_KERNEL void AGI_(attention_tile)(void *arg, size_t task, int thread) {
                 for (int d = 0; d < wide && shrink != 1; d += 16)
                     p_store(o_r + d, p_mul(p_load(o_r + d), p_set(shrink)));
             }
-            AGI_(block)(mr, wide, seen, s, AGI_KEYS, 1, vb, vs, AGI_NR, o + r0 * wide, (size_t)wide, j0 > 0, NULL,
+            AGI_(block)(0, mr, wide, seen, s, AGI_KEYS, 1, vb, vs, AGI_NR, o + r0 * wide, (size_t)wide, j0 > 0, NULL,
                         work);
         }
     }
@@ -5860,7 +6074,7 @@ AGI_KERNEL void AGI_(attention_back_head)(void *arg, size_t task, int thread) {
                     }
                     for (; j < AGI_KEYS; j += 16) p_store(sr + j, p_zero()), p_store(dsr + j, p_zero());
                 }
-                AGI_(block)(mr, hs, seen, ds + r0 * AGI_KEYS, AGI_KEYS, 1, k, ks, AGI_NR, dq + r0 * qs, qs,
+                AGI_(block)(0, mr, hs, seen, ds + r0 * AGI_KEYS, AGI_KEYS, 1, k, ks, AGI_NR, dq + r0 * qs, qs,
                             j0 > 0 || a->accumulate, NULL, work);
             }
             size_t qps = qs, yps = ys;
@@ -5871,9 +6085,9 @@ AGI_KERNEL void AGI_(attention_back_head)(void *arg, size_t task, int thread) {
             // In the block on the diagonal, key c is seen from query c on: the zeros before that are left out.
             for (int c = 0; c < keys; c += AGI_MR) {
                 const int mr = AGI_MIN(keys - c, AGI_MR), from = i0 == j0 ? c : 0;
-                AGI_(block)(mr, hs, rows - from, s + from * AGI_KEYS + c, 1, AGI_KEYS, dy + from * yps, yps, AGI_NR,
+                AGI_(block)(0, mr, hs, rows - from, s + from * AGI_KEYS + c, 1, AGI_KEYS, dy + from * yps, yps, AGI_NR,
                             dv + c * qs, qs, !first, NULL, work);
-                AGI_(block)(mr, hs, rows - from, ds + from * AGI_KEYS + c, 1, AGI_KEYS, q + from * qps, qps, AGI_NR,
+                AGI_(block)(0, mr, hs, rows - from, ds + from * AGI_KEYS + c, 1, AGI_KEYS, q + from * qps, qps, AGI_NR,
                             dk + c * qs, qs, !first, NULL, work);
             }
         }
@@ -5900,6 +6114,9 @@ AGI_KERNEL int AGI_(attention_back)(ag_backend *b, const ag_attention_args *a) {
 #undef AGI_FETCH
 #undef AGI_ROW_DONE
 #undef AGI_PRIVATE
+#undef AGI_ALONE
+#undef AGI_TILES
+#undef AGI_THREE
 
 #undef AGI_MR
 #undef AGI_NP
@@ -5928,6 +6145,7 @@ static void AGI_(install)(ag_backend *b) {
     b->reduce = AGI_(reduce);
     b->reduce_back = AGI_(reduce_back);
     b->matmul = AGI_(matmul);
+    b->matmul_bf16 = AGI_(matmul_bf16), b->bf16 = "bf16/emulated";
     b->softmax = AGI_(softmax);
     b->softmax_back = AGI_(softmax_back);
     b->norm = AGI_(norm);
@@ -5993,6 +6211,7 @@ static void AGI_(install)(ag_backend *b) {
 #undef p_tanh
 #undef p_sigmoid
 #undef p_gate
+#undef p_dot
 #undef AGI_LANES
 #undef AGI_REGISTERS
 #undef AGI_EACH

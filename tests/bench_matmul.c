@@ -2,7 +2,7 @@
 // where a multiply-add counts as two operations; compare with tests/bench_peak.c.
 //
 //     cc -O3 tests/bench_matmul.c -o build/bench_matmul -lm
-//     AG_THREADS=1 AG_CPU=avx2 build/bench_matmul [word ...]          # only the lines whose name contains a word
+//     AG_THREADS=1 AG_CPU=avx2 build/bench_matmul [bf16] [word ...]   # only the lines whose name contains a word
 //
 // matmul_MxNxK: C (M,N) = A (M,K) B (K,N). _nt: B is stored transposed (dX = dY W'). _tn: A is, and the product adds
 // to C (dW += X' dY). _row: one row, as in decoding; its speed is that of memory, so GB/s are printed besides.
@@ -103,6 +103,7 @@ static double seconds(void (*f)(void *), void *arg) {
 }
 
 static ag_backend *backend;
+static int bf16;
 static ag_rng rng = { 1, 0 };
 
 static float *numbers(size_t n) {
@@ -118,7 +119,7 @@ static void run_product(void *arg) {
     static const size_t zero[2] = { 0, 0 };
     const product *p = (const product *)arg;
     const shape *s = p->s;
-    backend->matmul(backend, p->C, p->A, p->B, NULL, s->M, s->N, s->K, s->ta, s->tb, one, zero, zero, zero,
+    (bf16 ? backend->matmul_bf16 : backend->matmul)(backend, p->C, p->A, p->B, NULL, s->M, s->N, s->K, s->ta, s->tb, one, zero, zero, zero,
                     s->accumulate);
 }
 static void run_attention(void *arg) { backend->attention(backend, (const ag_attention_args *)arg); }
@@ -132,7 +133,8 @@ static int wanted(const char *name, int argc, char **argv) {
 int main(int argc, char **argv) {
     backend = ag_cpu_backend(NULL, 0);
     if (!backend) return printf("no such backend\n"), 1;
-    printf("backend %s, %d threads\n", backend->name, backend->threads);
+    if (argc > 1 && !strcmp(argv[1], "bf16")) bf16 = 1, argc--, argv++;
+    printf("backend %s, %s, %d threads\n", backend->name, bf16 ? backend->bf16 : "float32", backend->threads);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         const shape *s = &shapes[i];
         if (!wanted(s->name, argc, argv)) continue;

@@ -2,7 +2,7 @@
 // and AdamW, as in the peers that tests/bench.py runs beside it; no evaluation and no clipping: llm.c has neither.
 //
 //     cc -O3 tests/bench_train.c -o build/bench_train -lm
-//     build/bench_train preset=nano threads=2 [batch=12] [seconds=10] [muon=1] [clip=1] [mallocs=1]
+//     build/bench_train preset=nano threads=2 [batch=12] [seconds=10] [bf16=1] [muon=1] [clip=1] [mallocs=1]
 //
 // The last line is "VALUE tokens/s", from the median step; with mallocs=1 it is "VALUE calls": the most calls of malloc
 // that any step after the second made.
@@ -56,6 +56,7 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++)
         if (!strncmp(argv[i], "preset=", 7)) preset = argv[i] + 7;
     ag_ctx *ctx = ag_new_with(1337, ag_cpu_backend(NULL, (int)option(argc, argv, "threads", 0)));
+    if (option(argc, argv, "bf16", 0) > 0) ag_set_matmul_precision(ctx, AG_BF16);
     gpt_config config = gpt_preset(preset);
     config.n_vocab = VOCABULARY;
     gpt_model *model = gpt_new(ctx, &config);
@@ -96,7 +97,8 @@ int main(int argc, char **argv) {
         return 1;
     }
     qsort(times, (size_t)n, sizeof *times, ascending);
-    printf("%s, %s, batch %d, %d steps, loss %.3f to %.3f\n", preset, ag_backend_name(ctx), B, n, first, last);
+    printf("%s, %s, %s, batch %d, %d steps, loss %.3f to %.3f\n", preset, ag_backend_name(ctx), ag_matmul_path(ctx), B, n,
+           first, last);
     if (counting) printf("%ld calls\n", most);
     else printf("%.1f tokens/s\n", B * T / times[n / 2]);
     free(x);

@@ -83,9 +83,16 @@ static void find_sets(void) {
 }
 
 // ---- products ----
-typedef struct { int M, N, K, ta, tb, accumulate, bias, batch[2]; size_t sc[2], sa[2], sb[2]; } shape;
+typedef struct { int M, N, K, ta, tb, accumulate, bias, bf16, batch[2]; size_t sc[2], sa[2], sb[2]; } shape;
 
-// The promised chain, spelt out in floats; and the same sum in double with a bound for the error of the chain.
+// bfloat16 by arithmetic alone: the nearest of its numbers, which have eight bits; at a tie the one whose last bit is 0.
+static float to_bf16(float x) {
+    int e;
+    const double m = frexp(x, &e) * 256;
+    return (float)ldexp(nearbyint(m), e - 8);
+}
+
+// The promised chain, spelt out in floats (bfloat16: in each pair of k's the odd one comes first); and the same sum in double with a bound for the error of the chain.
 static void plain_product(float *C, double *D, double *bound, const float *A, const float *B, const float *bias,
                           const shape *s, int fused) {
     for (int i = 0; i < s->batch[0]; i++) for (int j = 0; j < s->batch[1]; j++) {
@@ -97,9 +104,11 @@ static void plain_product(float *C, double *D, double *bound, const float *A, co
             const size_t at = c0 + (size_t)m * s->N + n;
             volatile float c = s->accumulate || later ? C[at] : 0;
             double d = s->accumulate || later ? D[at] : 0, size = later ? bound[at] : fabs(d);
-            for (int k = 0; k < s->K; k++) {
-                const float x = s->ta ? a[(size_t)k * s->M + m] : a[(size_t)m * s->K + k];
-                const float y = s->tb ? b[(size_t)n * s->K + k] : b[(size_t)k * s->N + n];
+            for (int i_k = 0; i_k < s->K; i_k++) {
+                const int k = !s->bf16 || (i_k ^ 1) >= s->K ? i_k : i_k ^ 1;
+                float x = s->ta ? a[(size_t)k * s->M + m] : a[(size_t)m * s->K + k];
+                float y = s->tb ? b[(size_t)n * s->K + k] : b[(size_t)k * s->N + n];
+                if (s->bf16) x = to_bf16(x), y = to_bf16(y);
                 volatile float product = x * y;
                 c = fused ? fmaf(x, y, c) : product + c;
                 d += (double)x * y, size += fabs((double)x * y);
@@ -123,8 +132,8 @@ static void check_product(ag_backend *b, const shape *s, int fused) {
     double *D = (double *)malloc((nc + 1) * sizeof(double)), *bound = (double *)malloc((nc + 1) * sizeof(double));
     for (size_t i = 0; i < nc; i++) D[i] = C[i];
     plain_product(want, D, bound, A, B, bias, s, fused);
-    CHECK_INT(b->matmul(b, C, A, B, bias, s->M, s->N, s->K, s->ta, s->tb, s->batch, s->sc, s->sa, s->sb,
-                        s->accumulate), 0);
+    CHECK_INT((s->bf16 ? b->matmul_bf16 : b->matmul)(b, C, A, B, bias, s->M, s->N, s->K, s->ta, s->tb, s->batch, s->sc,
+                                                     s->sa, s->sb, s->accumulate), 0);
     size_t wrong = differences(C, want, nc);
     const double terms = (double)s->K * s->batch[0] * s->batch[1] + 2;
     for (int i = 0; i < s->batch[0]; i++) for (int j = 0; j < s->batch[1]; j++)
@@ -132,8 +141,8 @@ static void check_product(ag_backend *b, const shape *s, int fused) {
             const size_t at = i * s->sc[0] + j * s->sc[1] + e;
             wrong += !(fabs(C[at] - D[at]) <= 1.2e-7 * terms * bound[at] + 1e-30);
         }
-    if (wrong) T_FAIL("%s, %d threads: %dx%dx%d ta %d tb %d acc %d bias %d batch %dx%d strides %d %d, %d %d, %d %d: "
-                      "%ld wrong", b->name, b->threads, s->M, s->N, s->K, s->ta, s->tb, s->accumulate, s->bias,
+    if (wrong) T_FAIL("%s%s, %d threads: %dx%dx%d ta %d tb %d acc %d bias %d batch %dx%d strides %d %d, %d %d, %d %d: "
+                      "%ld wrong", b->name, s->bf16 ? ", bf16" : "", b->threads, s->M, s->N, s->K, s->ta, s->tb, s->accumulate, s->bias,
                       s->batch[0], s->batch[1], (int)s->sc[0], (int)s->sc[1], (int)s->sa[0], (int)s->sa[1],
                       (int)s->sb[0], (int)s->sb[1], (long)wrong);
     free(D), free(bound);
@@ -156,6 +165,7 @@ static void products(void) {
         for (int m = 0; m < 15; m++) for (int n = 0; n < 14; n++) for (int flags = below(4); flags < 16; flags += 4) {
             shape s = plain_shape(some_m[m], some_n[n], some_k[below(14)]);
             s.ta = flags & 1, s.tb = flags >> 1 & 1, s.accumulate = flags >> 2 & 1, s.bias = flags >> 3;
+            s.bf16 = below(2);
             check_product(b, &s, sets[i].fused);
         }
         // Large enough for every kind of blocking: columns beyond one block, K beyond what is packed at once, strides
@@ -165,6 +175,8 @@ static void products(void) {
         for (int l = 0; l < 8; l++) for (int flags = 0; flags < 4; flags++) {
             shape s = plain_shape(large[l][0], large[l][1], large[l][2]);
             s.ta = flags & 1, s.tb = flags >> 1, s.accumulate = l & 1, s.bias = l >> 1 & 1;
+            check_product(b, &s, sets[i].fused);
+            s.bf16 = (l + flags) % 2;
             check_product(b, &s, sets[i].fused);
         }
         b->destroy(b);
@@ -189,17 +201,21 @@ static void batches(void) {
             if (strides[o][1]) next *= (size_t)s.batch[1];
             strides[o][0] = shared == 1 || shared == 2 ? 0 : next;
         }
+        s.bf16 = below(2);
         check_product(b, &s, sets[i].fused);
         b->destroy(b);
     }
 }
 
+typedef int (*product)(ag_backend *, float *, const float *, const float *, const float *, int, int, int, int, int,
+                       const int *, const size_t *, const size_t *, const size_t *, int);
+
 // Bits must not depend on threads, nor on the instruction set, nor on the rows around a row.
 static void product_bits(void) {
     static const int shapes[][3] = { { 96, 128, 100 }, { 77, 65, 300 }, { 1, 700, 33 }, { 3, 129, 270 }, { 20, 20, 9 },
                                      { 200, 520, 64 } };
-    for (int l = 0; l < 6; l++) for (int flags = 0; flags < 4; flags++) {
-        const int M = shapes[l][0], N = shapes[l][1], K = shapes[l][2], ta = flags & 1, tb = flags >> 1;
+    for (int l = 0; l < 6; l++) for (int flags = 0; flags < 8; flags++) {
+        const int M = shapes[l][0], N = shapes[l][1], K = shapes[l][2], ta = flags & 1, tb = flags >> 1 & 1;
         const int one[2] = { 1, 1 }, before = n_buffers;
         const size_t zero[2] = { 0, 0 };
         const float *A = random_floats((size_t)M * K), *B = random_floats((size_t)N * K);
@@ -211,13 +227,14 @@ static void product_bits(void) {
             for (int t = 0; t < 5; t++) {
                 ag_backend *b = ag_cpu_backend(sets[i].name, threads[t]);
                 CHECK_INT(b->threads, threads[t]);
+                const product matmul = flags >> 2 ? b->matmul_bf16 : b->matmul;
                 float *C = get((size_t)M * N);
-                CHECK_INT(b->matmul(b, C, A, B, bias, M, N, K, ta, tb, one, zero, zero, zero, 0), 0);
+                CHECK_INT(matmul(b, C, A, B, bias, M, N, K, ta, tb, one, zero, zero, zero, 0), 0);
                 if (first) CHECK_BITS(C, first, (size_t)M * N);
                 else first = C;
                 for (int m = 0; m < M && t == 1; m += 1 + M / 7) {
                     for (int k = 0; k < K; k++) row_of_a[k] = ta ? A[(size_t)k * M + m] : A[(size_t)m * K + k];
-                    CHECK_INT(b->matmul(b, row, row_of_a, B, bias, 1, N, K, 0, tb, one, zero, zero, zero, 0), 0);
+                    CHECK_INT(matmul(b, row, row_of_a, B, bias, 1, N, K, 0, tb, one, zero, zero, zero, 0), 0);
                     CHECK_BITS(row, C + (size_t)m * N, (size_t)N);
                 }
                 b->destroy(b);
@@ -229,14 +246,15 @@ static void product_bits(void) {
 
 // Infinity and NaN go where the sum takes them and nowhere else: no zero filling may turn up as 0 * infinity.
 static void product_infinity(void) {
-    for (int i = 0; i < n_sets; i++) for (int flags = 0; flags < 4; flags++) for (int M = 1; M < 40; M += 6) {
+    for (int i = 0; i < n_sets; i++) for (int flags = 0; flags < 8; flags++) for (int M = 1; M < 40; M += 6) {
         ag_backend *b = ag_cpu_backend(sets[i].name, 2);
-        const int N = 37, K = 19, one[2] = { 1, 1 }, before = n_buffers, ta = flags & 1, tb = flags >> 1;
+        const int N = 37, K = 19, one[2] = { 1, 1 }, before = n_buffers, ta = flags & 1, tb = flags >> 1 & 1;
+        const product matmul = flags >> 2 ? b->matmul_bf16 : b->matmul;
         const size_t zero[2] = { 0, 0 };
         float *A = random_floats((size_t)M * K), *B = random_floats((size_t)N * K), *C = get((size_t)M * N);
         A[ta ? M - 1 : (M - 1) * K] = INFINITY;             // row M-1, k = 0
         B[tb ? (N - 1) * K + 3 : 3 * N + N - 1] = NAN;      // column N-1, k = 3
-        CHECK_INT(b->matmul(b, C, A, B, NULL, M, N, K, ta, tb, one, zero, zero, zero, 0), 0);
+        CHECK_INT(matmul(b, C, A, B, NULL, M, N, K, ta, tb, one, zero, zero, zero, 0), 0);
         for (int m = 0; m < M; m++) for (int n = 0; n < N; n++) {
             const float c = C[m * N + n];
             if (n == N - 1) CHECK(c != c);
