@@ -124,19 +124,19 @@ def has_avx512():
 
 # ---- What we measure of ours. Each returns a function that makes one measurement. ----
 
-def our_training(preset):
+def our_training(preset, *words, env=None):
     program = ours("bench_train")
-    return lambda: figure(run([program, "preset=" + preset, "threads=%d" % THREADS]))
+    return lambda: figure(run([program, "preset=" + preset, "threads=%d" % THREADS, *words], env))
 
 
-def our_gflops(preset):
+def our_gflops(preset, *words, env=None):
     # 6 operations a token for each parameter (two forward, four backward) except the position table, which is only
     # added, and 12 L C T for attention: nanoGPT's estimate_mfu, after the PaLM paper, appendix B. The causal half that
     # a fused kernel does not compute is counted all the same, for us and in the figures that we compare with.
     L, C, T, V = {"nano": (4, 128, 64, 65), "baby": (6, 384, 256, 65)}[preset]
     parameters = V * C + L * (12 * C * C + 13 * C) + 2 * C
     flop = 6 * parameters + 12 * L * C * T
-    measure = our_training(preset)
+    measure = our_training(preset, *words, env=env)
     return lambda: measure() * flop * 1e-9
 
 
@@ -145,9 +145,15 @@ def our_program(program, *words):
     return lambda: figure(run([path, *words]))
 
 
+def step_shapes(name):
+    """The products of one training step, as tests/bench_matmul.c lists them."""
+    listed = re.search(r'{ "%s", ((?:"[^"]*"\s*)+)}' % name, open("tests/bench_matmul.c").read())
+    return "".join(re.findall(r'"([^"]*)"', listed.group(1))).split()
+
+
 # ---- The peers. Each returns a list of (name, function that makes one measurement). ----
 
-def torch_peers(preset, kinds):
+def torch_peers(preset, kinds, *words):
     need_python("torch")
     checkout = os.path.join(PEERS, "nanoGPT")
     if not os.path.exists(os.path.join(checkout, "model.py")):
@@ -157,12 +163,12 @@ def torch_peers(preset, kinds):
     def setting(dtype, compiled):
         name = "PyTorch %s, %s, %s" % (version, dtype, "compiled" if compiled else "eager")
         command = [PYTHON, "tests/peers/torch_train.py", checkout, "preset=" + preset, "dtype=" + dtype,
-                   "compile=%d" % compiled, "threads=%d" % THREADS]
+                   "compile=%d" % compiled, "threads=%d" % THREADS, *words]
         return name, lambda: figure(run(command))
     return [setting(dtype, compiled) for dtype in kinds for compiled in (0, 1)]
 
 
-def llmc_peers(preset):
+def llmc_peers(preset, *batch):
     checkout = os.path.join(PEERS, "llm.c")
     if not os.path.exists(os.path.join(checkout, "train_gpt2.c")):
         raise Missing("no llm.c/train_gpt2.c in %s (make bench PEERS=folder)" % OPTIONS["peers"])
@@ -170,23 +176,23 @@ def llmc_peers(preset):
         raise Missing("llm.c is built with gcc, which is not installed")
     program = build("tests/peers/llmc_peer.c", "build/peers/llmc_peer", "-Ofast", "-march=native", "-fopenmp", "-DOMP",
                     "-DTESTING", "-I", checkout, compiler="gcc")
-    return [("llm.c", lambda: figure(run([program, preset, os.path.abspath("build/peers/llmc_%s.bin" % preset)])))]
+    return [("llm.c", lambda: figure(run([program, preset, os.path.abspath("build/peers/llmc_%s.bin" % preset), *batch])))]
 
 
-def openblas_peers(*shape):
+def openblas_peers(name):
     program = build("tests/peers/openblas_peer.c", "build/peers/openblas_peer", "-O3", after=("-lopenblas",))
     settings = [("OpenBLAS", {})]
     if has_avx512():
         settings.append(("OpenBLAS, SkylakeX kernels", {"OPENBLAS_CORETYPE": "SkylakeX"}))
 
     def setting(name, env):
-        return name, lambda: figure(run([program, *shape], env))
+        return name, lambda: figure(run([program, *step_shapes(name)], env))
     return [setting(*s) for s in settings]
 
 
-def peak_peers():
+def peak_peers(which="best", name="FMA peak"):
     program = build("tests/bench_peak.c", "build/bench/bench_peak", "-O3", after=("-lm", "-lpthread"))
-    return [("FMA peak", lambda: figure(run([program, "best", str(THREADS)])))]
+    return [(name, lambda: figure(run([program, which, str(THREADS)])))]
 
 
 def python_peer(name, module, script, *words):
@@ -251,6 +257,10 @@ def compile_seconds(limit):
     return worst, limit
 
 
+def thread_bits(limit):
+    return figure(run([ours("bench_train"), "preset=nano", "bits=1"])), limit
+
+
 def mallocs(limit):
     return figure(run([ours("bench_train"), "preset=nano", "mallocs=1", "threads=%d" % THREADS])), limit
 
@@ -258,14 +268,37 @@ def mallocs(limit):
 # name, unit, what is ours, what are the peers, the ratio wanted. Rates: ours / peer. Times: peer / ours.
 COMPARED = [
     ("train_nano_torch", "tokens/s", lambda: our_training("nano"),
-     lambda: torch_peers("nano", ("float32", "bfloat16")), 2.0),
-    ("train_baby_torch", "tokens/s", lambda: our_training("baby"), lambda: torch_peers("baby", ("float32",)), 1.3),
+     lambda: torch_peers("nano", ("float32", "bfloat16")), 3.0),
+    ("train_baby_torch", "tokens/s", lambda: our_training("baby"), lambda: torch_peers("baby", ("float32",)), 2.0),
+    ("train_baby64_torch", "tokens/s", lambda: our_training("baby", "batch=64"),
+     lambda: torch_peers("baby", ("float32",), "batch=64"), 2.0),
+    ("train_baby64_bf16_torch", "tokens/s", lambda: our_training("baby", "batch=64", "bf16=1"),
+     lambda: torch_peers("baby", ("bfloat16", "medium"), "batch=64"), 1.5),
+    ("train_gpt2_4x64_torch", "tokens/s", lambda: our_training("gpt2", "batch=4", "context=64"),
+     lambda: torch_peers("gpt2", ("float32", "bfloat16", "medium"), "batch=4", "context=64"), 1.2),
+    ("train_gpt2_1x1024_torch", "tokens/s", lambda: our_training("gpt2", "batch=1", "context=1024"),
+     lambda: torch_peers("gpt2", ("float32", "bfloat16", "medium"), "batch=1", "context=1024"), 1.2),
     ("train_nano_llmc", "tokens/s", lambda: our_training("nano"), lambda: llmc_peers("nano"), 4.0),
     ("train_baby_llmc", "tokens/s", lambda: our_training("baby"), lambda: llmc_peers("baby"), 5.0),
-    ("train_nano_peak", "GFLOP/s", lambda: our_gflops("nano"), peak_peers, 0.45),
-    ("train_baby_peak", "GFLOP/s", lambda: our_gflops("baby"), peak_peers, 0.55),
-    ("matmul_openblas", "GFLOP/s", lambda: our_program("bench_matmul", "matmul_1024x3072x768"),
-     lambda: openblas_peers("1024", "3072", "768"), 0.8),
+    ("train_gpt2_4x64_llmc", "tokens/s", lambda: our_training("gpt2", "batch=4", "context=64"),
+     lambda: llmc_peers("gpt2", "4", "64"), 10.0),
+    ("train_gpt2_1x1024_llmc", "tokens/s", lambda: our_training("gpt2", "batch=1", "context=1024"),
+     lambda: llmc_peers("gpt2", "1", "1024"), 10.0),
+    ("train_nano_peak", "GFLOP/s", lambda: our_gflops("nano"), peak_peers, 0.65),
+    ("train_baby_peak", "GFLOP/s", lambda: our_gflops("baby"), peak_peers, 0.7),
+    ("train_baby64_peak", "GFLOP/s", lambda: our_gflops("baby", "batch=64"), peak_peers, 0.7),
+    ("train_nano_avx2_peak", "GFLOP/s", lambda: our_gflops("nano", env={"AG_CPU": "avx2"}),
+     lambda: peak_peers("avx2", "FMA peak of AVX2"), 0.6),
+    ("train_baby_avx2_peak", "GFLOP/s", lambda: our_gflops("baby", env={"AG_CPU": "avx2"}),
+     lambda: peak_peers("avx2", "FMA peak of AVX2"), 0.65),
+    ("matmul_baby_openblas", "GFLOP/s", lambda: our_program("bench_matmul", "set=baby"),
+     lambda: openblas_peers("baby"), 1.0),
+    ("matmul_gpt2_openblas", "GFLOP/s", lambda: our_program("bench_matmul", "set=gpt2"),
+     lambda: openblas_peers("gpt2"), 1.0),
+    ("matmul_baby_bf16_peak", "GFLOP/s", lambda: our_program("bench_matmul", "bf16", "set=baby"),
+     lambda: peak_peers("bf16", "VDPBF16PS peak"), 0.7),
+    ("matmul_gpt2_bf16_peak", "GFLOP/s", lambda: our_program("bench_matmul", "bf16", "set=gpt2"),
+     lambda: peak_peers("bf16", "VDPBF16PS peak"), 0.7),
     ("scalar_micrograd", "s/step", lambda: our_program("bench_scalar"),
      lambda: python_peer("micrograd", "micrograd", "micrograd_peer.py"), 500.0),
     ("bpe_train_tokenizers", "s", lambda: our_program("bench_bpe", "train", data("tinyshakespeare.txt"), "1024"),
@@ -281,6 +314,7 @@ LIMITED = [
     ("demo_loss", "val loss", lambda: lesson_loss("fast", 1.65)),
     ("demo_seconds", "s", lambda: lesson_seconds("fast", 60.0)),
     ("compile_lesson", "s", lambda: compile_seconds(10.0)),
+    ("bits_by_threads", "parameters", lambda: thread_bits(0.0)),
     ("mallocs_per_step", "calls", lambda: mallocs(0.0)),
 ]
 
@@ -355,11 +389,23 @@ def show(rows, left_out, broken):
 WORDS = {                               # what README calls the rows
     "train_nano_torch": "training, 0.8 M parameters (nano), batch 12",
     "train_baby_torch": "training, 10.8 M parameters (baby), batch 8",
+    "train_baby64_torch": "baby, batch 64",
+    "train_baby64_bf16_torch": "baby, batch 64, products in bfloat16",
+    "train_gpt2_4x64_torch": "training, 124 M parameters (gpt2), batch 4 x 64",
+    "train_gpt2_1x1024_torch": "gpt2, batch 1 x 1024",
     "train_nano_llmc": "the same, nano",
     "train_baby_llmc": "the same, baby",
+    "train_gpt2_4x64_llmc": "the same, gpt2, batch 4 x 64",
+    "train_gpt2_1x1024_llmc": "the same, gpt2, batch 1 x 1024",
     "train_nano_peak": "nano, of the two cores' peak in float32",
     "train_baby_peak": "baby, of that peak",
-    "matmul_openblas": "matrix product 1024 x 3072 x 768, float32",
+    "train_baby64_peak": "baby, batch 64, of that peak",
+    "train_nano_avx2_peak": "nano with AVX2, of its peak",
+    "train_baby_avx2_peak": "baby with AVX2, of its peak",
+    "matmul_baby_openblas": "all matrix products of a step of baby, float32",
+    "matmul_gpt2_openblas": "all matrix products of a step of gpt2, 1 x 1024, float32",
+    "matmul_baby_bf16_peak": "the same products of baby in bfloat16, of their peak",
+    "matmul_gpt2_bf16_peak": "the same products of gpt2 in bfloat16, of their peak",
     "scalar_micrograd": "scalar engine, one step of the moons",
     "bpe_train_tokenizers": "BPE training to 1,024 tokens, Tiny Shakespeare",
     "bpe_encode_tiktoken": "cl100k encoding of Tiny Shakespeare, one thread",
@@ -367,6 +413,7 @@ WORDS = {                               # what README calls the rows
     "demo_loss": "`make demo`, loss after its 2,000 steps",
     "demo_seconds": "`make demo`, seconds of training",
     "compile_lesson": "compiling lesson 08, seconds",
+    "bits_by_threads": "parameters with other bits when the number of threads differs",
     "mallocs_per_step": "calls of malloc in a training step",
 }
 

@@ -3,6 +3,7 @@
 //
 //     cc -O3 tests/bench_matmul.c -o build/bench_matmul -lm
 //     AG_THREADS=1 AG_CPU=avx2 build/bench_matmul [bf16] [word ...]   # only the lines whose name contains a word
+//     build/bench_matmul [bf16] set=baby          # the shapes of one training step; the last line is the whole's GFLOP/s
 //
 // matmul_MxNxK: C (M,N) = A (M,K) B (K,N). _nt: B is stored transposed (dX = dY W'). _tn: A is, and the product adds
 // to C (dW += X' dY). _row: one row, as in decoding; its speed is that of memory, so GB/s are printed besides.
@@ -57,6 +58,21 @@ static const shape shapes[] = {
     { "matmul_384x384x1536_nt", 384, 384, 1536, 0, 1, 0 },
     { "matmul_384x384x384", 384, 384, 384, 0, 0, 0 },
     { "matmul_384x1536x384", 384, 1536, 384, 0, 0, 0 },
+    // gpt2: 1 x 1024 rows (the first shape of all is one of them)
+    { "matmul_1024x2304x768", 1024, 2304, 768, 0, 0, 0 },
+    { "matmul_1024x768x768", 1024, 768, 768, 0, 0, 0 },
+    { "matmul_1024x768x3072", 1024, 768, 3072, 0, 0, 0 },
+    { "matmul_1024x50257x768_nt", 1024, 50257, 768, 0, 1, 0 },
+    { "matmul_1024x768x2304_nt", 1024, 768, 2304, 0, 1, 0 },
+    { "matmul_1024x768x768_nt", 1024, 768, 768, 0, 1, 0 },
+    { "matmul_1024x768x3072_nt", 1024, 768, 3072, 0, 1, 0 },
+    { "matmul_1024x3072x768_nt", 1024, 3072, 768, 0, 1, 0 },
+    { "matmul_1024x768x50257", 1024, 768, 50257, 0, 0, 0 },
+    { "matmul_768x2304x1024_tn", 768, 2304, 1024, 1, 0, 1 },
+    { "matmul_768x768x1024_tn", 768, 768, 1024, 1, 0, 1 },
+    { "matmul_768x3072x1024_tn", 768, 3072, 1024, 1, 0, 1 },
+    { "matmul_3072x768x1024_tn", 3072, 768, 1024, 1, 0, 1 },
+    { "matmul_50257x768x1024_tn", 50257, 768, 1024, 1, 0, 1 },
     // decoding
     { "matmul_1x384x128_row", 1, 384, 128, 0, 0, 0 },
     { "matmul_1x3072x768_row", 1, 3072, 768, 0, 0, 0 },
@@ -64,6 +80,19 @@ static const shape shapes[] = {
     { "matmul_4x3072x768_row", 4, 3072, 768, 0, 0, 0 },
     { "matmul_8x3072x768_row", 8, 3072, 768, 0, 0, 0 },
     { "matmul_32x3072x768", 32, 3072, 768, 0, 0, 0 },
+};
+
+// The products of one training step, each with the number of times that it stands in it (per layer, heads last): what
+// is written here is also what tests/bench.py gives to OpenBLAS.
+typedef struct { const char *set, *shapes; } step;
+static const step steps[] = {
+    { "baby", "6*2048x1152x384 6*2048x384x384 6*2048x1536x384 6*2048x384x1536 1*2048x65x384 "
+              "6*2048x384x1152_nt 6*2048x384x384 6*2048x384x1536_nt 6*2048x1536x384_nt "
+              "6*384x1152x2048_tn 6*384x384x2048_tn 6*384x1536x2048_tn 6*1536x384x2048_tn" },
+    { "gpt2", "12*1024x2304x768 12*1024x768x768 12*1024x3072x768 12*1024x768x3072 1*1024x50257x768_nt "
+              "12*1024x768x2304_nt 12*1024x768x768_nt 12*1024x768x3072_nt 12*1024x3072x768_nt 1*1024x768x50257 "
+              "12*768x2304x1024_tn 12*768x768x1024_tn 12*768x3072x1024_tn 12*3072x768x1024_tn "
+              "1*50257x768x1024_tn" },
 };
 
 typedef struct { const char *name; int B, T, NH, NKV, HS; } heads;
@@ -130,22 +159,49 @@ static int wanted(const char *name, int argc, char **argv) {
     return argc < 2;
 }
 
+static double product_seconds(const shape *s) {
+    const size_t M = (size_t)s->M, N = (size_t)s->N, K = (size_t)s->K;
+    product p = { s, numbers(M * K), numbers(K * N), numbers(M * N) };
+    const double t = seconds(run_product, &p);
+    backend->release(backend, p.A), backend->release(backend, p.B), backend->release(backend, p.C);
+    return t;
+}
+
+// All products of one training step.
+static int run_step(const char *name) {
+    double flop = 0, time = 0;
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        if (strcmp(steps[i].set, name)) continue;
+        for (const char *w = steps[i].shapes; w; w = strchr(w, ' ') ? strchr(w, ' ') + 1 : NULL) {
+            shape s = { w, 0, 0, 0, 0, 0, 0 };
+            int times, used = 0;
+            if (sscanf(w, "%d*%dx%dx%d%n", &times, &s.M, &s.N, &s.K, &used) < 4) return 1;
+            s.tb = !strncmp(w + used, "_nt", 3), s.ta = s.accumulate = !strncmp(w + used, "_tn", 3);
+            flop += 2e-9 * times * s.M * s.N * s.K, time += times * product_seconds(&s);
+        }
+    }
+    if (time > 0) printf("%.1f GFLOP/s\n", flop / time);
+    return !(time > 0);
+}
+
 int main(int argc, char **argv) {
     backend = ag_cpu_backend(NULL, 0);
     if (!backend) return printf("no such backend\n"), 1;
     if (argc > 1 && !strcmp(argv[1], "bf16")) bf16 = 1, argc--, argv++;
     printf("backend %s, %s, %d threads\n", backend->name, bf16 ? backend->bf16 : "float32", backend->threads);
+    if (argc > 1 && !strncmp(argv[1], "set=", 4)) {
+        const int failed = run_step(argv[1] + 4);
+        backend->destroy(backend);
+        return failed;
+    }
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         const shape *s = &shapes[i];
         if (!wanted(s->name, argc, argv)) continue;
-        const size_t M = (size_t)s->M, N = (size_t)s->N, K = (size_t)s->K;
-        product p = { s, numbers(M * K), numbers(K * N), numbers(M * N) };
-        const double t = seconds(run_product, &p);
+        const double t = product_seconds(s);
         printf("%s %.1f GFLOP/s", s->name, 2e-9 * s->M * s->N * s->K / t);
         if (strstr(s->name, "_row")) printf(" %.1f GB/s", 4e-9 * s->N * s->K / t);
         putchar('\n');
         fflush(stdout);
-        backend->release(backend, p.A), backend->release(backend, p.B), backend->release(backend, p.C);
     }
     for (size_t i = 0; i < sizeof attentions / sizeof attentions[0]; i++) {
         const heads *h = &attentions[i];

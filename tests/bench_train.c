@@ -2,10 +2,12 @@
 // and AdamW, as in the peers that tests/bench.py runs beside it; no evaluation and no clipping: llm.c has neither.
 //
 //     cc -O3 tests/bench_train.c -o build/bench_train -lm
-//     build/bench_train preset=nano threads=2 [batch=12] [seconds=10] [bf16=1] [muon=1] [clip=1] [mallocs=1]
+//     build/bench_train preset=nano threads=2 [batch=12] [context=64] [seconds=10] [bf16=1] [muon=1] [clip=1] [mallocs=1]
+//     build/bench_train preset=nano bits=1
 //
 // The last line is "VALUE tokens/s", from the median step; with mallocs=1 it is "VALUE calls": the most calls of malloc
-// that any step after the second made.
+// that any step after the second made. bits=1 takes three steps with 1, 2, 3 and 5 threads each and prints how many
+// parameters differ in any bit.
 #define _POSIX_C_SOURCE 200112L
 #include <stdlib.h>
 
@@ -28,7 +30,7 @@ static void *counted(size_t bytes) {
 #include <string.h>
 #include <time.h>
 
-enum { VOCABULARY = 65, TOKENS = 100000, WARM = 3, MOST = 10000 };
+enum { TOKENS = 100000, WARM = 3, MOST = 10000 };
 static int tokens[TOKENS];
 static double times[MOST];
 
@@ -51,28 +53,75 @@ static double option(int argc, char **argv, const char *key, double otherwise) {
     return otherwise;
 }
 
+// A chain that a model can learn something from: the next token mostly follows from the last one.
+static void make_tokens(int vocabulary) {
+    ag_rng rng = { 7, 0 };
+    for (int i = 1; i < TOKENS; i++) {
+        const int follows = (tokens[i - 1] * 7 + 3) % vocabulary, any = (int)(ag_rng_u32(&rng) % (unsigned)vocabulary);
+        tokens[i] = ag_rng_uniform(&rng) < 0.8 ? follows : any;
+    }
+}
+
+// All parameters after three steps of Muon with so many threads; *n is their number.
+static float *trained(const gpt_config *config, int threads, size_t *n) {
+    enum { B = 3, T = 40 };
+    int x[B * T], y[B * T];
+    ag_ctx *ctx = ag_new_with(1337, ag_cpu_backend(NULL, threads));
+    gpt_model *model = gpt_new(ctx, config);
+    gpt_optimizer optimizer = gpt_muon();
+    gpt_loader loader = gpt_loader_new(ctx, tokens, TOKENS, GPT_RANDOM);
+    for (int step = 0; step < 3; step++) {
+        if (gpt_next(&loader, B, T, x, y)) exit(1);
+        ag_backward(ag_cross_entropy(gpt_forward(model, x, B, T), y, NULL));
+        if (gpt_step(model, &optimizer, 1, NULL)) exit(1);
+        ag_reset(ctx);
+    }
+    float *all = (float *)malloc(gpt_count(config) * sizeof *all), *at = all;
+    if (!all) exit(1);
+    for (int i = 0; i < ag_param_count(ctx); i++) {
+        ag_get(ag_param_get(ctx, i), at);
+        at += ag_param_get(ctx, i)->count;
+    }
+    *n = (size_t)(at - all);
+    gpt_free(model);
+    ag_free(ctx);
+    return all;
+}
+
+static int compare_bits(const gpt_config *config) {
+    static const int threads[] = { 2, 3, 5 };
+    size_t n, m, differ = 0;
+    float *one = trained(config, 1, &n);
+    for (int t = 0; t < 3; t++) {
+        float *many = trained(config, threads[t], &m);
+        for (size_t i = 0; i < n; i++) differ += memcmp(one + i, many + i, sizeof *one) != 0;
+        free(many);
+    }
+    free(one);
+    printf("%lu parameters\n%lu differ\n", (unsigned long)n, (unsigned long)differ);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     const char *preset = "nano";
     for (int i = 1; i < argc; i++)
         if (!strncmp(argv[i], "preset=", 7)) preset = argv[i] + 7;
+    gpt_config config = gpt_preset(preset);
+    const int gpt2 = config.n_vocab > 65;               // else characters
+    if (!gpt2) config.n_vocab = 65;
+    make_tokens(config.n_vocab);
+    if (option(argc, argv, "bits", 0) > 0) return compare_bits(&config);
     ag_ctx *ctx = ag_new_with(1337, ag_cpu_backend(NULL, (int)option(argc, argv, "threads", 0)));
     if (option(argc, argv, "bf16", 0) > 0) ag_set_matmul_precision(ctx, AG_BF16);
-    gpt_config config = gpt_preset(preset);
-    config.n_vocab = VOCABULARY;
     gpt_model *model = gpt_new(ctx, &config);
     gpt_optimizer optimizer = option(argc, argv, "muon", 0) > 0 ? gpt_muon() : gpt_adamw();
     optimizer.clip = option(argc, argv, "clip", 0);
     if (!model) return 1;
-    const int T = config.n_ctx, B = (int)option(argc, argv, "batch", config.n_layer > 4 ? 8 : 12);
+    const int T = (int)option(argc, argv, "context", config.n_ctx);
+    const int B = (int)option(argc, argv, "batch", gpt2 ? 1 : config.n_layer > 4 ? 8 : 12);
     const double limit = option(argc, argv, "seconds", 10);
     const int counting = option(argc, argv, "mallocs", 0) > 0;
 
-    // A chain that a model can learn something from: the next token mostly follows from the last one.
-    ag_rng rng = { 7, 0 };
-    for (int i = 1; i < TOKENS; i++) {
-        const int follows = (tokens[i - 1] * 7 + 3) % VOCABULARY, any = (int)(ag_rng_u32(&rng) % VOCABULARY);
-        tokens[i] = ag_rng_uniform(&rng) < 0.8 ? follows : any;
-    }
     gpt_loader loader = gpt_loader_new(ctx, tokens, TOKENS, GPT_RANDOM);
     int *x = (int *)malloc(2 * (size_t)(B * T) * sizeof *x), *y = x + B * T, n = 0;
     if (!x) return 1;
@@ -97,8 +146,8 @@ int main(int argc, char **argv) {
         return 1;
     }
     qsort(times, (size_t)n, sizeof *times, ascending);
-    printf("%s, %s, %s, batch %d, %d steps, loss %.3f to %.3f\n", preset, ag_backend_name(ctx), ag_matmul_path(ctx), B, n,
-           first, last);
+    printf("%s, %s, %s, batch %d x %d, %d steps, loss %.3f to %.3f\n", preset, ag_backend_name(ctx), ag_matmul_path(ctx), B,
+           T, n, first, last);
     if (counting) printf("%ld calls\n", most);
     else printf("%.1f tokens/s\n", B * T / times[n / 2]);
     free(x);

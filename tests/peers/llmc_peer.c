@@ -2,7 +2,7 @@
 // included with TESTING defined, which leaves its main out, exactly as llm.c's own test_gpt2.c does.
 //
 //     gcc -Ofast -march=native -fopenmp -DOMP -DTESTING -I CHECKOUT tests/peers/llmc_peer.c -o llmc_peer -lm
-//     OMP_NUM_THREADS=2 ./llmc_peer nano|baby SCRATCH.bin [seconds]
+//     OMP_NUM_THREADS=2 ./llmc_peer nano|baby|gpt2 SCRATCH.bin [B T]
 //
 // The last line is "VALUE tokens/s", the median step: forward, zero the gradients, backward, AdamW.
 #include "train_gpt2.c"
@@ -50,21 +50,27 @@ static double now(void) {
 }
 
 int main(int argc, char **argv) {
-    int baby = argc > 1 && !strcmp(argv[1], "baby");
-    if (argc < 3 || (!baby && strcmp(argv[1], "nano"))) {
-        fprintf(stderr, "usage: llmc_peer nano|baby SCRATCH.bin [seconds]\n");
+    // batch, context, vocabulary, layers, heads, channels
+    static const struct { const char *name; int B, T, V, L, NH, C; } presets[] = {
+        { "nano", 12, 64, 65, 4, 4, 128 }, { "baby", 8, 256, 65, 6, 6, 384 }, { "gpt2", 1, 1024, 50257, 12, 12, 768 },
+    };
+    int which = 0;
+    while (which < 3 && argc > 2 && strcmp(argv[1], presets[which].name)) which++;
+    if (argc < 3 || which == 3) {
+        fprintf(stderr, "usage: llmc_peer nano|baby|gpt2 SCRATCH.bin [B T]\n");
         return 2;
     }
-    double limit = argc > 3 ? atof(argv[3]) : 10;
-    int B = baby ? 8 : 12, T = baby ? 256 : 64, V = 65;
-    write_checkpoint(argv[2], T, V, baby ? 6 : 4, baby ? 6 : 4, baby ? 384 : 128);
+    const double limit = 10;
+    const int V = presets[which].V;
+    int B = argc > 4 ? atoi(argv[3]) : presets[which].B, T = argc > 4 ? atoi(argv[4]) : presets[which].T;
+    write_checkpoint(argv[2], presets[which].T, V, presets[which].L, presets[which].NH, presets[which].C);
     GPT2 model;
     gpt2_build_from_checkpoint(&model, argv[2]);
     int *x = (int *)malloc(2 * (size_t)(B * T) * sizeof *x), *y = x + B * T;
     double times[1000], start = now();
     int n = 0;
     for (int step = 1; n < 1000 && (n < 3 || now() - start < limit); step++) {
-        for (int i = 0; i < B * T; i++) x[i] = (int)(rnd() % 65), y[i] = (int)(rnd() % 65);
+        for (int i = 0; i < B * T; i++) x[i] = (int)(rnd() % (unsigned)V), y[i] = (int)(rnd() % (unsigned)V);
         double t0 = now();
         gpt2_forward(&model, x, y, (size_t)B, (size_t)T);
         gpt2_zero_grad(&model);

@@ -1,6 +1,8 @@
 """Times a training step of nanoGPT's own model.py in PyTorch on the CPU.
 
-    build/peers/venv/bin/python tests/peers/torch_train.py CHECKOUT preset=nano compile=1 dtype=bfloat16
+    build/peers/venv/bin/python tests/peers/torch_train.py CHECKOUT preset=nano compile=1 dtype=bfloat16 [batch=12]
+
+dtype is float32, bfloat16 (autocast) or medium (float32, whose matrix products may round to bfloat16).
 
 CHECKOUT is a folder that holds nanoGPT's model.py. A step is what nanoGPT's train.py does in one: batch from memory,
 forward, backward, AdamW, gradients to None; no evaluation. Gradient clipping is off by default (clip=1.0 turns it on),
@@ -13,7 +15,7 @@ import sys
 import time
 
 options = {"preset": "nano", "compile": "0", "dtype": "float32", "threads": "2", "seconds": "10", "bias": "1",
-           "fused": "1", "clip": "0"}
+           "fused": "1", "clip": "0", "batch": "", "context": ""}
 for word in sys.argv[2:]:
     key, _, value = word.partition("=")
     if key not in options:
@@ -28,8 +30,12 @@ from model import GPT, GPTConfig              # noqa: E402
 
 torch.set_num_threads(int(options["threads"]))
 torch.manual_seed(1337)
-L, NH, C, T, B = {"nano": (4, 4, 128, 64, 12), "baby": (6, 6, 384, 256, 8)}[options["preset"]]
-model = GPT(GPTConfig(block_size=T, vocab_size=65, n_layer=L, n_head=NH, n_embd=C, dropout=0.0,
+L, NH, C, CONTEXT, B, V = {"nano": (4, 4, 128, 64, 12, 65), "baby": (6, 6, 384, 256, 8, 65),
+                           "gpt2": (12, 12, 768, 1024, 1, 50257)}[options["preset"]]
+B, T = int(options["batch"] or B), int(options["context"] or CONTEXT)
+if options["dtype"] == "medium":
+    torch.set_float32_matmul_precision("medium")
+model = GPT(GPTConfig(block_size=CONTEXT, vocab_size=V, n_layer=L, n_head=NH, n_embd=C, dropout=0.0,
                       bias=options["bias"] == "1"))
 model.train()
 
@@ -48,7 +54,7 @@ except RuntimeError:
 
 run = torch.compile(model) if options["compile"] == "1" else model
 bf16 = options["dtype"] == "bfloat16"
-data = torch.randint(65, (100000,))
+data = torch.randint(V, (100000,))
 
 
 def step():
