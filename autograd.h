@@ -238,13 +238,13 @@ const char *ag_backend_name(const ag_ctx *ctx); // "cpu/avx512"; ag_threads tell
 
 // With AG_BF16, matrix products (ag_matmul, ag_matmul_t, ag_linear, and their backward passes) round their operands to
 // bfloat16, which keeps 8 of 24 bits, and add up in float32: PyTorch's set_float32_matmul_precision("medium"). Where
-// the processor has instructions for it, it is up to twice as fast (AVX512-BF16); elsewhere it is slower, with the same
-// rounding. Parameters, activations and attention's own products stay float32. 0, or -1: the backend cannot.
+// the processor has instructions for it, it is faster (twice with AVX512-BF16, more with AMX); elsewhere it is slower,
+// with the same rounding. Parameters, activations and attention's products stay float32. 0, or -1: the backend cannot.
 enum { AG_FLOAT32, AG_BF16 };
 int         ag_set_matmul_precision(ag_ctx *ctx, int precision);
 int         ag_matmul_precision(const ag_ctx *ctx);
-const char *ag_matmul_path(const ag_ctx *ctx);  // "float32", or how bfloat16 is done here: "bf16/avx512",
-                                                // "bf16/emulated", "bf16/naive". Its bits depend on that.
+const char *ag_matmul_path(const ag_ctx *ctx);  // "float32", or how bfloat16 is done here: "bf16/amx",
+                                                // "bf16/avx512", "bf16/emulated", "bf16/naive". Its bits depend on it.
 
 // ---- tensors -------------------------------------------------------------------------------------------------------
 // At most four dimensions, contiguous, row-major. data and grad lie where the backend keeps them: read and write them
@@ -1189,7 +1189,9 @@ int ag_threads(const ag_ctx *ctx) { return ctx ? ctx->backend->threads : 0; }
 const char *ag_backend_name(const ag_ctx *ctx) { return ctx ? ctx->backend->name : "none"; }
 
 int ag_matmul_precision(const ag_ctx *ctx) { return ctx ? ctx->precision : AG_FLOAT32; }
-const char *ag_matmul_path(const ag_ctx *ctx) { return ctx && ctx->precision == AG_BF16 ? ctx->backend->bf16 : "float32"; }
+const char *ag_matmul_path(const ag_ctx *ctx) {
+    return ctx && ctx->precision == AG_BF16 ? ctx->backend->bf16 : "float32";
+}
 
 int (ag_set_matmul_precision)(ag_ctx *ctx, int precision) {
     if (!ctx || ctx->error[0]) return -1;
@@ -1984,8 +1986,8 @@ static int agi_naive_matmul(ag_backend *be, ag_real *C, const ag_real *A, const 
     return agi_naive_product(agi_unrounded, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
 }
 
-// bfloat16 is the upper half of a float: sign, all 8 bits of the exponent, 7 of the 23 bits behind the point. Rounded to
-// the nearest, to even at a tie; a number too small for a normal float becomes 0, as in the processors' instructions.
+// bfloat16 is the upper half of a float: sign, all 8 bits of the exponent, 7 of the 23 bits behind the point. Rounded
+// to the nearest, to even at a tie; what is too small for a normal float becomes 0, as in processors' instructions.
 static uint32_t agi_bf16_bits(float x) {
     uint32_t u;
     memcpy(&u, &x, 4);
@@ -3324,7 +3326,7 @@ typedef struct agi_worker { struct agi_cpu *cpu; int index; agi_thread thread; }
 typedef struct agi_cpu {
     agi_buffer scratch[AGI_MAX_THREADS], shared[4];
     agi_turns turns[4];
-    int next_turn;
+    int next_turn, amx;
 #if AGI_POOL
     void (*fn)(void *arg, size_t i, int thread);
     void *arg;
@@ -3751,6 +3753,35 @@ static int agi_has(int pass) {
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);                                     // avx512_bf16
 }
 
+// AMX, of Intel's servers since 2023: eight registers of 16 rows of 64 bytes, and one instruction that multiplies two
+// of them. t is the number of a register; base and stride (in bytes) say where the 16 rows lie. The instructions are
+// spoken to by name, so that no compiler flag is needed; tests put plain C in their place (AGI_AMX_EMULATED).
+#ifndef AGI_AMX_EMULATED
+#define AGI_AMX_CONFIGURE(sixty_four_bytes) __asm__ volatile("ldtilecfg %0" : : "m"(*(sixty_four_bytes)))
+#define AGI_AMX_RELEASE() __asm__ volatile("tilerelease")
+#define AGI_AMX_ZERO(t) __asm__ volatile("tilezero %%tmm" #t : : )
+#define AGI_AMX_LOAD(t, base, stride) __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t : : \
+    "r"((const void *)(base)), "r"((size_t)(stride)) : "memory")
+#define AGI_AMX_STORE(t, base, stride) __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" : : \
+    "r"((void *)(base)), "r"((size_t)(stride)) : "memory")
+#define AGI_AMX_DOT(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : : )
+
+// Besides processor and operating system, the process must have asked for the registers' eight kilobytes.
+static int agi_has_amx(void) {
+    unsigned a, b, c, d, xcr0, high;
+    if (!agi_has(AGI_BF16) || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    if (!(d >> 22 & 1) || !(d >> 24 & 1)) return 0;                                                     // bf16 tile
+    __asm__ volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(xcr0), "=d"(high) : "c"(0));
+    if ((xcr0 >> 17 & 3) != 3) return 0;
+#ifdef __linux__
+    long failed;                        // arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA): libc has no name for it
+    __asm__ volatile("syscall" : "=a"(failed) : "a"(158L), "D"(0x1023L), "S"(18L) : "rcx", "r11", "memory");
+    if (failed) return 0;
+#endif
+    return 1;
+}
+#endif
+
 #define AGI_PASS AGI_AVX512
 #include AG_SELF
 #undef AGI_PASS
@@ -3772,8 +3803,8 @@ static int agi_has(int pass) {
 
 // ---- the CPU backend -----------------------------------------------------------------------------------------------
 #if AGI_FAST
-typedef int (*agi_bf16_product)(ag_backend *, ag_real *, const ag_real *, const ag_real *, const ag_real *, int, int, int,
-                                int, int, const int *, const size_t *, const size_t *, const size_t *, int);
+typedef int (*agi_bf16_product)(ag_backend *, ag_real *, const ag_real *, const ag_real *, const ag_real *, int, int,
+                                int, int, int, const int *, const size_t *, const size_t *, const size_t *, int);
 static const char *const agi_cpu_names[] = { "cpu/avx512", "cpu/avx2", "cpu/neon", "cpu/portable", "cpu/naive" };
 
 // Puts the kernels of set i into the table; 0 if this machine, or this build, does not have it.
@@ -3783,7 +3814,9 @@ static int agi_cpu_install(ag_backend *b, int i) {
         agi_install_avx2(b);
         const agi_bf16_product emulated = b->matmul_bf16;
         agi_install_avx512(b);
-        if (agi_has(AGI_BF16)) b->bf16 = "bf16/avx512";
+        ((agi_cpu *)b->self)->amx = agi_has_amx();
+        if (((agi_cpu *)b->self)->amx) b->bf16 = "bf16/amx";
+        else if (agi_has(AGI_BF16)) b->bf16 = "bf16/avx512";
         else b->matmul_bf16 = emulated;             // the AVX-512 pass says it with the instruction alone
         return 1;
     }
@@ -5286,8 +5319,15 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 #define AGI_NC 512          // columns of B in a block: KC * NC floats are half a megabyte
 #define AGI_SKINNY 4        // products of at most so many rows are not blocked
 #define AGI_SMALL_JOB 65536      // multiply-adds that are over before another thread could start
-#define AGI_EDGE (AGI_MR * AGI_NR)                              // a tile that sticks out over the edge of C
-#define AGI_WORK ((size_t)AGI_EDGE + AGI_NR + 16 * (AGI_KC + 16))   // floats that AGI_(block) needs as working space
+#if AGI_PASS == AGI_AVX512
+#define AGI_AMX 1
+#define AGI_EDGE (32 * 32)                                      // a tile that sticks out over the edge of C
+#define AGI_WORK ((size_t)AGI_EDGE + AGI_NR + 64 * (AGI_KC + 16))   // floats that AGI_(block) needs as working space
+#else
+#define AGI_AMX 0
+#define AGI_EDGE (AGI_MR * AGI_NR)
+#define AGI_WORK ((size_t)AGI_EDGE + AGI_NR + 16 * (AGI_KC + 16))
+#endif
 #define AGI_ALONE 128       // a thread packs so many columns of bfloat16 for itself
 #define AGI_PRIVATE (AGI_WORK + (AGI_ALONE + 32) * AGI_KC)     // the same, these columns, and what packing needs
 
@@ -5321,9 +5361,9 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 // bfloat16. Two of them, of neighbouring k, the even one in the lower half, are 32 bits: a pair takes the place of a
 // float, and all that is said above about loading, packing and blocking stays as it is; K just counts pairs. Only the
 // multiply-add is another one: c + a.odd * b.odd, rounded, + a.even * b.even, rounded (each product of two bfloat16 is
-// exact in a float). VDPBF16PS does that in one instruction, twice the work of a multiply-add; other processors take two
-// multiply-adds and some shifting. The same chain, hence the same bits, but for numbers below 1e-38, which VDPBF16PS
-// takes for 0. (An instruction by name and not an intrinsic: that would ask for a target of its own.)
+// exact in a float). VDPBF16PS does that in one instruction, twice the work of a multiply-add; other processors take
+// two multiply-adds and some shifting. The same chain, hence the same bits, but for numbers below 1e-38, which
+// VDPBF16PS takes for 0. (An instruction by name and not an intrinsic: that would ask for a target of its own.)
 #if AGI_PASS == AGI_AVX512
 AGI_WORD agi_p p_dot(agi_p a, agi_p b, agi_p c) {
     __asm__("vdpbf16ps %2, %1, %0" : "+v"(c.r[0]) : "v"(a.r[0]), "v"(b.r[0]));
@@ -5410,11 +5450,67 @@ AGI_TILES(_narrow_bf16, 1, 1)
 #endif
 typedef void (*AGI_(tile_function))(int, const float *, size_t, size_t, const float *, size_t, float *, size_t, int,
                                     const float *);
+#if AGI_AMX
+// AMX multiplies 16 rows of 16 pairs of A with 16 rows, pairs of k, of 16 columns of B: the panels as they are packed.
+// Here two row tiles times two column tiles: of the eight registers, four are sums. Each instruction adds to c what a
+// sum over its 32 k's gives, even and odd ones apart and added at the end: another chain, hence other bits, but again
+// the same ones for any M, N, batch and number of threads. a is row-major, and K a multiple of 16: filled up with
+// zeros.
+AGI_WORD void AGI_(amx_tile)(const int R, const int P, int K, const float *a, size_t rs, const float *b, size_t bs,
+                             float *c, size_t cs, int from_c, const float *bias) {
+    const size_t a_stride = 4 * rs, b_stride = 4 * bs, c_stride = 4 * cs;
+    AGI_AMX_ZERO(0);
+    if (P > 1) AGI_AMX_ZERO(1);
+    if (R > 16) AGI_AMX_ZERO(2);
+    if (R > 16 && P > 1) AGI_AMX_ZERO(3);
+    if (from_c) {
+        AGI_AMX_LOAD(0, c, c_stride);
+        if (P > 1) AGI_AMX_LOAD(1, c + 16, c_stride);
+        if (R > 16) AGI_AMX_LOAD(2, c + 16 * cs, c_stride);
+        if (R > 16 && P > 1) AGI_AMX_LOAD(3, c + 16 * cs + 16, c_stride);
+    }
+    for (int k = 0; k < K; k += 16, a += 16, b += 16 * bs) {
+        AGI_AMX_LOAD(4, a, a_stride);
+        AGI_AMX_LOAD(6, b, b_stride);
+        AGI_AMX_DOT(0, 4, 6);
+        if (P > 1) {
+            AGI_AMX_LOAD(7, b + 16, b_stride);
+            AGI_AMX_DOT(1, 4, 7);
+        }
+        if (R > 16) {
+            AGI_AMX_LOAD(5, a + 16 * rs, a_stride);
+            AGI_AMX_DOT(2, 5, 6);
+        }
+        if (R > 16 && P > 1) AGI_AMX_DOT(3, 5, 7);
+    }
+    AGI_AMX_STORE(0, c, c_stride);
+    if (P > 1) AGI_AMX_STORE(1, c + 16, c_stride);
+    if (R > 16) AGI_AMX_STORE(2, c + 16 * cs, c_stride);
+    if (R > 16 && P > 1) AGI_AMX_STORE(3, c + 16 * cs + 16, c_stride);
+    for (int r = 0; r < R && bias; r++) for (int j = 0; j < 16 * P; j += 16)
+        p_store(c + r * cs + j, p_add(p_load(c + r * cs + j), p_load(bias + j)));
+}
+
+#define AGI_AMX_TILE(name, R, P) \
+AGI_KERNEL void AGI_(name)(int K, const float *a, size_t rs, size_t ks, const float *b, size_t bs, float *c, \
+                           size_t cs, int from_c, const float *bias) { \
+    AGI_(amx_tile)(R, P, K, a, rs, b, bs, c, cs, from_c, bias); \
+    (void)ks; \
+}
+AGI_AMX_TILE(amx_small_narrow, 16, 1)
+AGI_AMX_TILE(amx_large_narrow, 32, 1)
+AGI_AMX_TILE(amx_small_wide, 16, 2)
+AGI_AMX_TILE(amx_large_wide, 32, 2)
+#endif
+
 #define AGI_THREE(kind) { AGI_(small##kind), AGI_(medium##kind), AGI_(large##kind) }
-// by pairs or not, packs (1 and, if there is room, 2), thirds of AGI_MR
-static const AGI_(tile_function) AGI_(tiles)[2][AGI_NP][3] = {
+// What the numbers are: floats; pairs of bfloat16; such pairs for AMX.
+enum { AGI_(floats), AGI_(pairs), AGI_(amx) };
+// by what they are, packs (1 and, if there is room, 2), thirds of AGI_MR (AMX: halves of 32 rows)
+static const AGI_(tile_function) AGI_(tiles)[2 + AGI_AMX][AGI_NP][3] = {
 #if AGI_NP == 2
-    { AGI_THREE(_narrow), AGI_THREE(_wide) }, { AGI_THREE(_narrow_bf16), AGI_THREE(_wide_bf16) }
+    { AGI_THREE(_narrow), AGI_THREE(_wide) }, { AGI_THREE(_narrow_bf16), AGI_THREE(_wide_bf16) },
+    { { AGI_(amx_small_narrow), AGI_(amx_large_narrow), NULL }, { AGI_(amx_small_wide), AGI_(amx_large_wide), NULL } }
 #else
     { AGI_THREE(_wide) }, { AGI_THREE(_wide_bf16) }
 #endif
@@ -5469,8 +5565,8 @@ AGI_KERNEL void AGI_(pairs_along)(float *to, const float *from, int K) {
 // to[j] = the pair of even[j] and odd[j] for n of 16 columns, and zeros; odd is NULL behind an odd last row.
 AGI_WORD void AGI_(pairs_across)(float *to, const float *even, const float *odd, int n) {
 #if AGI_PASS == AGI_AVX512
-    static const uint16_t mixed[32] = { 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11,
-                                        27, 12, 28, 13, 29, 14, 30, 15, 31 };
+    static const uint16_t mixed[32] = { 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
+                                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31 };
     agi_p pairs = AGI_(to_bf16)(p_load_n(even, n, 0), odd ? p_load_n(odd, n, 0) : p_zero());
     pairs.r[0] = _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_loadu_si512((const void *)mixed),
                                                               _mm512_castps_si512(pairs.r[0])));
@@ -5495,47 +5591,6 @@ AGI_KERNEL const float *AGI_(pair_rows)(int R, int m, int K, const float *a, siz
         *rs = 1, *ks = 16;
     }
     return work;
-}
-
-// C (M x N) = A B, or += with from_c, tile after tile on one thread; K is at most AGI_KC. Panel p of B begins at
-// B + p*panel, its row k at k*bs after that, and the last one is readable up to the next multiple of 16 columns.
-// One of rs and ks is 1. With pairs B is packed as such, A is not, and K is at most twice as much.
-AGI_KERNEL void AGI_(block)(int pairs, int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B,
-                            size_t bs, size_t panel, float *C, size_t cs, int from_c, const float *bias, float *work) {
-    float *edge = work, *edge_bias = work + AGI_EDGE;
-    const int steps = pairs ? (K + 1) / 2 : K;
-    for (int i = 0, m; i < M; i += m) {
-        m = M - i < AGI_MR ? M - i : AGI_MR;
-        const int third = (m + AGI_MR / 3 - 1) / (AGI_MR / 3), R = third * (AGI_MR / 3);
-        // A is copied when rows are missing, when a transposed one is read often, and when its rows are a multiple of
-        // 4096 bytes apart: then all of them fall into the same few lines of the first-level cache and evict each
-        // other.
-        const float *a = A + i * rs;
-        size_t ars = rs, aks = ks;
-        if (pairs) a = AGI_(pair_rows)(R, m, K, a, &ars, &aks, work + AGI_EDGE + AGI_NR);
-        else if (m < R || (ks != 1 && N > 2 * AGI_NR) || (ks == 1 && rs % 1024 == 0 && N > AGI_NR))
-            a = AGI_(copy_rows)(R, m, K, a, &ars, &aks, work + AGI_EDGE + AGI_NR);
-        const float *b = B;
-        for (int j = 0; j < N; j += AGI_NR, b += panel) {
-            const int n = N - j < AGI_NR ? N - j : AGI_NR, P = (n + 15) / 16;
-            float *c = C + i * cs + j;
-            const AGI_(tile_function) tile = AGI_(tiles)[pairs][P - 1][third - 1];
-            if (m == R && n == 16 * P) {
-                tile(steps, a, ars, aks, b, bs, c, cs, from_c, bias ? bias + j : NULL);
-                continue;
-            }
-            // The tile sticks out over the edge of C: it is computed on the side, and its valid part copied.
-            for (int r = 0; r < m && from_c; r++)
-                for (int p = 0; p < P; p++)
-                    p_store(edge + r * AGI_NR + 16 * p, p_load_n(c + r * cs + 16 * p, AGI_MIN(n - 16 * p, 16), 0));
-            for (int p = 0; p < P && bias; p++)
-                p_store(edge_bias + 16 * p, p_load_n(bias + j + 16 * p, AGI_MIN(n - 16 * p, 16), 0));
-            tile(steps, a, ars, aks, b, bs, edge, AGI_NR, from_c, bias ? edge_bias : NULL);
-            for (int r = 0; r < m; r++)
-                for (int p = 0; p < P; p++)
-                    p_store_n(c + r * cs + 16 * p, p_load(edge + r * AGI_NR + 16 * p), AGI_MIN(n - 16 * p, 16));
-        }
-    }
 }
 
 // to[j*ts + i] = from[i*fs + j], 8 x 8: through registers, where a plain loop would touch eight lines for each store.
@@ -5584,6 +5639,86 @@ AGI_KERNEL void AGI_(pack_transposed)(float *to, int width, const float *from, s
     }
 }
 
+#define AGI_UP16(n) (((n) + 15) & ~15)
+#if AGI_AMX
+// The same for AMX: always by rows, and K filled up to a multiple of 16 pairs. A transposed A is turned round.
+AGI_KERNEL const float *AGI_(amx_rows)(int R, int m, int K, const float *a, size_t *rs, size_t *ks, float *work) {
+    const int pairs = (K + 1) / 2, width = AGI_UP16(pairs);
+    if (*ks == 1) {
+        for (int r = 0; r < R; r++) {
+            const int n = r < m ? pairs : 0;
+            if (n) AGI_(pairs_along)(work + r * width, a + r * *rs, K);
+            memset(work + r * width + n, 0, (size_t)(width - n) * sizeof(float));
+        }
+    } else {
+        float *turned = work + 32 * (AGI_KC + 16);
+        for (int k = 0; k < K; k += 2) for (int r = 0; r < R; r += 16)
+            AGI_(pairs_across)(turned + k / 2 * 32 + r, a + (size_t)k * *ks + r,
+                               k + 1 < K ? a + (size_t)(k + 1) * *ks + r : NULL, AGI_MIN(AGI_MAX(m - r, 0), 16));
+        AGI_(pack_transposed)(work, width, turned, 32, pairs, R, 0);
+    }
+    *rs = (size_t)width, *ks = 1;
+    return work;
+}
+#endif
+
+// C (M x N) = A B, or += with from_c, tile after tile on one thread; K is at most AGI_KC. Panel p of B begins at
+// B + p*panel, its row k at k*bs after that, and the last one is readable up to the next multiple of 16 columns.
+// One of rs and ks is 1. With pairs B is packed as such, A is not, and K is at most twice as much.
+AGI_KERNEL void AGI_(block)(int kind, int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B,
+                            size_t bs, size_t panel, float *C, size_t cs, int from_c, const float *bias, float *work) {
+    float *edge = work, *edge_bias = work + AGI_EDGE;
+    const int amx = kind == AGI_(amx), mr = amx ? 32 : AGI_MR, part = amx ? 16 : AGI_MR / 3;
+    const int steps = amx ? AGI_UP16((K + 1) / 2) : kind ? (K + 1) / 2 : K;
+#if AGI_AMX
+    // palette 1; eight tiles of 64 bytes a row, 16 rows
+    static const uint8_t config[64] = { 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                                        64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0,
+                                        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                                        16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0 };
+    if (amx) AGI_AMX_CONFIGURE(&config);
+#endif
+    for (int i = 0, m; i < M; i += m) {
+        m = AGI_MIN(M - i, mr);
+        const int parts = (m + part - 1) / part, R = parts * part;
+        // A is copied when rows are missing, when a transposed one is read often, and when its rows are a multiple of
+        // 4096 bytes apart: then all of them fall into the same few lines of the first-level cache and evict each
+        // other.
+        const float *a = A + i * rs;
+        size_t ars = rs, aks = ks;
+#if AGI_AMX
+        if (amx) a = AGI_(amx_rows)(R, m, K, a, &ars, &aks, work + AGI_EDGE + AGI_NR);
+        else
+#endif
+        if (kind) a = AGI_(pair_rows)(R, m, K, a, &ars, &aks, work + AGI_EDGE + AGI_NR);
+        else if (m < R || (ks != 1 && N > 2 * AGI_NR) || (ks == 1 && rs % 1024 == 0 && N > AGI_NR))
+            a = AGI_(copy_rows)(R, m, K, a, &ars, &aks, work + AGI_EDGE + AGI_NR);
+        const float *b = B;
+        for (int j = 0; j < N; j += AGI_NR, b += panel) {
+            const int n = N - j < AGI_NR ? N - j : AGI_NR, P = (n + 15) / 16;
+            float *c = C + i * cs + j;
+            const AGI_(tile_function) tile = AGI_(tiles)[kind][P - 1][parts - 1];
+            if (m == R && n == 16 * P) {
+                tile(steps, a, ars, aks, b, bs, c, cs, from_c, bias ? bias + j : NULL);
+                continue;
+            }
+            // The tile sticks out over the edge of C: it is computed on the side, and its valid part copied.
+            for (int r = 0; r < m && from_c; r++)
+                for (int p = 0; p < P; p++)
+                    p_store(edge + r * AGI_NR + 16 * p, p_load_n(c + r * cs + 16 * p, AGI_MIN(n - 16 * p, 16), 0));
+            for (int p = 0; p < P && bias; p++)
+                p_store(edge_bias + 16 * p, p_load_n(bias + j + 16 * p, AGI_MIN(n - 16 * p, 16), 0));
+            tile(steps, a, ars, aks, b, bs, edge, AGI_NR, from_c, bias ? edge_bias : NULL);
+            for (int r = 0; r < m; r++)
+                for (int p = 0; p < P; p++)
+                    p_store_n(c + r * cs + 16 * p, p_load(edge + r * AGI_NR + 16 * p), AGI_MIN(n - 16 * p, 16));
+        }
+    }
+#if AGI_AMX
+    if (amx) AGI_AMX_RELEASE();
+#endif
+}
+
 // to (K, width) = the first n columns of from (K, ...), the rest filled with zeros. width is a multiple of 16.
 AGI_KERNEL void AGI_(pack_plain)(float *to, int width, const float *from, size_t fs, int n, int K) {
     for (int k = 0; k < K; k++, to += width, from += fs)
@@ -5591,9 +5726,10 @@ AGI_KERNEL void AGI_(pack_plain)(float *to, int width, const float *from, size_t
             p_store(to + j, n - j >= 16 ? p_load(from + j) : p_load_n(from + j, AGI_MAX(n - j, 0), 0));
 }
 
-// The same two for pairs: K counts floats, to is ((K + 1) / 2, width). In the first, rows become pairs and these are then
-// turned round; work holds 32 rows of AGI_KC pairs.
-AGI_KERNEL void AGI_(pack_pairs_transposed)(float *to, int width, const float *from, size_t fs, int n, int K, float *work) {
+// The same two for pairs: K counts floats, to is ((K + 1) / 2, width). In the first, rows become pairs and these are
+// then turned round; work holds 32 rows of AGI_KC pairs.
+AGI_KERNEL void AGI_(pack_pairs_transposed)(float *to, int width, const float *from, size_t fs, int n, int K,
+                                            float *work) {
     for (int j = 0; j < n; j++) AGI_(pairs_along)(work + j * AGI_KC, from + j * fs, K);
     AGI_(pack_transposed)(to, width, work, AGI_KC, n, (K + 1) / 2, 0);
 }
@@ -5655,18 +5791,26 @@ typedef struct AGI_(product) {
     ag_backend *b;
     float *C;
     const float *A, *B, *bias;
-    int M, N, K, tb, from_c, pairs;
+    int M, N, K, tb, from_c;
+    int kind, pairs, mr;            // what the numbers are; 1: pairs; rows of a tile
     size_t rs, ks, bs;              // strides of A; between the stored rows of B
     size_t sc[2], sa[2], sb[2];     // from product to product, in the outer and in the inner dimension of the batch ...
     size_t inner;                   // ... which has so many
     int k0, kb, n0, nb;             // the part of B that is dealt with at the moment
     float *packed;                  // (panels, rows, NR), or NULL: read in place
-    int rows;                       // kb, or its pairs
+    int rows;                       // kb, or its pairs, for AMX a multiple of 16
     int row_tasks, column_tasks;
 } AGI_(product);
 
+// Rows of a panel of K values of k.
+static inline int AGI_(panel_rows)(const AGI_(product) *p, int K) {
+    return p->kind == AGI_(amx) ? AGI_UP16((K + 1) / 2) : p->pairs ? (K + 1) / 2 : K;
+}
+
 // n columns (at most NR) and K values of k (at most AGI_KC, or as many pairs) of B, which begin at `from`, as a panel.
 AGI_KERNEL void AGI_(pack)(const AGI_(product) *p, float *to, const float *from, int n, int K, int more, float *work) {
+    const int pairs = (K + 1) / 2, filling = AGI_UP16(pairs) - pairs;
+    if (p->kind == AGI_(amx)) memset(to + pairs * AGI_NR, 0, (size_t)(filling * AGI_NR) * sizeof(float));
     if (p->pairs && p->tb) AGI_(pack_pairs_transposed)(to, AGI_NR, from, p->bs, n, K, work);
     else if (p->pairs) AGI_(pack_pairs)(to, AGI_NR, from, p->bs, n, K);
     else if (p->tb) AGI_(pack_transposed)(to, AGI_NR, from, p->bs, n, K, more);
@@ -5687,10 +5831,10 @@ AGI_KERNEL void AGI_(matmul_pack)(void *arg, size_t task, int thread) {
 // One rectangle of C: some row tiles times some panels.
 AGI_KERNEL void AGI_(matmul_rectangle)(void *arg, size_t task, int thread) {
     const AGI_(product) *p = (const AGI_(product) *)arg;
-    const int tiles = (p->M + AGI_MR - 1) / AGI_MR, panels = (p->nb + AGI_NR - 1) / AGI_NR;
+    const int tiles = (p->M + p->mr - 1) / p->mr, panels = (p->nb + AGI_NR - 1) / AGI_NR;
     const int row = (int)(task / (size_t)p->column_tasks), column = (int)(task % (size_t)p->column_tasks);
-    const int i0 = (int)((long long)tiles * row / p->row_tasks) * AGI_MR;
-    const int i1 = AGI_MIN((int)((long long)tiles * (row + 1) / p->row_tasks) * AGI_MR, p->M);
+    const int i0 = (int)((long long)tiles * row / p->row_tasks) * p->mr;
+    const int i1 = AGI_MIN((int)((long long)tiles * (row + 1) / p->row_tasks) * p->mr, p->M);
     const int j0 = (int)((long long)panels * column / p->column_tasks) * AGI_NR;
     const int j1 = AGI_MIN((int)((long long)panels * (column + 1) / p->column_tasks) * AGI_NR, p->nb);
     float *work = (float *)agi_scratch(p->b, thread, AGI_WORK * sizeof(float));
@@ -5699,7 +5843,7 @@ AGI_KERNEL void AGI_(matmul_rectangle)(void *arg, size_t task, int thread) {
         const int K = AGI_MIN(p->kb - k, step), last = p->k0 + k + K == p->K;
         const float *B = p->packed ? p->packed + (size_t)j * p->rows + (size_t)(k >> p->pairs) * AGI_NR
                                    : p->B + (p->k0 + k) * p->bs + p->n0 + j;
-        AGI_(block)(p->pairs, i1 - i0, AGI_MIN(j1 - j, AGI_NC), K, p->A + i0 * p->rs + (p->k0 + k) * p->ks, p->rs,
+        AGI_(block)(p->kind, i1 - i0, AGI_MIN(j1 - j, AGI_NC), K, p->A + i0 * p->rs + (p->k0 + k) * p->ks, p->rs,
                     p->ks, B, p->packed ? AGI_NR : p->bs, p->packed ? (size_t)p->rows * AGI_NR : AGI_NR,
                     p->C + (size_t)i0 * p->N + p->n0 + j, (size_t)p->N, p->from_c || p->k0 + k > 0,
                     last && p->bias ? p->bias + p->n0 + j : NULL, work);
@@ -5722,7 +5866,7 @@ AGI_KERNEL void AGI_(matmul_columns)(void *arg, size_t task, int thread) {
                      p->bias ? p->bias + j0 : NULL);
         return;
     }
-    if (p->M <= AGI_SKINNY && !p->pairs) {      // B transposed: 64 columns times 64 values of k are turned round, and used at once
+    if (p->M <= AGI_SKINNY && !p->pairs) {      // B transposed: 64 columns times 64 k's are turned round and used
         for (int j = j0; j < j1; j += 64) for (int k = 0; k == 0 || k < p->K; k += 64) {
             const int K = AGI_MIN(p->K - k, 64), n = AGI_MIN(j1 - j, 64);
             AGI_(pack_transposed)(packed, 64, B + j * p->bs + k, p->bs, n, K, k + 2 * K <= p->K);
@@ -5734,12 +5878,12 @@ AGI_KERNEL void AGI_(matmul_columns)(void *arg, size_t task, int thread) {
     const int in_place = !p->tb && p->N % 16 == 0 && !p->pairs, k_step = AGI_KC << p->pairs;
     const int step = in_place ? AGI_NC : p->pairs ? AGI_ALONE : AGI_NR;
     for (int j = j0; j < j1; j += step) for (int k = 0; k == 0 || k < p->K; k += k_step) {
-        const int K = AGI_MIN(p->K - k, k_step), n = AGI_MIN(j1 - j, step), rows = p->pairs ? (K + 1) / 2 : K;
+        const int K = AGI_MIN(p->K - k, k_step), n = AGI_MIN(j1 - j, step), rows = AGI_(panel_rows)(p, K);
         const float *from = B + (p->tb ? j * p->bs + k : k * p->bs + j);
         for (int at = 0; at < n && !in_place; at += AGI_NR)
             AGI_(pack)(p, packed + (size_t)at * rows, from + at * (p->tb ? p->bs : 1), AGI_MIN(n - at, AGI_NR), K,
                        k + 2 * K <= p->K, packed + AGI_ALONE * AGI_KC);
-        AGI_(block)(p->pairs, p->M, n, K, A + k * p->ks, p->rs, p->ks, in_place ? from : packed,
+        AGI_(block)(p->kind, p->M, n, K, A + k * p->ks, p->rs, p->ks, in_place ? from : packed,
                     in_place ? p->bs : AGI_NR, in_place ? AGI_NR : (size_t)rows * AGI_NR, C + j, (size_t)p->N,
                     p->from_c || k > 0, k + K == p->K && p->bias ? p->bias + j : NULL, work);
     }
@@ -5747,7 +5891,7 @@ AGI_KERNEL void AGI_(matmul_columns)(void *arg, size_t task, int thread) {
 
 // One product, all threads on it.
 AGI_KERNEL int AGI_(matmul_one)(AGI_(product) *p) {
-    const int threads = p->b->threads, tiles = (p->M + AGI_MR - 1) / AGI_MR;
+    const int threads = p->b->threads, tiles = (p->M + p->mr - 1) / p->mr;
     // Row-major B is read in place unless very many row tiles share it, or its rows are a multiple of 4096 bytes apart.
     const int in_place = !p->tb && p->N % 16 == 0 && p->M < (p->N % 1024 ? 1024 : 96) && !p->pairs;
     // At most two million floats of B are packed at once.
@@ -5757,7 +5901,7 @@ AGI_KERNEL int AGI_(matmul_one)(AGI_(product) *p) {
     for (p->n0 = 0; p->n0 < p->N; p->n0 += n_step) for (p->k0 = 0; p->k0 == 0 || p->k0 < p->K; p->k0 += k_step) {
         p->nb = AGI_MIN(p->N - p->n0, n_step), p->kb = AGI_MIN(p->K - p->k0, k_step);
         const int panels = (p->nb + AGI_NR - 1) / AGI_NR, step = AGI_KC << p->pairs, chunks = (p->kb + step - 1) / step;
-        p->rows = p->pairs ? (p->kb + 1) / 2 : p->kb;
+        p->rows = AGI_(panel_rows)(p, p->kb);
         if (!in_place) {
             p->packed = (float *)agi_shared_scratch(p->b, 0, ((size_t)panels * p->rows + 1) * AGI_NR * sizeof(float));
             if (!p->packed) return -1;
@@ -5774,7 +5918,7 @@ AGI_KERNEL int AGI_(matmul_one)(AGI_(product) *p) {
     return 0;
 }
 
-AGI_KERNEL int AGI_(products)(ag_backend *b, int pairs, float *C, const float *A, const float *B, const float *bias,
+AGI_KERNEL int AGI_(products)(ag_backend *b, int kind, float *C, const float *A, const float *B, const float *bias,
                               int M, int N, int K, int ta, int tb, const int batch[2], const size_t sc[2],
                               const size_t sa[2], const size_t sb[2], int accumulate) {
     if (M < 1 || N < 1 || batch[0] < 1 || batch[1] < 1) return 0;
@@ -5786,13 +5930,14 @@ AGI_KERNEL int AGI_(products)(ag_backend *b, int pairs, float *C, const float *A
         if (merge && !ta && !sb[d] && sc[d] == (size_t)M * N && M <= INT_MAX / 2 / batch[d])
             M *= batch[d], n[d] = 1;                // one B for all: the products are one product with more rows
         else if (merge && ta && !tb && !sc[d] && sb[d] == (size_t)K * N && K <= INT_MAX / 2 / batch[d] &&
-                 !(pairs && K % 2))                 // (a pair does not reach into the next product)
+                 !(kind && K % (kind == AGI_(amx) ? 32 : 2)))       // (a pair does not reach into the next product)
             K *= batch[d], n[d] = 1;                // a sum over the batch: one product with a longer chain
         else if (!sc[d]) turns[d] = n[d], n[d] = 1;
     }
     AGI_(product) p;
     memset(&p, 0, sizeof p);
-    p.b = b, p.M = M, p.N = N, p.K = K, p.tb = tb, p.pairs = pairs;
+    p.b = b, p.M = M, p.N = N, p.K = K, p.tb = tb, p.kind = kind, p.pairs = kind > 0;
+    p.mr = kind == AGI_(amx) ? 32 : AGI_MR;
     p.rs = ta ? 1 : (size_t)K, p.ks = ta ? (size_t)M : 1, p.bs = tb ? (size_t)K : (size_t)N;
     for (int d = 0; d < 2; d++) p.sc[d] = sc[d], p.sa[d] = sa[d], p.sb[d] = sb[d];
     for (int t = 0; t < b->threads; t++)
@@ -5801,7 +5946,7 @@ AGI_KERNEL int AGI_(products)(ag_backend *b, int pairs, float *C, const float *A
     const size_t items = n[0] * n[1];
     const int panels = (N + AGI_NR - 1) / AGI_NR;
     // Alone on an item: when there are many of them, or so few rows that packing for others does not pay.
-    const int alone = (items >= 2 * (size_t)b->threads && work < 4e6) || M <= (tb || pairs ? 4 * AGI_MR : AGI_SKINNY);
+    const int alone = (items >= 2 * (size_t)b->threads && work < 4e6) || M <= (tb || kind ? 4 * AGI_MR : AGI_SKINNY);
     for (size_t t0 = 0; t0 < turns[0]; t0++) for (size_t t1 = 0; t1 < turns[1]; t1++) {
         const float *At = A + t0 * sa[0] + t1 * sa[1], *Bt = B + t0 * sb[0] + t1 * sb[1];
         p.from_c = accumulate || t0 || t1;
@@ -5825,13 +5970,14 @@ AGI_KERNEL int AGI_(products)(ag_backend *b, int pairs, float *C, const float *A
 AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M,
                             int N, int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
                             const size_t sb[2], int accumulate) {
-    return AGI_(products)(b, 0, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+    return AGI_(products)(b, AGI_(floats), C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
 }
 
 AGI_KERNEL int AGI_(matmul_bf16)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias,
                                  int M, int N, int K, int ta, int tb, const int batch[2], const size_t sc[2],
                                  const size_t sa[2], const size_t sb[2], int accumulate) {
-    return AGI_(products)(b, 1, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+    const int kind = AGI_AMX && ((agi_cpu *)b->self)->amx ? AGI_(amx) : AGI_(pairs);
+    return AGI_(products)(b, kind, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
 }
 // ---- attention -----------------------------------------------------------------------------------------------------
 // softmax(Q K' / sqrt(hs)) V for each head, where a query sees the keys up to its own position. Written with ops it
@@ -5860,7 +6006,6 @@ AGI_KERNEL int AGI_(matmul_bf16)(ag_backend *b, ag_real *C, const ag_real *A, co
 
 #define AGI_KEYS 64                 // in a block
 #define AGI_QUERIES 64              // in a task
-#define AGI_UP16(n) (((n) + 15) & ~15)
 #define AGI_FORWARD_FLOATS(hs) (AGI_WORK + 3 * 64 * (size_t)AGI_UP16(hs) + 64 * AGI_MR + 17 * 64)     // working space
 #define AGI_BACK_FLOATS(hs, group, T) (AGI_WORK + 5 * 64 * (size_t)AGI_UP16(hs) + 2 * 64 * 64 + (size_t)(group) * (T))
 
@@ -6117,6 +6262,8 @@ AGI_KERNEL int AGI_(attention_back)(ag_backend *b, const ag_attention_args *a) {
 #undef AGI_ALONE
 #undef AGI_TILES
 #undef AGI_THREE
+#undef AGI_AMX
+#undef AGI_AMX_TILE
 
 #undef AGI_MR
 #undef AGI_NP

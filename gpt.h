@@ -365,6 +365,9 @@ typedef struct gpt_state {
     unsigned char *tokenizer;       // opaque bytes (bpe_save_mem), or NULL
     size_t tokenizer_size;
     size_t not_finite;              // set by loading: how many weights are NaN or infinite
+    char matmul[24];                // set by loading: how the products were computed (ag_matmul_path) ...
+    int other_path;                 // ... and by gpt_resume, 1: it was in bfloat16 in another way than on this machine,
+                                    // so that training goes on, but not with the bits that it would have had there
 } gpt_state;                        // zero it first; for saving it borrows; what loading puts in, gpt_state_free frees
 void gpt_state_free(gpt_state *s);
 int  gpt_note(const gpt_state *s, const char *key, char *value, size_t size);   // copies the value. 1; 0: no such key
@@ -376,7 +379,8 @@ int        gpt_save(gpt_model *m, const char *path, const gpt_state *state);
 // as GPT-2's have. state (or NULL) receives the rest. NULL: an error; tensors made until then stay in ctx, unused.
 gpt_model *gpt_load(ag_ctx *ctx, const char *path, gpt_state *state);
 gpt_model *gpt_load_mem(ag_ctx *ctx, const void *bytes, size_t size, gpt_state *state);
-// The same, and the optimizer's moments and the context's random streams too: training goes on with the same bits.
+// The same, and the optimizer's moments, the context's random streams and its precision of products too: training goes
+// on with the same bits.
 gpt_model *gpt_resume(ag_ctx *ctx, const char *path, gpt_state *state);
 // Weights into a model that exists; its config has to match. For files that do not tell their number of heads.
 int        gpt_load_into(gpt_model *m, const char *path);
@@ -2025,6 +2029,7 @@ static void gpti_put_metadata(gpti_text *t, gpt_model *m, const gpt_state *s) {
         gpti_put_real(t, "train_loss", s->train_loss);
         gpti_put_real(t, "val_loss", s->val_loss);
         gpti_put_real(t, "best_val_loss", s->best_val_loss);
+        gpti_put_pair(t, "matmul", ag_matmul_path(m->ctx));
         for (int i = 0; i < AG_RNG_COUNT; i++) {
             const ag_rng *r = ag_stream(m->ctx, i);
             snprintf(key, sizeof key, "rng.%d", i);
@@ -2423,6 +2428,11 @@ static int gpti_metadata(gpti_file *f, const char *key, const char *value, size_
     } else if (!strcmp(key, "cursor")) {
         if (!gpti_get_int(value, UINT64_MAX, &whole)) return gpti_bad(f, "cursor is not a whole number" GPTI_DAMAGED);
         f->state.cursor = whole;
+    } else if (!strcmp(key, "matmul")) {
+        if (strcmp(value, "float32") && strncmp(value, "bf16/", 5))
+            return gpti_bad(f, "matmul is neither float32 nor bf16/..., but %s" GPTI_DAMAGED,
+                            gpti_shown(value, name, sizeof name));
+        snprintf(f->state.matmul, sizeof f->state.matmul, "%s", value);
     }
     for (int i = 0; i < AG_RNG_COUNT; i++) {
         snprintf(name, sizeof name, "rng.%d", i);
@@ -2919,6 +2929,11 @@ static gpt_model *gpti_load(gpti_file *f, gpt_model *into, gpt_state *state, int
     for (int i = 0; i < f->n; i++)
         if (gpti_read_tensor(f, m, &f->entry[f->by_place[i]], state ? &f->state : NULL)) goto done;
     if (gpti_check_head(f, m, prefix)) goto done;
+    if (resume) {
+        const int bf16 = !strncmp(f->state.matmul, "bf16/", 5);
+        if (ag_set_matmul_precision(f->ctx, bf16 ? AG_BF16 : AG_FLOAT32)) goto done;
+        f->state.other_path = bf16 && strcmp(f->state.matmul, ag_matmul_path(f->ctx)) != 0;
+    }
     bad = 0;
 done:
     if (bad && m && !into) gpt_free(m);

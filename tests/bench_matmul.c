@@ -3,7 +3,7 @@
 //
 //     cc -O3 tests/bench_matmul.c -o build/bench_matmul -lm
 //     AG_THREADS=1 AG_CPU=avx2 build/bench_matmul [bf16] [word ...]   # only the lines whose name contains a word
-//     build/bench_matmul [bf16] set=baby          # the shapes of one training step; the last line is the whole's GFLOP/s
+//     build/bench_matmul [bf16] set=baby          # the shapes of one training step; the last line is for all of them
 //
 // matmul_MxNxK: C (M,N) = A (M,K) B (K,N). _nt: B is stored transposed (dX = dY W'). _tn: A is, and the product adds
 // to C (dW += X' dY). _row: one row, as in decoding; its speed is that of memory, so GB/s are printed besides.
@@ -148,8 +148,8 @@ static void run_product(void *arg) {
     static const size_t zero[2] = { 0, 0 };
     const product *p = (const product *)arg;
     const shape *s = p->s;
-    (bf16 ? backend->matmul_bf16 : backend->matmul)(backend, p->C, p->A, p->B, NULL, s->M, s->N, s->K, s->ta, s->tb, one, zero, zero, zero,
-                    s->accumulate);
+    (bf16 ? backend->matmul_bf16 : backend->matmul)(backend, p->C, p->A, p->B, NULL, s->M, s->N, s->K, s->ta, s->tb,
+                                                    one, zero, zero, zero, s->accumulate);
 }
 static void run_attention(void *arg) { backend->attention(backend, (const ag_attention_args *)arg); }
 static void run_attention_back(void *arg) { backend->attention_back(backend, (const ag_attention_args *)arg); }

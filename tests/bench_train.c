@@ -2,7 +2,8 @@
 // and AdamW, as in the peers that tests/bench.py runs beside it; no evaluation and no clipping: llm.c has neither.
 //
 //     cc -O3 tests/bench_train.c -o build/bench_train -lm
-//     build/bench_train preset=nano threads=2 [batch=12] [context=64] [seconds=10] [bf16=1] [muon=1] [clip=1] [mallocs=1]
+//     build/bench_train preset=nano threads=2 [batch=12] [context=64] [seconds=10] [bf16=1] [muon=1] [clip=1]
+//     build/bench_train preset=nano mallocs=1
 //     build/bench_train preset=nano bits=1
 //
 // The last line is "VALUE tokens/s", from the median step; with mallocs=1 it is "VALUE calls": the most calls of malloc
@@ -146,8 +147,8 @@ int main(int argc, char **argv) {
         return 1;
     }
     qsort(times, (size_t)n, sizeof *times, ascending);
-    printf("%s, %s, %s, batch %d x %d, %d steps, loss %.3f to %.3f\n", preset, ag_backend_name(ctx), ag_matmul_path(ctx), B,
-           T, n, first, last);
+    printf("%s, %s, %s, batch %d x %d, %d steps, loss %.3f to %.3f\n", preset, ag_backend_name(ctx),
+           ag_matmul_path(ctx), B, T, n, first, last);
     if (counting) printf("%ld calls\n", most);
     else printf("%.1f tokens/s\n", B * T / times[n / 2]);
     free(x);

@@ -164,8 +164,10 @@ static void train(gpt_model *m, gpt_loader *l, const gpt_optimizer *o, int steps
 // A trained checkpoint with all that one can hold, at path.
 static char notes[] = "tokenizer=char\nrecipe=fast \"quoted\" \\ \xc3\xa9\nempty=\n";
 static unsigned char tokenizer[] = { 0, 1, 2, 255, '"', '{', 7 };
+static int bf16;                    // the next ones are trained so
 static void make_checkpoint(const char *path, int llama, int steps) {
     ag_ctx *ag = context(5);
+    if (bf16) ag_set_matmul_precision(ag, AG_BF16);
     gpt_config c = tiny(llama);
     gpt_model *m = gpt_new(ag, &c);
     gpt_loader l = gpt_loader_new(ag, text, 200, GPT_RANDOM);
@@ -237,6 +239,47 @@ static void round_trip(void) {
         gpt_free(m), gpt_free(other), gpt_free(third);
         ag_free(ag);
     }
+    CHECK_INT(live, 0);
+}
+
+// The precision of products is part of the state: a run in bfloat16 goes on in it, and where that would be computed in
+// another way, gpt_resume says so.
+static void precision_goes_along(void) {
+    gpt_state s, t;
+    for (bf16 = 0; bf16 < 2; bf16++) {
+        make_checkpoint(in_folder("a"), 1, 5);
+        make_checkpoint(in_folder("b"), 1, 2);
+        ag_ctx *ag = context(99);
+        ag_set_matmul_precision(ag, bf16 ? AG_FLOAT32 : AG_BF16);       // not what the file has
+        gpt_model *m = gpt_resume(ag, in_folder("b"), &s);
+        CHECK_INT(ag_matmul_precision(ag), bf16 ? AG_BF16 : AG_FLOAT32);
+        CHECK_STR(s.matmul, ag_matmul_path(ag));
+        CHECK_INT(s.other_path, 0);
+        gpt_loader l = gpt_loader_new(ag, text, 200, GPT_RANDOM);
+        gpt_optimizer o = gpt_muon();
+        l.cursor = s.cursor;
+        train(m, &l, &o, 3, &s);
+        gpt_model *whole = gpt_load(ag, in_folder("a"), &t);
+        CHECK_INT(ag_matmul_precision(ag), bf16 ? AG_BF16 : AG_FLOAT32);
+        ag_real w[2][96];
+        ag_get_part(m->layer[0].down, 0, 96, w[0]), ag_get_part(whole->layer[0].down, 0, 96, w[1]);
+        CHECK(!memcmp(w[0], w[1], sizeof w[0]));
+        gpt_free(m), gpt_free(whole), gpt_state_free(&s), gpt_state_free(&t);
+        // Another machine's way: the name in the file is not the one of this backend.
+        ag->backend->bf16 = "bf16/other";
+        m = gpt_resume(ag, in_folder("b"), &s);
+        CHECK(m != NULL);
+        CHECK_INT(s.other_path, bf16);
+        gpt_free(m), gpt_state_free(&s);
+        ag->backend->matmul_bf16 = NULL;                // and a backend that has none at all
+        ag_set_matmul_precision(ag, AG_FLOAT32);
+        m = gpt_resume(ag, in_folder("b"), &s);
+        CHECK_INT(m == NULL, bf16);
+        if (bf16) CHECK_HAS(ag_error(ag), "has no products in bfloat16");
+        gpt_free(m), gpt_state_free(&s);
+        ag_free(ag);
+    }
+    bf16 = 0;
     CHECK_INT(live, 0);
 }
 
@@ -1272,6 +1315,7 @@ int main(int argc, char **argv) {
     T_RUN(round_trip);
     T_RUN(layout);
     T_RUN(resumes_bit_by_bit);
+    T_RUN(precision_goes_along);
     T_RUN(every_prefix_is_refused);
     T_RUN(every_flipped_bit_is_refused);
     T_RUN(reads_gpt2_files);

@@ -1148,6 +1148,41 @@ static void no_globals_no_printing_no_exit(void) {
     CHECK(functions > 80);
 }
 
+// In bfloat16, the forward and the backward pass see rounded operands, the reader's own tensors stay as they are.
+static void products_in_bfloat16(void) {
+    ag_ctx *ag = ag_new(3);
+    const ag_real rounded[] = { 1.0078125f, -3, 0.5f, 100, 0.25f, 2 };
+    const ag_real finer[] = { 1.009f, -3.004f, 0.5004f, 100.2f, 0.2501f, 2.004f };
+    ag_real out[2][6], grad[2][6], first[2][4], kept[6];
+    CHECK_INT(ag_matmul_precision(ag), AG_FLOAT32);
+    CHECK_STR(ag_matmul_path(ag), "float32");
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        CHECK_INT(ag_set_matmul_precision(ag, bf16 ? AG_BF16 : AG_FLOAT32), 0);
+        ag_tensor *w = ag_param(ag, 2, 3), *x = ag_param(ag, 2, 2);
+        ag_set(w, bf16 ? finer : rounded);              // finer rounds to rounded
+        ag_fill(x, bf16 ? 3.002f : 3);
+        ag_tensor *y = ag_linear(x, w, NULL), *up = ag_input(ag, bf16 ? finer : rounded, 2, 3);
+        ag_get(y, out[bf16]);
+        ag_backward(ag_sum(ag_mul(y, up)));
+        ag_get_grad(w, grad[bf16]), ag_get_grad(x, first[bf16]);
+        ag_get(w, kept);
+        CHECK(!memcmp(kept, bf16 ? finer : rounded, sizeof kept));
+        ag_reset(ag);
+    }
+    CHECK(!memcmp(out[0], out[1], sizeof out[0]));
+    CHECK(!memcmp(grad[0], grad[1], sizeof grad[0]));
+    CHECK(!memcmp(first[0], first[1], sizeof first[0]));
+    CHECK(!strncmp(ag_matmul_path(ag), "bf16/", 5));
+    CHECK_INT(ag_set_matmul_precision(ag, 2), -1);
+    CHECK_HAS(ag_error(ag), "2 is neither AG_FLOAT32 nor AG_BF16");
+    CHECK_INT(ag_set_matmul_precision(ag, AG_FLOAT32), -1);             // not before the error is cleared
+    ag_clear_error(ag);
+    CHECK_INT(ag_matmul_precision(ag), AG_BF16);
+    CHECK_INT(ag_set_matmul_precision(NULL, AG_BF16), -1);
+    CHECK_STR(ag_matmul_path(NULL), "float32");
+    ag_free(ag);
+}
+
 int main(int argc, char **argv) {
     T_BEGIN("core");
     if (system("mkdir -p build")) return 1;
@@ -1169,6 +1204,7 @@ int main(int argc, char **argv) {
     T_RUN(every_malloc_fails_once_and_for_good);
     T_RUN(one_to_eight_threads_train_alike);
     T_RUN(two_contexts_in_two_threads);
+    T_RUN(products_in_bfloat16);
     T_RUN(a_fork_goes_on_alone);
     T_RUN(environment_chooses_threads_and_kernels);
     T_RUN(optimizers_follow_their_formulas);

@@ -85,14 +85,15 @@ static void find_sets(void) {
 // ---- products ----
 typedef struct { int M, N, K, ta, tb, accumulate, bias, bf16, batch[2]; size_t sc[2], sa[2], sb[2]; } shape;
 
-// bfloat16 by arithmetic alone: the nearest of its numbers, which have eight bits; at a tie the one whose last bit is 0.
+// bfloat16 by arithmetic alone: the nearest number of eight bits; at a tie the one whose last bit is 0.
 static float to_bf16(float x) {
     int e;
     const double m = frexp(x, &e) * 256;
     return (float)ldexp(nearbyint(m), e - 8);
 }
 
-// The promised chain, spelt out in floats (bfloat16: in each pair of k's the odd one comes first); and the same sum in double with a bound for the error of the chain.
+// The promised chain, spelt out in floats (bfloat16: in each pair of k's the odd one comes first); and the same sum in
+// double with a bound for the error of the chain.
 static void plain_product(float *C, double *D, double *bound, const float *A, const float *B, const float *bias,
                           const shape *s, int fused) {
     for (int i = 0; i < s->batch[0]; i++) for (int j = 0; j < s->batch[1]; j++) {
@@ -142,9 +143,9 @@ static void check_product(ag_backend *b, const shape *s, int fused) {
             wrong += !(fabs(C[at] - D[at]) <= 1.2e-7 * terms * bound[at] + 1e-30);
         }
     if (wrong) T_FAIL("%s%s, %d threads: %dx%dx%d ta %d tb %d acc %d bias %d batch %dx%d strides %d %d, %d %d, %d %d: "
-                      "%ld wrong", b->name, s->bf16 ? ", bf16" : "", b->threads, s->M, s->N, s->K, s->ta, s->tb, s->accumulate, s->bias,
-                      s->batch[0], s->batch[1], (int)s->sc[0], (int)s->sc[1], (int)s->sa[0], (int)s->sa[1],
-                      (int)s->sb[0], (int)s->sb[1], (long)wrong);
+                      "%ld wrong", b->name, s->bf16 ? ", bf16" : "", b->threads, s->M, s->N, s->K, s->ta, s->tb,
+                      s->accumulate, s->bias, s->batch[0], s->batch[1], (int)s->sc[0], (int)s->sc[1], (int)s->sa[0],
+                      (int)s->sa[1], (int)s->sb[0], (int)s->sb[1], (long)wrong);
     free(D), free(bound);
     put_back(before);
 }
@@ -191,11 +192,13 @@ static void batches(void) {
         shape s = plain_shape(1 + below(40), 1 + below(70), below(turn % 5 ? 40 : 300));
         s.ta = below(2), s.tb = below(2), s.accumulate = below(2), s.bias = below(2);
         s.batch[0] = 1 + below(4), s.batch[1] = 1 + below(turn % 7 ? 4 : 30);
-        const size_t gap = below(3) ? 0 : (size_t)below(5);
+        const int sum = turn % 8 == 0;              // the gradient of a weight: a sum over all there is
+        if (sum) s.ta = 1, s.tb = 0;
+        const size_t gap = below(3) || sum ? 0 : (size_t)below(5);
         const size_t one[3] = { (size_t)s.M * s.N, (size_t)s.M * s.K, (size_t)s.K * s.N };
         size_t *strides[3] = { s.sc, s.sa, s.sb };
         for (int o = 0; o < 3; o++) {
-            const int shared = below(6);            // 0: the inner one, 1: the outer one, 2: both, else none
+            const int shared = !sum ? below(6) : o ? 3 : 2;     // 0: the inner, 1: the outer one, 2: both; else none
             size_t next = one[o] + gap;
             strides[o][1] = shared == 0 || shared == 2 ? 0 : next;
             if (strides[o][1]) next *= (size_t)s.batch[1];

@@ -1,4 +1,4 @@
-// openblas_peer.c - OpenBLAS's sgemm at the shapes of `make bench`, row-major, as they lie: COUNT*MxNxK is C (M,N) = A B,
+// openblas_peer.c - OpenBLAS's sgemm at the shapes of `make bench`, row-major, as they lie. COUNT*MxNxK is C (M,N) = A B;
 // _nt has B stored transposed, _tn has A so and adds to C.
 //
 //     cc -O3 tests/peers/openblas_peer.c -o openblas_peer -lopenblas
@@ -39,7 +39,8 @@ static double seconds(int M, int N, int K, int ta, int tb) {
     for (double start = 0; n < 10000 && (n < 4 || now() - start < 0.5); n++) {
         double t0 = now();
         if (n < 2) start = t0;                  // the first two calls are for warming up
-        cblas_sgemm(101, ta ? 112 : 111, tb ? 112 : 111, M, N, K, 1.0f, a, ta ? M : K, b, tb ? K : N, ta ? 1.0f : 0.0f, c, N);
+        cblas_sgemm(101, ta ? 112 : 111, tb ? 112 : 111, M, N, K, 1.0f, a, ta ? M : K, b, tb ? K : N,
+                    ta ? 1.0f : 0.0f, c, N);
         times[n] = now() - t0;
     }
     qsort(times + 2, (size_t)n - 2, sizeof *times, ascending);
