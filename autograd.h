@@ -334,6 +334,8 @@ ag_tensor *ag_matmul(ag_tensor *a, ag_tensor *b);           // (...,M,K) x (...,
 ag_tensor *ag_matmul_t(ag_tensor *a, ag_tensor *b);         // (...,M,K) x (...,N,K) -> (...,M,N): b transposed
 ag_tensor *ag_linear(ag_tensor *x, ag_tensor *w, ag_tensor *bias);      // x (...,I) w (I,O) bias (O) or NULL -> (...,O)
 
+ag_tensor *ag_linear_gelu(ag_tensor *x, ag_tensor *w, ag_tensor *bias);     // ag_gelu(ag_linear(x, w, bias)), the same
+                                                            // bits with fewer passes over memory
 ag_tensor *ag_softmax(ag_tensor *x);                        // over the last dimension
 ag_tensor *ag_log_softmax(ag_tensor *x);
 ag_tensor *ag_layernorm(ag_tensor *x, ag_tensor *w, ag_tensor *bias, double eps);       // x (...,C),
@@ -461,6 +463,12 @@ struct ag_backend {
     int (*matmul_bf16)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M, int N,
                        int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
                        const size_t sb[2], int accumulate);
+    // z (rows,O) = x (rows,I) w (I,O) + bias, y = gelu(z); y may be z. precision: AG_FLOAT32 or AG_BF16, of the product
+    int (*linear_gelu)(ag_backend *b, ag_real *y, ag_real *z, const ag_real *x, const ag_real *w, const ag_real *bias,
+                       int rows, int I, int O, int precision);
+    // dz = dy * gelu'(z), which may be dy; dbias (n), or NULL, (+)= the column sums of dz
+    int (*gelu_bias_back)(ag_backend *b, ag_real *dz, ag_real *dbias, const ag_real *z, const ag_real *dy, size_t rows,
+                          size_t n, int accumulate);
     // rows x n; is_log: log_softmax
     int (*softmax)(ag_backend *b, ag_real *y, const ag_real *x, size_t rows, size_t n, int is_log);
     int (*softmax_back)(ag_backend *b, ag_real *dx, const ag_real *y, const ag_real *dy, size_t rows, size_t n,
@@ -548,6 +556,7 @@ ag_tensor *const *ag_at_all(ag_tensor *const *xs, int n, const char *file, int l
 #define ag_mean_dim(x, dim) ag_mean_dim(AG_AT(x), dim)
 #define ag_max_dim(x, dim) ag_max_dim(AG_AT(x), dim)
 #define ag_linear(x, w, bias) ag_linear(AG_AT(x), w, bias)
+#define ag_linear_gelu(x, w, bias) ag_linear_gelu(AG_AT(x), w, bias)
 #define ag_layernorm(x, w, bias, eps) ag_layernorm(AG_AT(x), w, bias, eps)
 #define ag_rmsnorm(x, w, eps) ag_rmsnorm(AG_AT(x), w, eps)
 #define ag_embedding(table, ids, n, per_row) ag_embedding(AG_AT(table), ids, n, per_row)
@@ -2099,39 +2108,99 @@ ag_tensor *ag_matmul(ag_tensor *a, ag_tensor *b) { return agi_matmul(&agi_op_mat
 ag_tensor *ag_matmul_t(ag_tensor *a, ag_tensor *b) { return agi_matmul(&agi_op_matmul_t, a, b, 1); }
 
 // x (rows,I) w (I,O) bias (O): y = x w + bias. So now dx += dy w^T, dw += x^T dy, dbias += the column sums of dy.
-static void agi_linear_backward(ag_tensor *y) {
+static int agi_linear_back(ag_tensor *y, const ag_real *dy) {
     ag_ctx *ctx = y->ctx;
     ag_tensor *x = y->in[0], *w = y->in[1];
     int rows = y->iarg[0], I = w->shape[0], O = w->shape[1], accumulate;
     ag_real *g;
     if ((g = agi_grad(x, &accumulate)) != NULL &&
-        agi_product(ctx, g, y->grad, w->data, NULL, rows, I, O, 0, 1, NULL, NULL, NULL, NULL, accumulate)) return;
+        agi_product(ctx, g, dy, w->data, NULL, rows, I, O, 0, 1, NULL, NULL, NULL, NULL, accumulate)) return -1;
     if ((g = agi_grad(w, &accumulate)) != NULL &&
-        agi_product(ctx, g, x->data, y->grad, NULL, I, O, rows, 1, 0, NULL, NULL, NULL, NULL, accumulate)) return;
+        agi_product(ctx, g, x->data, dy, NULL, I, O, rows, 1, 0, NULL, NULL, NULL, NULL, accumulate)) return -1;
+    return 0;
+}
+
+static void agi_linear_backward(ag_tensor *y) {
+    ag_ctx *ctx = y->ctx;
+    int rows = y->iarg[0], O = y->in[1]->shape[1], accumulate;
+    ag_real *g;
+    if (agi_linear_back(y, y->grad)) return;
     if (y->n_in == 3 && (g = agi_grad(y->in[2], &accumulate)) != NULL)
         AGI_RUN(ctx, reduce, AG_REDUCE_SUM, g, y->grad, (size_t)1, (size_t)rows, (size_t)O, 1.0, accumulate);
 }
 static const agi_op agi_op_linear = { "ag_linear", agi_linear_backward };
 
-ag_tensor *ag_linear(ag_tensor *x, ag_tensor *w, ag_tensor *bias) {
+// The node of ag_linear or ag_linear_gelu, with its shape checked.
+static ag_tensor *agi_linear(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tensor *bias) {
     ag_tensor *in[3];
     int shape[AG_NDIM];
     in[0] = x, in[1] = w, in[2] = bias;
-    ag_ctx *ctx = agi_ready(&agi_op_linear, bias ? 3 : 2, in);
+    ag_ctx *ctx = agi_ready(op, bias ? 3 : 2, in);
     if (!ctx) return NULL;
     if (x->ndim < 1 || w->ndim != 2 || agi_last(x) != w->shape[0] ||
         (bias && (bias->ndim != 1 || bias->shape[0] != w->shape[1]))) {
-        agi_fail(ctx, "ag_linear", "x is %s, w is %s, bias is %s: wanted x (...,I), w (I,O), bias (O)", agi_shape(x).s,
+        agi_fail(ctx, op->name, "x is %s, w is %s, bias is %s: wanted x (...,I), w (I,O), bias (O)", agi_shape(x).s,
                  agi_shape(w).s, bias ? agi_shape(bias).s : "NULL");
         return NULL;
     }
     memcpy(shape, x->shape, sizeof shape);
     shape[x->ndim - 1] = w->shape[1];
-    ag_tensor *y = agi_node(&agi_op_linear, bias ? 3 : 2, in, x->ndim, shape, 0);
+    ag_tensor *y = agi_node(op, bias ? 3 : 2, in, x->ndim, shape, 0);
+    if (y) y->iarg[0] = (int)agi_rows(y);
+    return y;
+}
+
+ag_tensor *ag_linear(ag_tensor *x, ag_tensor *w, ag_tensor *bias) {
+    ag_tensor *y = agi_linear(&agi_op_linear, x, w, bias);
+    return !y || agi_product(y->ctx, y->data, x->data, w->data, bias ? bias->data : NULL, y->iarg[0], w->shape[1],
+                             w->shape[0], 0, 0, NULL, NULL, NULL, NULL, 0) ? NULL : y;
+}
+
+// z = x w + bias, y = gelu(z). Twice the memory moves of the product itself would go into reading z for gelu, and later
+// z and dy for the gradients. So gelu follows while a piece of z still lies in the cache, and in backward dz and the
+// gradient of the bias come out of one pass; dz takes the place of dy, which nobody reads again.
+static void agi_linear_gelu_backward(ag_tensor *y) {
+    ag_ctx *ctx = y->ctx;
+    ag_real *dz = y->keep_grad ? (ag_real *)agi_save(ctx, y->count * sizeof *dz) : y->grad, *dbias = NULL;
+    int accumulate = 0;
+    if (!dz) return;
+    if (y->n_in == 3) dbias = agi_grad(y->in[2], &accumulate);
+    if (!AGI_RUN(ctx, gelu_bias_back, dz, dbias, (const ag_real *)y->saved[0], y->grad, (size_t)y->iarg[0],
+                 (size_t)y->in[1]->shape[1], accumulate))
+        agi_linear_back(y, dz);
+}
+static const agi_op agi_op_linear_gelu = { "ag_linear_gelu", agi_linear_gelu_backward };
+
+static int agi_naive_linear_gelu(ag_backend *b, ag_real *y, ag_real *z, const ag_real *x, const ag_real *w,
+                                 const ag_real *bias, int rows, int I, int O, int precision) {
+    static const int one[2] = {1, 1};
+    static const size_t zero[2] = {0, 0};
+    int failed = precision == AG_BF16 ? b->matmul_bf16(b, z, x, w, bias, rows, O, I, 0, 0, one, zero, zero, zero, 0)
+                                      : b->matmul(b, z, x, w, bias, rows, O, I, 0, 0, one, zero, zero, zero, 0);
+    if (failed) return -1;
+    for (size_t i = 0; i < (size_t)rows * O; i++) y[i] = (ag_real)agi_map_value(AG_MAP_GELU, z[i], 0, 0, 0, 0);
+    return 0;
+}
+
+static int agi_naive_gelu_bias_back(ag_backend *b, ag_real *dz, ag_real *dbias, const ag_real *z, const ag_real *dy,
+                                    size_t rows, size_t n, int accumulate) {
+    (void)b;
+    for (size_t i = 0; i < rows * n; i++)
+        dz[i] = (ag_real)(dy[i] * agi_map_slope(AG_MAP_GELU, 0, 0, z[i], 0, 0, 0));
+    for (size_t j = 0; j < n && dbias; j++) {
+        double sum = accumulate ? dbias[j] : 0;
+        for (size_t r = 0; r < rows; r++) sum += dz[r * n + j];
+        dbias[j] = (ag_real)sum;
+    }
+    return 0;
+}
+
+ag_tensor *ag_linear_gelu(ag_tensor *x, ag_tensor *w, ag_tensor *bias) {
+    ag_tensor *y = agi_linear(&agi_op_linear_gelu, x, w, bias);
     if (!y) return NULL;
-    y->iarg[0] = (int)agi_rows(y);
-    return agi_product(ctx, y->data, x->data, w->data, bias ? bias->data : NULL, y->iarg[0], w->shape[1], w->shape[0],
-                       0, 0, NULL, NULL, NULL, NULL, 0) ? NULL : y;
+    if (y->op && !(y->saved[0] = agi_save(y->ctx, y->count * sizeof(ag_real)))) return NULL;
+    return AGI_RUN(y->ctx, linear_gelu, y->data, y->op ? (ag_real *)y->saved[0] : y->data, x->data, w->data,
+                   bias ? bias->data : NULL, y->iarg[0], w->shape[0], w->shape[1], y->ctx->precision) ? NULL : y;
 }
 
 // ---- softmax -------------------------------------------------------------------------------------------------------
@@ -3167,6 +3236,7 @@ static void agi_naive_install(ag_backend *b) {
     b->fill = agi_naive_fill, b->map = agi_naive_map, b->map_back = agi_naive_map_back, b->copy = agi_naive_copy;
     b->reduce = agi_naive_reduce, b->reduce_back = agi_naive_reduce_back, b->matmul = agi_naive_matmul;
     b->matmul_bf16 = agi_naive_matmul_bf16, b->bf16 = "bf16/naive";
+    b->linear_gelu = agi_naive_linear_gelu, b->gelu_bias_back = agi_naive_gelu_bias_back;
     b->softmax = agi_naive_softmax, b->softmax_back = agi_naive_softmax_back, b->norm = agi_naive_norm;
     b->norm_back = agi_naive_norm_back, b->embedding = agi_naive_embedding,
         b->embedding_back = agi_naive_embedding_back;
@@ -5789,7 +5859,7 @@ AGI_KERNEL void AGI_(skinny)(int M, int N, int K, const float *A, size_t rs, siz
 // What the tasks of one product, or of one batch of products, have to know.
 typedef struct AGI_(product) {
     ag_backend *b;
-    float *C;
+    float *C, *gelu;                // gelu (M,N) = gelu(C), or NULL
     const float *A, *B, *bias;
     int M, N, K, tb, from_c;
     int kind, pairs, mr;            // what the numbers are; 1: pairs; rows of a tile
@@ -5801,6 +5871,18 @@ typedef struct AGI_(product) {
     int rows;                       // kb, or its pairs, for AMX a multiple of 16
     int row_tasks, column_tasks;
 } AGI_(product);
+
+AGI_KERNEL void AGI_(gelu_row)(float *y, const float *z, size_t n) {
+    size_t j = 0;
+    for (; j + 16 <= n; j += 16) {
+        const agi_p x = p_load(z + j);
+        p_store(y + j, p_mul(x, AGI_(p_gelu_gate)(x)));
+    }
+    if (j < n) {
+        const agi_p x = p_load_n(z + j, (int)(n - j), 0);
+        p_store_n(y + j, p_mul(x, AGI_(p_gelu_gate)(x)), (int)(n - j));
+    }
+}
 
 // Rows of a panel of K values of k.
 static inline int AGI_(panel_rows)(const AGI_(product) *p, int K) {
@@ -5847,6 +5929,10 @@ AGI_KERNEL void AGI_(matmul_rectangle)(void *arg, size_t task, int thread) {
                     p->ks, B, p->packed ? AGI_NR : p->bs, p->packed ? (size_t)p->rows * AGI_NR : AGI_NR,
                     p->C + (size_t)i0 * p->N + p->n0 + j, (size_t)p->N, p->from_c || p->k0 + k > 0,
                     last && p->bias ? p->bias + p->n0 + j : NULL, work);
+        for (int i = i0; i < i1 && last && p->gelu; i++) {
+            const size_t at = (size_t)i * p->N + p->n0 + j;
+            AGI_(gelu_row)(p->gelu + at, p->C + at, (size_t)AGI_MIN(j1 - j, AGI_NC));
+        }
     }
 }
 
@@ -5918,9 +6004,9 @@ AGI_KERNEL int AGI_(matmul_one)(AGI_(product) *p) {
     return 0;
 }
 
-AGI_KERNEL int AGI_(products)(ag_backend *b, int kind, float *C, const float *A, const float *B, const float *bias,
-                              int M, int N, int K, int ta, int tb, const int batch[2], const size_t sc[2],
-                              const size_t sa[2], const size_t sb[2], int accumulate) {
+AGI_KERNEL int AGI_(products)(ag_backend *b, int kind, float *gelu, float *C, const float *A, const float *B,
+                              const float *bias, int M, int N, int K, int ta, int tb, const int batch[2],
+                              const size_t sc[2], const size_t sa[2], const size_t sb[2], int accumulate) {
     if (M < 1 || N < 1 || batch[0] < 1 || batch[1] < 1) return 0;
     // n: the products of the batch that stand side by side; turns: those that add up in C, one after the other. A
     // dimension that lies in memory as if it were part of M or of K is made part of it, the inner one first.
@@ -5936,7 +6022,7 @@ AGI_KERNEL int AGI_(products)(ag_backend *b, int kind, float *C, const float *A,
     }
     AGI_(product) p;
     memset(&p, 0, sizeof p);
-    p.b = b, p.M = M, p.N = N, p.K = K, p.tb = tb, p.kind = kind, p.pairs = kind > 0;
+    p.b = b, p.M = M, p.N = N, p.K = K, p.tb = tb, p.gelu = gelu, p.kind = kind, p.pairs = kind > 0;
     p.mr = kind == AGI_(amx) ? 32 : AGI_MR;
     p.rs = ta ? 1 : (size_t)K, p.ks = ta ? (size_t)M : 1, p.bs = tb ? (size_t)K : (size_t)N;
     for (int d = 0; d < 2; d++) p.sc[d] = sc[d], p.sa[d] = sa[d], p.sb[d] = sb[d];
@@ -5957,6 +6043,7 @@ AGI_KERNEL int AGI_(products)(ag_backend *b, int kind, float *C, const float *A,
             p.column_tasks = (int)AGI_MIN(wanted, (size_t)panels);
             if (work < AGI_SMALL_JOB) p.column_tasks = 1;
             agi_parallel(b, items * (size_t)p.column_tasks, AGI_(matmul_columns), &p);
+            for (int m = 0; m < M && gelu; m++) AGI_(gelu_row)(gelu + (size_t)m * N, C + (size_t)m * N, (size_t)N);
             continue;
         }
         for (size_t i0 = 0; i0 < n[0]; i0++) for (size_t i1 = 0; i1 < n[1]; i1++) {
@@ -5970,14 +6057,56 @@ AGI_KERNEL int AGI_(products)(ag_backend *b, int kind, float *C, const float *A,
 AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M,
                             int N, int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
                             const size_t sb[2], int accumulate) {
-    return AGI_(products)(b, AGI_(floats), C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+    return AGI_(products)(b, AGI_(floats), NULL, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
 }
 
 AGI_KERNEL int AGI_(matmul_bf16)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias,
                                  int M, int N, int K, int ta, int tb, const int batch[2], const size_t sc[2],
                                  const size_t sa[2], const size_t sb[2], int accumulate) {
     const int kind = AGI_AMX && ((agi_cpu *)b->self)->amx ? AGI_(amx) : AGI_(pairs);
-    return AGI_(products)(b, kind, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+    return AGI_(products)(b, kind, NULL, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+}
+
+// ---- a product and what follows it ----
+AGI_KERNEL int AGI_(linear_gelu)(ag_backend *b, float *y, float *z, const float *x, const float *w, const float *bias,
+                                 int rows, int I, int O, int precision) {
+    static const int one[2] = { 1, 1 };
+    static const size_t zero[2] = { 0, 0 };
+    if (precision == AG_BF16 && b->matmul_bf16 != AGI_(matmul_bf16)) {      // emulated by another pass
+        if (b->matmul_bf16(b, z, x, w, bias, rows, O, I, 0, 0, one, zero, zero, zero, 0)) return -1;
+        for (int r = 0; r < rows; r++) AGI_(gelu_row)(y + (size_t)r * O, z + (size_t)r * O, (size_t)O);
+        return 0;
+    }
+    const int kind = precision != AG_BF16 ? AGI_(floats)
+                   : AGI_AMX && ((agi_cpu *)b->self)->amx ? AGI_(amx) : AGI_(pairs);
+    return AGI_(products)(b, kind, y, z, x, w, bias, rows, O, I, 0, 0, one, zero, zero, zero, 0);
+}
+
+// A unit is 64 columns, of all rows from the first to the last, as in the sum over rows that it replaces.
+AGI_KERNEL void AGI_(gelu_bias_back_part)(void *arg, size_t first, size_t last, int thread) {
+    const agi_part *a = (const agi_part *)arg;
+    (void)thread;
+    for (size_t c = first * 64; c < AGI_MIN(last * 64, a->n); c += 16) {
+        const int left = (int)AGI_MIN(a->n - c, (size_t)16);
+        agi_p sum = p_zero();
+        for (size_t r = 0; r < a->rows; r++) {
+            const size_t at = r * a->n + c;
+            const agi_p dz = p_mul(AGI_(p_get)(a->x[1] + at, left, 0),
+                                   AGI_(p_gelu_slope)(AGI_(p_get)(a->x[0] + at, left, 0)));
+            AGI_(p_put)(a->y[0] + at, dz, left);
+            sum = p_add(sum, dz);
+        }
+        float *dbias = a->y[1] ? a->y[1] + c : NULL;
+        if (dbias) AGI_(p_put)(dbias, a->accumulate ? p_add(AGI_(p_get)(dbias, left, 0), sum) : sum, left);
+    }
+}
+
+AGI_KERNEL int AGI_(gelu_bias_back)(ag_backend *b, float *dz, float *dbias, const float *z, const float *dy,
+                                    size_t rows, size_t n, int accumulate) {
+    agi_part a;
+    a.x[0] = z, a.x[1] = dy, a.y[0] = dz, a.y[1] = dbias, a.rows = rows, a.n = n, a.accumulate = accumulate;
+    agi_spread(b, (n + 63) / 64, rows * 256, AGI_(gelu_bias_back_part), &a);
+    return 0;
 }
 // ---- attention -----------------------------------------------------------------------------------------------------
 // softmax(Q K' / sqrt(hs)) V for each head, where a query sees the keys up to its own position. Written with ops it
@@ -6293,6 +6422,8 @@ static void AGI_(install)(ag_backend *b) {
     b->reduce_back = AGI_(reduce_back);
     b->matmul = AGI_(matmul);
     b->matmul_bf16 = AGI_(matmul_bf16), b->bf16 = "bf16/emulated";
+    b->linear_gelu = AGI_(linear_gelu);
+    b->gelu_bias_back = AGI_(gelu_bias_back);
     b->softmax = AGI_(softmax);
     b->softmax_back = AGI_(softmax_back);
     b->norm = AGI_(norm);

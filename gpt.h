@@ -793,7 +793,8 @@ gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_ki
     tape += N * V + 5 * N;                                              // scores, loss
     if (c->dropout > 0) tape += (2 * L + 1) * N * C;
     if (c->lora_rank) tape += L * N * (4.0 * c->lora_rank + 3 * (Q + C + U + C));
-    grads = 3 * N * C + (llama ? 2 : 1) * N * Q + N * U + N * H + N * V + (llama ? 0 : (double)T * C) + 3 * N;
+    grads = 3 * N * C + (llama ? 2 : 1) * N * Q + N * H + N * V + (llama ? 0 : (double)T * C) + 3 * N;
+    if (llama || c->lora_rank) grads += N * U;                          // else it takes the place of gelu's
     // A tensor does not cross from one chunk of the arena into the next: about a twentieth stays empty at their ends.
     m.activations = (size_t)(1.05 * (tape + grads + matrix) * sizeof(ag_real));
     m.total = m.params + m.grads + m.optimizer + m.activations;
@@ -846,8 +847,11 @@ static ag_tensor *gpti_trunk(gpt_model *m, const int *ids, int B, int T, const g
                : ag_attention_ragged(h, c->n_head, c->n_kv_head, r->kv ? &r->kv[i] : NULL, B, r->row, r->start, r->len);
         x = ag_add(x, ag_dropout(gpti_linear(c, h, l->proj, l->proj_b, l->proj_a, l->proj_z), drop));
         h = llama ? ag_rmsnorm(x, l->norm_2, eps) : ag_layernorm(x, l->norm_2, l->norm_2_b, eps);
-        h = gpti_linear(c, h, l->up, l->up_b, l->up_a, l->up_z);                        // (B,T,H), llama (B,T,2H)
-        h = llama ? ag_swiglu(h) : ag_gelu(h);                                          // (B,T,H)
+        if (!llama && !l->up_a) h = ag_linear_gelu(h, l->up, l->up_b);                  // (B,T,H)
+        else {
+            h = gpti_linear(c, h, l->up, l->up_b, l->up_a, l->up_z);                    // (B,T,H), llama (B,T,2H)
+            h = llama ? ag_swiglu(h) : ag_gelu(h);                                      // (B,T,H)
+        }
         x = ag_add(x, ag_dropout(gpti_linear(c, h, l->down, l->down_b, l->down_a, l->down_z), drop));
     }
     return llama ? ag_rmsnorm(x, m->norm_f, eps) : ag_layernorm(x, m->norm_f, m->norm_f_b, eps);

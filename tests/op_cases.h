@@ -160,6 +160,9 @@ static ag_tensor *block(ag_tensor *x, ag_tensor *norm, ag_tensor *w_qkv, ag_tens
     X(linear_1, "5n 5,7n 7n", ag_linear(A, B, C)) \
     X(linear_3, "2,3,5n 5,4n 4n", ag_linear(A, B, C)) \
     X(linear_4, "2,3,2,5n 5,1n 1n", ag_linear(A, B, C)) \
+    X(linear_gelu, "3,5n 5,7n 7n", ag_linear_gelu(A, B, C)) \
+    X(linear_gelu_none, "2,3,5n 5,4n", ag_linear_gelu(A, B, NULL)) \
+    X(linear_gelu_tied, "3,5n 5,5n 5n", ag_linear_gelu(ag_linear_gelu(A, B, C), B, C)) \
     X(linear_tied, "3,5n 5,5n 5n", ag_linear(ag_linear(A, B, C), B, C)) \
     X(softmax, "3,7n", ag_softmax(A)) \
     X(softmax_1, "9n", ag_softmax(A)) \
@@ -296,6 +299,7 @@ static int *many_ids(int limit, int step) {
     X(big_matmul_t_row, "1,130n 597,130n", ag_matmul_t(A, B)) \
     X(big_matmul_t_batch, "3,33,65n 3,47,65n", ag_matmul_t(A, B)) \
     X(big_linear, "4,33,70n 70,129n 129n", ag_linear(A, B, C)) \
+    X(big_linear_gelu, "4,33,70n 70,129n 129n", ag_linear_gelu(A, B, C)) \
     X(big_linear_none, "3,128n 128,384n", ag_linear(A, B, NULL)) \
     X(big_softmax, "7,1000n", ag_softmax(ag_scale(A, 3))) \
     X(big_softmax_odd, "3,4099n", ag_softmax(A)) \

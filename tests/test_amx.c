@@ -24,7 +24,8 @@ static void amx_release(void) {
 static void amx_move(int t, char *base, size_t stride, int store) {
     misuse += !configured;
     for (int r = 0; r < 16; r++)
-        memcpy(store ? base + r * stride : (char *)amx_tiles[t][r], store ? (char *)amx_tiles[t][r] : base + r * stride, 64);
+        if (store) memcpy(base + r * stride, amx_tiles[t][r], 64);
+        else memcpy(amx_tiles[t][r], base + r * stride, 64);
 }
 static float half(float pair, int odd) {
     unsigned u;
@@ -38,7 +39,7 @@ static void amx_dot(int c, int a, int b) {
     for (int m = 0; m < 16; m++) for (int n = 0; n < 16; n++) {
         float even = 0, odd = 0;
         for (int k = 0; k < 16; k++) {
-            even += half(amx_tiles[a][m][k], 0) * half(amx_tiles[b][k][n], 0);    // exact products: no fused addition to fear
+            even += half(amx_tiles[a][m][k], 0) * half(amx_tiles[b][k][n], 0);  // exact: fused or not is the same
             odd += half(amx_tiles[a][m][k], 1) * half(amx_tiles[b][k][n], 1);
         }
         amx_tiles[c][m][n] += even + odd;

@@ -356,6 +356,7 @@ static void wrong_calls_are_explained(void) {
     WRONG(ag_matmul(w, alien), "ag_matmul: ", "another context");
     WRONG(ag_linear(w, w, NULL), "x is (4,6), w is (4,6)", "(I,O)");
     WRONG(ag_linear(v, ag_zeros(g, 6, 2), v), "bias is (6)", "(O)");
+    WRONG(ag_linear_gelu(w, w, NULL), "ag_linear_gelu: x is (4,6), w is (4,6)", "(I,O)");
     WRONG(ag_softmax(s), "ag_softmax: ", "dimension");
     WRONG(ag_layernorm(w, ag_zeros(g, 5), NULL, 1e-5), "w is (5)", "(C)");
     WRONG(ag_layernorm(w, v, ag_zeros(g, 6, 1), 1e-5), "bias is (6,1)", "ag_layernorm: ");
@@ -512,6 +513,7 @@ static void null_is_passed_on(void) {
         !ag_mean(none) && !ag_sum_dim(none, 0));
     CHECK(!ag_mean_dim(none, 0) && !ag_max_dim(none, 0) && !ag_matmul(none, x) && !ag_matmul(x, none) &&
         !ag_matmul_t(none, x) && !ag_linear(none, x, x));
+    CHECK(!ag_linear_gelu(none, x, x));
     CHECK(!ag_linear(x, none, x) && !ag_softmax(none) && !ag_log_softmax(none) && !ag_layernorm(none, x, x, 1e-5) &&
         !ag_layernorm(x, none, NULL, 1e-5));
     CHECK(!ag_rmsnorm(none, x, 1e-5) && !ag_rmsnorm(x, none, 1e-5) && !ag_embedding(none, ids, 1, 0) &&
@@ -1148,6 +1150,21 @@ static void no_globals_no_printing_no_exit(void) {
     CHECK(functions > 80);
 }
 
+// A fused op leaves a gradient that the reader keeps alone, although it could use the place.
+static void a_kept_gradient_is_left_alone(void) {
+    ag_ctx *ag = ag_new(3);
+    const ag_real x0[] = { 1, -2, 0.5f, 3 }, up[] = { 1, 2, 3, 4 };
+    ag_real got[4];
+    ag_tensor *w = ag_param(ag, 2, 2), *y;
+    ag_randn(w, 1);
+    y = ag_linear_gelu(ag_input(ag, x0, 2, 2), w, NULL);
+    ag_keep_grad(y);
+    ag_backward(ag_sum(ag_mul(y, ag_input(ag, up, 2, 2))));
+    ag_get_grad(y, got);
+    CHECK(!memcmp(got, up, sizeof got));
+    ag_free(ag);
+}
+
 // In bfloat16, the forward and the backward pass see rounded operands, the reader's own tensors stay as they are.
 static void products_in_bfloat16(void) {
     ag_ctx *ag = ag_new(3);
@@ -1205,6 +1222,7 @@ int main(int argc, char **argv) {
     T_RUN(one_to_eight_threads_train_alike);
     T_RUN(two_contexts_in_two_threads);
     T_RUN(products_in_bfloat16);
+    T_RUN(a_kept_gradient_is_left_alone);
     T_RUN(a_fork_goes_on_alone);
     T_RUN(environment_chooses_threads_and_kernels);
     T_RUN(optimizers_follow_their_formulas);

@@ -482,6 +482,42 @@ static void swiglu_case(run *r) {
 }
 static void swiglus(void) { hold_together(swiglu_case); }
 
+// A product with gelu behind it, which may be computed in place, and its gradients; then the bits of what it replaces.
+static void linear_gelu_case(run *r) {
+    static const int sizes[][3] = { { 1, 5, 7 }, { 3, 16, 64 }, { 30, 33, 65 }, { 70, 130, 600 }, { 300, 20, 129 } };
+    for (int s = 0; s < 5; s++) for (int flags = 0; flags < 4; flags++) {
+        const int rows = sizes[s][0], I = sizes[s][1], O = sizes[s][2], one[2] = { 1, 1 }, in_place = flags & 1;
+        const size_t n = (size_t)rows * O, zero[2] = { 0, 0 };
+        float *x = numbers(r, (size_t)rows * I, 1), *w = numbers(r, (size_t)I * O, 1), *bias = numbers(r, (size_t)O, 1);
+        float *z = numbers(r, n, 1), *y = in_place ? z : numbers(r, n, 1);
+        float *dy = numbers(r, n, 1), *dz = numbers(r, n, 1);
+        float *dbias = numbers(r, (size_t)O, 1), *sum = (float *)room(r, (size_t)O * sizeof(float));
+        float *linear = numbers(r, n, 1), *gelu = numbers(r, n, 1);
+        memcpy(sum, dbias, (size_t)O * sizeof(float));
+        r->b->linear_gelu(r->b, y, z, x, w, flags & 2 ? bias : NULL, rows, I, O, AG_FLOAT32);
+        hand_in(r, "linear_gelu", y, n, 1e-5, 1e-5);
+        r->b->matmul(r->b, linear, x, w, flags & 2 ? bias : NULL, rows, O, I, 0, 0, one, zero, zero, zero, 0);
+        const int shape[4] = { 1, 1, 1, (int)n };
+        const size_t stride[3][4] = { { 0, 0, 0, 1 } };
+        const float *operands[3] = { linear, NULL, NULL };
+        r->b->map(r->b, AG_MAP_GELU, gelu, operands, shape, stride, 0, 0);
+        CHECK(!memcmp(gelu, y, n * sizeof(float)));
+        if (!in_place) CHECK(!memcmp(linear, z, n * sizeof(float)));
+        r->b->gelu_bias_back(r->b, flags & 1 ? dy : dz, flags & 2 ? dbias : NULL, linear, dy, (size_t)rows, (size_t)O,
+                             s & 1);
+        hand_in(r, "gelu_bias_back", flags & 1 ? dy : dz, n, 1e-5, 1e-5);
+        hand_in(r, "gelu_bias_back sum", dbias, (size_t)O, 2e-5, 2e-4);
+        r->b->reduce(r->b, AG_REDUCE_SUM, sum, flags & 1 ? dy : dz, 1, (size_t)rows, (size_t)O, 1.0, s & 1);
+        if (flags & 2 && strcmp(r->b->name, "cpu/naive")) CHECK(!memcmp(sum, dbias, (size_t)O * sizeof(float)));
+        r->b->linear_gelu(r->b, gelu, linear, x, w, bias, rows, I, O, AG_BF16);
+        float *rounded = numbers(r, n, 1);
+        r->b->matmul_bf16(r->b, rounded, x, w, bias, rows, O, I, 0, 0, one, zero, zero, zero, 0);
+        CHECK(!memcmp(rounded, linear, n * sizeof(float)));
+        forget(r);
+    }
+}
+static void linear_gelus(void) { hold_together(linear_gelu_case); }
+
 // ---- optimizers ----------------------------------------------------------------------------------------------------
 static void optimizer_case(run *r) {
     static const size_t sizes[] = { 1, 15, 16, 1000, 40000 };
@@ -792,6 +828,7 @@ int main(int argc, char **argv) {
     T_RUN(dropouts);
     T_RUN(rotary_positions);
     T_RUN(swiglus);
+    T_RUN(linear_gelus);
     T_RUN(optimizers);
     T_RUN(units_in_the_last_place);
     return T_END();
