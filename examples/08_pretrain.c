@@ -80,6 +80,7 @@ int main(int argc, char **argv) {
     double repeats = lesson_float_in("repeats", 0, 0, 1, "share of windows whose passages repeat (lesson 10)");
     int every = lesson_int_in("every", 250, 1, 1000000000, "steps between two evaluations, each followed by a save");
     int length = lesson_int_in("sample", 400, 1, 100000, "tokens to sample");
+    int bf16 = lesson_flag("bf16", 0, "matrix products in bfloat16: faster with AMX or AVX512-BF16");
     int seed = lesson_int("seed", 1337, "of everything random");
     int resume = lesson_flag("resume", 0, "go on from model.safetensors in its folder");
     lesson_options_end();
@@ -92,6 +93,7 @@ int main(int argc, char **argv) {
     gpt_model *m = NULL;
     char notes[1200];
     memset(&state, 0, sizeof state);
+    if (bf16) ag_set_matmul_precision(ag, AG_BF16);
     if (resume) {               // the checkpoint knows its text, its tokenizer, its recipe and how far it has come
         m = gpt_resume(ag, path, &state);
         bpe_load_mem(tokens, state.tokenizer, state.tokenizer_size);
@@ -104,6 +106,9 @@ int main(int argc, char **argv) {
         if (!lesson_given("every")) every = atoi(kept(&state, "every"));
         if (bpe_vocab_size(tokens) != m->config.n_vocab || batch < 1 || parts < 1 || every < 1)
             lesson_fail("%s is damaged", path);
+        if (state.other_path)
+            printf("note: products were computed by %s, here it is %s: from here on other last bits\n", state.matmul,
+                   ag_matmul_path(ag));
         printf("going on from step %lld of %d%s\n", state.step, steps, state.step < steps ? "" : " (steps=N goes on)");
     }
 
@@ -136,9 +141,9 @@ int main(int argc, char **argv) {
                     (T + 1) * 10 / 9 + 2);
 
     gpt_memory memory = gpt_memory_needed(&c, batch / parts, T, optimizer.kind);
-    printf("%s: %s parameters, %d layers, %d heads, %d channels, context %d, vocabulary %d; %s on %d threads\n",
+    printf("%s: %s parameters, %d layers, %d heads, %d channels, context %d, vocabulary %d; %s on %d threads, %s\n",
            c.name, lesson_commas(gpt_count(&c)), c.n_layer, c.n_head, c.n_embd, T, c.n_vocab, ag_backend_name(ag),
-           ag_threads(ag));
+           ag_threads(ag), ag_matmul_path(ag));
     printf("memory: parameters %s, gradients %s, optimizer %s, activations %s\n", lesson_bytes(memory.params),
            lesson_bytes(memory.grads), lesson_bytes(memory.optimizer), lesson_bytes(memory.activations));
     lesson_report("text: %s tokens to learn from, %s to be asked about; %d steps of %d windows of %d, recipe %s",
@@ -170,7 +175,10 @@ int main(int argc, char **argv) {
                           val_loss * (double)(n_val - 1) / 0.69314718056 / (double)(bytes - cut));
         if (done == 0 || done == 20 || done == 400 || done >= steps) sample(m, tokens, done, length, first);
         if (last || (measure && done > 0)) {
-            gpt_state save = {done, loader.cursor, train_loss, val_loss, best, notes, tokenizer, tokenizer_size, 0};
+            gpt_state save = state;
+            save.step = done, save.cursor = loader.cursor, save.notes = notes;
+            save.tokenizer = tokenizer, save.tokenizer_size = tokenizer_size;
+            save.train_loss = train_loss, save.val_loss = val_loss, save.best_val_loss = best;
             gpt_save(m, path, &save);
         }
         if (last) { lesson_log(done, LESSON_NONE, val_loss, LESSON_NONE, LESSON_NONE, LESSON_NONE); break; }
