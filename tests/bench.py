@@ -208,7 +208,7 @@ def rustbpe_peers(text, vocabulary, runs):
     def setting(way):
         command = [PYTHON, "tests/peers/rustbpe_peer.py", text, vocabulary, runs, way]
         return "rustbpe, " + way, lambda: figure(run(command))
-    return [setting(way) for way in ("one", "lines")]
+    return [setting(way) for way in ("one", "blocks", "lines")]
 
 
 def python_peer(name, module, script, *words):

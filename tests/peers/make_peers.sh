@@ -1,7 +1,7 @@
 #!/bin/sh
 # make_peers.sh - installs the programs that `make bench` compares with into build/peers: PyTorch, tiktoken, tokenizers,
-# rustbpe and micrograd from PyPI into build/peers/venv (about 5.5 GB, nearly all of it PyTorch's GPU libraries, which the plain
-# package brings along), OpenBLAS from Debian. What is there already is left alone.
+# rustbpe and micrograd from PyPI into build/peers/venv (about 5.5 GB, nearly all of it PyTorch's GPU libraries, which
+# the plain package brings along), OpenBLAS from Debian. What is there already is left alone.
 #
 #     sh tests/peers/make_peers.sh            (from the root of the repository; `make bench-peers` calls it)
 #
