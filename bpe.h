@@ -66,8 +66,9 @@ bytes. A text is a pointer and a length below 2 GiB; it need not end in 0.
 
 MEMORY   What bpe_new makes bpe_free frees: about 0.5 MB, and 60 bytes for each token. Results go to your buffers; a
 call that fills one returns the size needed, as snprintf does, so call it with NULL and 0 to ask. Encoding takes memory
-only for pieces over 64 bytes (32 bytes for each of theirs), and gives it back before it returns. Any number of threads
-may use one const tokenizer at the same time: it has no cache and no hidden state.
+for pieces over 64 bytes (32 bytes for each of theirs) and, in texts of 4 KB and more, up to 1 MB to remember pieces
+that come again; it gives all back before it returns. Any number of threads may use one const tokenizer at the same
+time: it has no cache that outlives a call, and no hidden state.
 
 ERRORS   A call returns NULL or a negative status. One that changes a tokenizer then leaves it as it was, and keeps the
 first message in it, with your file and line: bpe_error(t). Encoding and decoding take a const tokenizer, so they cannot
@@ -83,7 +84,7 @@ SECURITY   Loaders treat every file as hostile: they check before they allocate,
 file and 1 MB. No text makes encoding slow: n bytes take n log n steps.
 
 READING ORDER   2 training, 3 splitting, 4 merging inside a piece, 5 encode and decode, 6 the other kinds of tokenizer.
-Then the engine room: the same with a heap and with hash tables, and the readers of files.
+Then the engine room: the same with a heap, hash tables and eight bytes at a time, and the readers of files.
 Licence: MIT, at the end.
 */
 #ifndef BPE_H
@@ -241,6 +242,7 @@ enum { BPEI_EMPTY, BPEI_BYTES, BPEI_CHARS, BPEI_WORDS, BPEI_BPE, BPEI_LLAMA, BPE
 enum { BPEI_TEXT = 't', BPEI_BYTE = 'b', BPEI_SPECIAL = 's' };  // ordinary, byte of something unknown, special
 #define BPEI_NEVER UINT32_MAX       // the rank of a token that no join makes
 #define BPEI_CLASSES 0x32400        // code points in the table; above it there is one block of marks and no letter
+#define BPEI_MEMORY 4096            // texts of this many bytes and more are encoded with a memory of their pieces
 #define BPEI_SHORT 64               // pieces up to this many bytes are merged by plain search
 #define BPEI_GAP 4096               // ids that may stay unused: a bound on what a hostile file can make us allocate
 
@@ -298,6 +300,8 @@ static int bpei_find(const bpei_vocab *v, const unsigned char *p, size_t n);
 static int bpei_merge_long(const bpei_vocab *v, const unsigned char *p, size_t n, int added, bpei_ids *out);
 static int bpei_utf8(const unsigned char *p, size_t n, uint32_t *code);
 static size_t bpei_split(const bpe *t, int split, const unsigned char *p, size_t n, size_t at);
+static inline size_t bpei_plain_word(const bpe *t, int split, const unsigned char *p, size_t n, size_t at);
+static int bpei_encode_pieces(const bpe *t, const unsigned char *p, size_t n, bpei_ids *out);
 
 // ---- 2. Training, as one would write it down ------------------------------------------------------------------------
 
@@ -494,13 +498,20 @@ static size_t bpei_split_o200k(const bpe *t, const unsigned char *p, size_t n, s
     return end > at ? end : bpei_space(t, p, n, at, BPE_SPLIT_O200K);
 }
 
-// The end of the piece that begins at p[at], at < n: always beyond `at`. Every scanner looks at a character a few times
-// at most, however long the text is.
-static size_t bpei_split(const bpe *t, int split, const unsigned char *p, size_t n, size_t at) {
+// By the pattern alone.
+static size_t bpei_split_fully(const bpe *t, int split, const unsigned char *p, size_t n, size_t at) {
     if (split == BPE_SPLIT_GPT2) return bpei_split_gpt2(t, p, n, at);
     if (split == BPE_SPLIT_CL100K) return bpei_split_cl100k(t, p, n, at);
-    if (split == BPE_SPLIT_O200K) return bpei_split_o200k(t, p, n, at);
-    return n;
+    return bpei_split_o200k(t, p, n, at);
+}
+
+// The end of the piece that begins at p[at], at < n: always beyond `at`. Every scanner looks at a character a few times
+// at most, however long the text is. Most pieces are plain English words, which bpei_plain_word finds by a short cut.
+static size_t bpei_split(const bpe *t, int split, const unsigned char *p, size_t n, size_t at) {
+    if (split == BPE_SPLIT_NONE) return n;
+    size_t end = bpei_plain_word(t, split, p, n, at);
+    if (end) return end;
+    return bpei_split_fully(t, split, p, n, at);
 }
 
 size_t (bpe_next_piece)(const bpe *t, const void *text, size_t len, size_t at) {
@@ -658,6 +669,7 @@ static int bpei_encode_text(const bpe *t, const unsigned char *p, size_t n, int 
         size_t good = bpei_valid(p, n);
         if (good < n) return bpei_encode_tail(t, p, n, good, out);
     }
+    if (n >= BPEI_MEMORY) return bpei_encode_pieces(t, p, n, out);
     int status = BPE_OK;
     for (size_t i = 0, end; i < n && !status; i = end) {
         end = bpei_split(t, v->split, p, n, i);
@@ -1358,7 +1370,105 @@ static int bpei_merge_long(const bpei_vocab *v, const unsigned char *p, size_t n
     return BPE_OK;
 }
 
-// ---- 11. Fast training ----------------------------------------------------------------------------------------------
+// ---- 11. Plain words, eight bytes at a time, and pieces that come again ---------------------------------------------
+
+// Whether the first byte in memory is the lowest of a number, so that bytes can be looked at eight at once.
+#if (defined __BYTE_ORDER__ && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) || defined _WIN32
+#define BPEI_LITTLE 1
+#else
+#define BPEI_LITTLE 0
+#endif
+
+static inline uint64_t bpei_load(const unsigned char *p) {
+    uint64_t word;
+    memcpy(&word, p, 8);
+    return word;
+}
+
+static inline int bpei_is_letter(int c) { return (unsigned)((c | 32) - 'a') < 26; }
+
+// The end of the run of bytes from a to a + 25 that begins at p[at]; with fold 32 and a = 'a' capitals count too. In
+// each byte, whose top bit is off, adding 128 - a turns that bit on from a upwards, and adding 102 - a from a + 26
+// upwards; no sum reaches the next byte. What is left of the top bits marks the bytes that end the run.
+static inline size_t bpei_letters(const unsigned char *p, size_t n, size_t at, int fold, int a) {
+    const uint64_t each = UINT64_C(0x0101010101010101);
+    while (BPEI_LITTLE && n - at >= 8) {
+        uint64_t word = bpei_load(p + at), low = (word | each * (unsigned)fold) & each * 127;
+        uint64_t below = ~(low + each * (unsigned)(128 - a)), above = low + each * (unsigned)(102 - a);
+        uint64_t stop = (below | above | word) & each * 128;
+        if (!stop) at += 8;
+        else {
+#if defined __GNUC__ && !defined __TINYC__
+            return at + (size_t)__builtin_ctzll(stop) / 8;
+#else
+            for (; !(stop & 128); stop >>= 8) at++;
+            return at;
+#endif
+        }
+    }
+    while (at < n && (unsigned)((p[at] | fold) - a) < 26) at++;
+    return at;
+}
+
+// Where the piece at p[at] ends if it is a word of English letters, with the one character before it that the pattern
+// takes along, and with no other letter, mark or contraction in reach; else 0.
+static inline size_t bpei_plain_word(const bpe *t, int split, const unsigned char *p, size_t n, size_t at) {
+    size_t end = at;
+    if (!bpei_is_letter(p[at])) {
+        if (++end == n || !bpei_is_letter(p[end])) return 0;
+        if (p[at] != ' ' && (split == BPE_SPLIT_GPT2 || p[at] == '\'' || p[at] >= 128
+                             || t->classes[p[at]] & (BPEI_NUMBER | BPEI_LINE))) return 0;
+    }
+    if (split == BPE_SPLIT_O200K) {         // capitals, then small letters
+        end = bpei_letters(p, n, end, 0, 'A');
+        end = bpei_letters(p, n, end, 0, 'a');
+    } else end = bpei_letters(p, n, end, 32, 'a');
+    return end < n && (p[end] >= 128 || (split == BPE_SPLIT_O200K && p[end] == '\'')) ? 0 : end;
+}
+
+// A text says the same words again and again. What a piece of up to 16 bytes became is kept in a table, at the one
+// place that its bytes name; another piece with that place takes it over. So a text made to collide costs what it would
+// without the table, and the table never grows.
+typedef struct { uint64_t low, high; uint32_t size, n; int id[10]; } bpei_seen;     // 64 bytes: piece, size, ids
+
+static int bpei_encode_pieces(const bpe *t, const unsigned char *p, size_t n, bpei_ids *out) {
+    const bpei_vocab *v = &t->v;
+    int status = BPE_OK, bits = 6;
+    while (bits < 14 && n >> bits > 128) bits++;
+    const size_t bytes = sizeof(bpei_seen) << bits;
+    bpei_seen *seen = BPEI_LITTLE ? (bpei_seen *)BPE_MALLOC(bytes) : NULL;      // none: slower, nothing else
+    if (seen) memset(seen, 0, bytes);
+    for (size_t i = 0, end; i < n && !status; i = end) {
+        end = bpei_split(t, v->split, p, n, i);
+        size_t size = end - i;
+        if (!seen || size > 16 || n - i < 16) {
+            status = bpei_encode_piece(v, p + i, size, out);
+            continue;
+        }
+        uint64_t low = bpei_load(p + i), high = bpei_load(p + i + 8);
+        if (size <= 8) low = low << (64 - 8 * size) >> (64 - 8 * size), high = 0;
+        else high = high << (128 - 8 * size) >> (128 - 8 * size);
+        uint64_t hash = (low ^ high * UINT64_C(0xFF51AFD7ED558CCD)) * UINT64_C(0x9E3779B97F4A7C15);
+        bpei_seen *s = &seen[hash >> (64 - bits)];
+        if (s->low != low || s->high != high || s->size != size) {
+            bpei_ids made = {s->id, 10, 0};
+            s->size = 0;                        // the ids are overwritten, whatever comes of it
+            status = bpei_encode_piece(v, p + i, size, &made);
+            if (status) break;
+            if (made.n > 10) {                  // rare: too many to keep
+                status = bpei_encode_piece(v, p + i, size, out);
+                continue;
+            }
+            s->low = low, s->high = high, s->size = (uint32_t)size, s->n = (uint32_t)made.n;
+        }
+        bpei_push(out, s->id[0]);
+        for (uint32_t k = 1; k < s->n; k++) bpei_push(out, s->id[k]);
+    }
+    BPE_FREE(seen);
+    return status;
+}
+
+// ---- 12. Fast training ----------------------------------------------------------------------------------------------
 
 // The different pieces of a text and how often each occurs. A text made to collide makes pieces appear twice in the
 // list, which changes no count, instead of making the search slow.
@@ -1587,7 +1697,7 @@ int (bpe_train)(bpe *t, const void *text, size_t len, int vocab_size, int split)
     return bpei_take(t, &v, status);
 }
 
-// ---- 12. Reading what others wrote ----------------------------------------------------------------------------------
+// ---- 13. Reading what others wrote ----------------------------------------------------------------------------------
 
 // A whole file. The loaders below take memory, so that they can be tested, and fuzzed, without files.
 static int bpei_read_file(bpe *t, const char *path, char **data, size_t *size) {
@@ -2023,7 +2133,7 @@ int (bpe_load_llama2c)(bpe *t, const char *path, int vocab_size) {
     BPEI_WITH_FILE(path, bpei_load_llama2c(t, data, size, vocab_size));
 }
 
-// ---- 13. Our own format ---------------------------------------------------------------------------------------------
+// ---- 14. Our own format ---------------------------------------------------------------------------------------------
 
 // One line that says how many tokens and bytes follow and their CRC-32; one line of kind, split and stray rule; one
 // line a token: id, rank, type (t, b or s), number of bytes, and the bytes as they are. Lengths, not separators, say

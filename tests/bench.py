@@ -195,6 +195,28 @@ def peak_peers(which="best", name="FMA peak"):
     return [(name, lambda: figure(run([program, which, str(THREADS)])))]
 
 
+def large_text(megabytes):
+    """A text made from Tiny Shakespeare by bench_bpe.c, the same on every machine; see there what it is."""
+    path, program = os.path.abspath("build/bench/corpus_%d.txt" % megabytes), ours("bench_bpe")
+    if not os.path.exists(path) or os.path.getsize(path) != megabytes * 1000000:
+        run([program, "corpus", data("tinyshakespeare.txt"), str(megabytes), path + ".tmp"])
+        os.replace(path + ".tmp", path)
+    return path
+
+
+def our_bpe_training(text, vocabulary, runs):
+    return our_program("bench_bpe", "train", text, vocabulary, runs, "cl100k")
+
+
+def rustbpe_peers(text, vocabulary, runs):
+    need_python("rustbpe")
+
+    def setting(way):
+        command = [PYTHON, "tests/peers/rustbpe_peer.py", text, vocabulary, runs, way]
+        return "rustbpe, " + way, lambda: figure(run(command))
+    return [setting(way) for way in ("one", "blocks", "lines")]
+
+
 def python_peer(name, module, script, *words):
     need_python(module)
     command = [PYTHON, "tests/peers/" + script, *words]
@@ -306,7 +328,13 @@ COMPARED = [
     ("bpe_encode_tiktoken", "MB/s",
      lambda: our_program("bench_bpe", "encode", data("tinyshakespeare.txt"), data("cl100k_base.tiktoken")),
      lambda: python_peer("tiktoken", "tiktoken", "tiktoken_peer.py", data("tinyshakespeare.txt"),
-                         data("cl100k_base.tiktoken")), 2.0),
+                         data("cl100k_base.tiktoken")), 4.0),
+    ("bpe_train_rustbpe_1k", "s", lambda: our_bpe_training(data("tinyshakespeare.txt"), "1024", "5"),
+     lambda: rustbpe_peers(data("tinyshakespeare.txt"), "1024", "5"), 1.0),
+    ("bpe_train_rustbpe_8k_22mb", "s", lambda: our_bpe_training(large_text(22), "8192", "1"),
+     lambda: rustbpe_peers(large_text(22), "8192", "1"), 1.0),
+    ("bpe_train_rustbpe_32k_100mb", "s", lambda: our_bpe_training(large_text(100), "32768", "1"),
+     lambda: rustbpe_peers(large_text(100), "32768", "1"), 1.0),
 ]
 # name, unit, a function that returns (figure, limit); the figure has to stay at the limit or below.
 LIMITED = [
@@ -409,6 +437,9 @@ WORDS = {                               # what README calls the rows
     "scalar_micrograd": "scalar engine, one step of the moons",
     "bpe_train_tokenizers": "BPE training to 1,024 tokens, Tiny Shakespeare",
     "bpe_encode_tiktoken": "cl100k encoding of Tiny Shakespeare, one thread",
+    "bpe_train_rustbpe_1k": "BPE training to 1,024 tokens, Tiny Shakespeare, cl100k's split",
+    "bpe_train_rustbpe_8k_22mb": "BPE training to 8,192 tokens, 22 MB of made-up words",
+    "bpe_train_rustbpe_32k_100mb": "BPE training to 32,768 tokens, 100 MB of made-up words",
     "lesson08_nanogpt": "lesson 08, nanoGPT's recipe, 2,000 steps",
     "demo_loss": "`make demo`, loss after its 2,000 steps",
     "demo_seconds": "`make demo`, seconds of training",

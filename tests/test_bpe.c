@@ -379,6 +379,46 @@ static void every_splitter_moves_on_and_ends(void) {
     bpe_free(t);
 }
 
+// The short cut for plain words is a twin of the whole pattern.
+static void plain_words_like_the_whole_pattern(void) {
+    static const char *const part[] = {
+        "a", "z", "A", "Z", "`", "{", "@", "[", " ", "'", "'s", "'LL", "'re", "1", "9", "\r", "\n", "\t", ".", "\x7f",
+        "word", "WORD", "Word", "wordswithoutend", "Ii", "\xc3\xa9", "\xc5\xbf", "\xcc\x81", "\xe4\xb8\xad", "\xff"};
+    bpe *t = bpe_new();
+    long found[4] = {0}, none[4] = {0};
+    r_state = 41;
+    for (int round = 0; round < 60000; round++) {
+        unsigned char text[256];
+        size_t n = 0, count = sizeof part / sizeof *part;
+        for (size_t parts = 1 + r_below(12); parts; parts--) {
+            const char *p = part[r_below(r_below(4) ? count : 8)];
+            memcpy(text + n, p, strlen(p)), n += strlen(p);
+        }
+        unsigned char *exact = (unsigned char *)malloc(n);      // so that a sanitizer sees reads beyond the end
+        memcpy(exact, text, n);
+        for (int split = 1; split < 4; split++)
+            for (size_t at = 0; at < n; at++) {
+                size_t word = bpei_plain_word(t, split, exact, n, at), want = bpei_split_fully(t, split, exact, n, at);
+                (*(word ? &found[split] : &none[split]))++;
+                if (word && word != want)
+                    T_FAIL("split %d, round %d: piece from %d to %d, wanted %d", split, round, (int)at, (int)word,
+                           (int)want);
+            }
+        free(exact);
+    }
+    for (int split = 1; split < 4; split++) CHECK(found[split] > 100000 && none[split] > 100000);
+    // All single bytes before, in and after a word, where eight are looked at together.
+    for (int split = 1; split < 4; split++)
+        for (int c = 0; c < 256; c++)
+            for (size_t at = 0; at < 12; at++) {
+                unsigned char text[13] = "abcdefghijkl";
+                text[at] = (unsigned char)c;
+                size_t word = bpei_plain_word(t, split, text, 12, 0);
+                if (word && word != bpei_split_fully(t, split, text, 12, 0)) T_FAIL("byte %d at %d", c, (int)at);
+            }
+    bpe_free(t);
+}
+
 // ---- tiktoken ----
 
 static uint32_t add_ids(uint32_t crc, const int *ids, long n) {     // as in make_bpe_golden.py
@@ -556,6 +596,65 @@ static void special_tokens_like_tiktoken(void) {
         CHECK(!memcmp(text_a, text, n));
     }
     CHECK(lines == 0 || lines == 27);
+}
+
+// Encodes a text whole, with the memory of its pieces, and piece by piece, without; and whole when there is no memory.
+static void memory_changes_nothing(const bpe *t, const char *text, size_t n) {
+    long whole = bpe_encode(t, text, n, ids_a, MANY), m = 0;
+    for (size_t at = 0, end; at < n; at = end) {
+        end = bpe_next_piece(t, text, n, at);
+        m += bpe_encode(t, text + at, end - at, ids_b + m, (size_t)(MANY - m));
+    }
+    if (!same_ids(ids_a, whole, ids_b, m)) T_FAIL("%d bytes: other ids with a memory of pieces", (int)n);
+    long live = a_live;
+    a_calls = 0, a_fail_at = BPEI_LITTLE && n >= 4096, a_sticky = 0;        // the first is the memory's
+    whole = bpe_encode(t, text, n, ids_a, MANY);
+    CHECK(a_live == live && a_calls >= a_fail_at);
+    a_fail_at = 0;
+    if (!same_ids(ids_a, whole, ids_b, m)) T_FAIL("%d bytes: other ids without memory", (int)n);
+    CHECK(bpe_encode(t, text, n, ids_a, 7) == m && same_ids(ids_a, 7, ids_b, 7));       // a buffer that is too small
+}
+
+static void pieces_that_come_again(void) {
+    static char text[300000];
+    static const char *const names[] = {"r50k_base", "cl100k_base", "o200k_base"};
+    static const size_t wanted[] = {4095, 4096, 4097, 9000, 70000, 290000};
+    if (!golden()) return;
+    for (int k = 0; k < 3; k++) {
+        bpe *t = encoding(names[k]);
+        for (int round = 0; t && round < 6; round++) {
+            size_t n = 0, want = wanted[round];
+            r_state = (uint64_t)(51 + round);
+            while (n < want) {
+                if (r_below(3) && n > 100) {                    // something that was there before, or only nearly so
+                    size_t from = r_below(n - 20), size = 1 + r_below(18);
+                    memmove(text + n, text + from, size), n += size;
+                    if (r_below(4) == 0) text[n - 1] = (char)(r_below(2) ? 0 : 'a' + r_below(26));
+                } else n += random_string(text + n);
+            }
+            n = bpei_valid((unsigned char *)text, want);
+            while (n < want) text[n++] = "x.\0 "[r_below(4)];   // copies may have cut a character: the rest is ASCII
+            memory_changes_nothing(t, text, want);
+        }
+    }
+    // Hardly a join: pieces of 11 to 16 bytes are that many tokens, more than are kept. Stray bytes are symbols here.
+    bpe *t = bpe_new();
+    for (int split = BPE_SPLIT_GPT2; split <= BPE_SPLIT_O200K; split++) {
+        CHECK_INT(bpe_train(t, "in the end in the end", 21, 260, split), 0);
+        for (int round = 0; round < 4; round++) {
+            r_state = (uint64_t)(61 + round);
+            for (size_t n = 0; n < sizeof text; n++)
+                text[n] = round < 2 ? "theind \0\0!"[r_below(10)] : r_below(12) ? (char)('a' + r_below(2))
+                                                                : "! \0\xff"[r_below(4)];
+            memory_changes_nothing(t, text, round & 1 ? sizeof text : 5000);
+        }
+    }
+    // No more than a megabyte for it, however long the text.
+    size_t before = a_bytes;
+    a_peak = a_bytes;
+    CHECK(bpe_encode(t, text, sizeof text, ids_a, MANY) > 0);
+    CHECK(a_peak - before <= 1 << 20);
+    bpe_free(t);
 }
 
 static double seconds(void) {       // of this thread's work, so that other programs do not count
@@ -1871,11 +1970,13 @@ int main(int argc, char **argv) {
     T_RUN(training_limits);
     T_RUN(pieces_like_a_regular_expression_engine);
     T_RUN(every_splitter_moves_on_and_ends);
+    T_RUN(plain_words_like_the_whole_pattern);
     T_RUN(hard_strings_like_tiktoken);
     T_RUN(random_strings_like_tiktoken);
     T_RUN(stray_bytes_like_tiktoken);
     T_RUN(all_code_points_like_tiktoken);
     T_RUN(special_tokens_like_tiktoken);
+    T_RUN(pieces_that_come_again);
     T_RUN(a_megabyte_of_one_letter);
     T_RUN(long_pieces_take_no_square);
     T_RUN(the_numbers_of_lesson_05);

@@ -1,7 +1,7 @@
 #!/bin/sh
-# make_peers.sh - installs the programs that `make bench` compares with into build/peers: PyTorch, tiktoken, tokenizers
-# and micrograd from PyPI into build/peers/venv (about 5.5 GB, nearly all of it PyTorch's GPU libraries, which the plain
-# package brings along), OpenBLAS from Debian. What is there already is left alone.
+# make_peers.sh - installs the programs that `make bench` compares with into build/peers: PyTorch, tiktoken, tokenizers,
+# rustbpe and micrograd from PyPI into build/peers/venv (about 5.5 GB, nearly all of it PyTorch's GPU libraries, which
+# the plain package brings along), OpenBLAS from Debian. What is there already is left alone.
 #
 #     sh tests/peers/make_peers.sh            (from the root of the repository; `make bench-peers` calls it)
 #
@@ -34,9 +34,9 @@ rm -f "$root/probe" "$root/probe.c"
 
 [ -x "$root/venv/bin/python" ] || python3 -m venv "$root/venv" || exit 1
 # One by one, so that a package that cannot be had costs only its own row of the table.
-for package in numpy tiktoken tokenizers micrograd torch; do
+for package in numpy tiktoken tokenizers rustbpe micrograd torch; do
     "$root/venv/bin/python" -c "import $package" 2>/dev/null && continue
     "$root/venv/bin/pip" install --quiet "$package" || { echo "bench-peers: $package could not be installed"; failed=1; }
 done
-"$root/venv/bin/pip" list 2>/dev/null | grep -E '^(numpy|tiktoken|tokenizers|micrograd|torch) '
+"$root/venv/bin/pip" list 2>/dev/null | grep -E '^(numpy|tiktoken|tokenizers|rustbpe|micrograd|torch) '
 exit $failed
