@@ -6082,22 +6082,22 @@ AGI_KERNEL int AGI_(linear_gelu)(ag_backend *b, float *y, float *z, const float 
     return AGI_(products)(b, kind, y, z, x, w, bias, rows, O, I, 0, 0, one, zero, zero, zero, 0);
 }
 
-// A unit is 64 columns, of all rows from the first to the last, as in the sum over rows that it replaces.
+// A unit is 64 columns, from the first row to the last: the order of the sum over rows that this replaces.
 AGI_KERNEL void AGI_(gelu_bias_back_part)(void *arg, size_t first, size_t last, int thread) {
     const agi_part *a = (const agi_part *)arg;
     (void)thread;
-    for (size_t c = first * 64; c < AGI_MIN(last * 64, a->n); c += 16) {
-        const int left = (int)AGI_MIN(a->n - c, (size_t)16);
-        agi_p sum = p_zero();
-        for (size_t r = 0; r < a->rows; r++) {
-            const size_t at = r * a->n + c;
+    for (size_t unit = first; unit < last; unit++) {
+        const size_t c = unit * 64, n = AGI_MIN(a->n - c, (size_t)64);
+        float sum[64] = { 0 };
+        for (size_t r = 0; r < a->rows; r++) for (size_t j = 0; j < n; j += 16) {
+            const size_t at = r * a->n + c + j;
+            const int left = (int)AGI_MIN(n - j, (size_t)16);
             const agi_p dz = p_mul(AGI_(p_get)(a->x[1] + at, left, 0),
                                    AGI_(p_gelu_slope)(AGI_(p_get)(a->x[0] + at, left, 0)));
             AGI_(p_put)(a->y[0] + at, dz, left);
-            sum = p_add(sum, dz);
+            p_store(sum + j, p_add(p_load(sum + j), dz));
         }
-        float *dbias = a->y[1] ? a->y[1] + c : NULL;
-        if (dbias) AGI_(p_put)(dbias, a->accumulate ? p_add(AGI_(p_get)(dbias, left, 0), sum) : sum, left);
+        for (size_t j = 0; j < n && a->y[1]; j++) a->y[1][c + j] = a->accumulate ? a->y[1][c + j] + sum[j] : sum[j];
     }
 }
 

@@ -80,7 +80,8 @@ static double encode(const char *text, size_t n, const char *ranks, int runs) {
 // Where there is no large corpus, one is made: the lines, signs and spaces of TEXT again and again, but every second
 // word (at random) becomes word number r of an endless dictionary, and every fiftieth one a number. Ranks r follow the
 // law of Zipf and Mandelbrot, P(r > x) = (1 + x / 100)^-0.4, so new words keep turning up as in real text:
-// 90,000 different ones in 22 MB of Tiny Shakespeare's kind, 199,000 in 100 MB. Word r is spelled by an order-2 Markov chain over the letters of TEXT's words, seeded with r.
+// 90,000 different ones in 22 MB of Tiny Shakespeare's kind, 199,000 in 100 MB. Word r is spelled by an order-2 Markov
+// chain over the letters of TEXT's words, seeded with r.
 // Only integers, division and sqrt are used, which IEEE rounds alike everywhere: the file is the same on any machine.
 static uint64_t corpus_state;
 static uint64_t corpus_next(void) {     // SplitMix64
