@@ -5205,6 +5205,7 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 #define AGI_KC 256          // values of k in a block
 #define AGI_NC 512          // columns of B in a block: KC * NC floats are half a megabyte
 #define AGI_SKINNY 4        // products of at most so many rows are not blocked
+#define AGI_SKINNY_CUT 1    // their tasks for each thread
 #define AGI_SMALL_JOB 65536      // multiply-adds that are over before another thread could start
 #define AGI_EDGE (AGI_MR * AGI_NR)                              // a tile that sticks out over the edge of C
 #define AGI_WORK ((size_t)AGI_EDGE + AGI_NR + 16 * (AGI_KC + 16))   // floats that AGI_(block) needs as working space
@@ -5417,12 +5418,14 @@ AGI_KERNEL void AGI_(pack_plain)(float *to, int width, const float *from, size_t
 }
 
 // A few rows of A, as when a model speaks one token at a time: B is read once and not used again, so the product runs
-// at the speed of memory, and packing would only add to the traffic. So B is read in its own order, eight long rows
-// side by side, while C lies in the first-level cache. The chain is the same: eight steps of it at a time.
+// at the speed of memory, and packing would only add to the traffic. So B is read in its own order, eight rows side by
+// side, and as long as possible, because memory is fastest where it can guess what comes next; meanwhile C lies in the
+// first-level cache. The chain is the same: eight steps of it at a time.
 AGI_KERNEL void AGI_(skinny)(int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B, size_t bs,
                              float *C, size_t cs, int from_c, const float *bias) {
-    for (int j0 = 0; j0 < N; j0 += AGI_NC) {
-        const int n = AGI_MIN(N - j0, AGI_NC), whole = n & ~15, rest = n & 15;
+    const int chunk = M > 1 ? AGI_NC : 8 * AGI_NC;      // with several rows of A, those of B have to stay in a cache
+    for (int j0 = 0; j0 < N; j0 += chunk) {
+        const int n = AGI_MIN(N - j0, chunk), whole = n & ~15, rest = n & 15;
         for (int m = 0; m < M && !from_c; m++) memset(C + m * cs + j0, 0, (size_t)n * sizeof(float));
         int k = 0;
         for (; k + 8 <= K; k += 8) for (int m = 0; m < M; m++) {
@@ -5460,6 +5463,148 @@ AGI_KERNEL void AGI_(skinny)(int M, int N, int K, const float *A, size_t rs, siz
             if (rest) p_store_n(c + whole, p_add(p_load_n(c + whole, rest, 0), p_load_n(add, rest, 0)), rest);
         }
     }
+}
+
+// 16 rows of B, four columns of them -> four packs, one for each column, row r in lane r: a matrix is turned round in
+// registers, by blocks of 4 x 4.
+typedef struct AGI_(four) { agi_p k0, k1, k2, k3; } AGI_(four);
+AGI_WORD void AGI_(turn16)(const float *b0, const float *b1, const float *b2, const float *b3, size_t bs,
+                           AGI_(four) *y) {
+#if AGI_PASS == AGI_AVX512
+#define X(i) const __m512 r##i = _mm512_insertf32x4(_mm512_insertf32x4(_mm512_insertf32x4( \
+        _mm512_castps128_ps512(_mm_loadu_ps(b0 + i * bs)), _mm_loadu_ps(b1 + i * bs), 1), \
+        _mm_loadu_ps(b2 + i * bs), 2), _mm_loadu_ps(b3 + i * bs), 3);
+    X(0) X(1) X(2) X(3)
+#undef X
+    const __m512 t0 = _mm512_unpacklo_ps(r0, r1), t1 = _mm512_unpackhi_ps(r0, r1);
+    const __m512 t2 = _mm512_unpacklo_ps(r2, r3), t3 = _mm512_unpackhi_ps(r2, r3);
+    y->k0.r[0] = _mm512_shuffle_ps(t0, t2, 0x44), y->k1.r[0] = _mm512_shuffle_ps(t0, t2, 0xee);
+    y->k2.r[0] = _mm512_shuffle_ps(t1, t3, 0x44), y->k3.r[0] = _mm512_shuffle_ps(t1, t3, 0xee);
+#elif AGI_PASS == AGI_AVX2
+#define X(h, low, high) { \
+        const __m256 r0 = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1); \
+        const __m256 r1 = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low + bs)), \
+                                               _mm_loadu_ps(high + bs), 1); \
+        const __m256 r2 = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low + 2 * bs)), \
+                                               _mm_loadu_ps(high + 2 * bs), 1); \
+        const __m256 r3 = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low + 3 * bs)), \
+                                               _mm_loadu_ps(high + 3 * bs), 1); \
+        const __m256 t0 = _mm256_unpacklo_ps(r0, r1), t1 = _mm256_unpackhi_ps(r0, r1); \
+        const __m256 t2 = _mm256_unpacklo_ps(r2, r3), t3 = _mm256_unpackhi_ps(r2, r3); \
+        y->k0.r[h] = _mm256_shuffle_ps(t0, t2, 0x44), y->k1.r[h] = _mm256_shuffle_ps(t0, t2, 0xee); \
+        y->k2.r[h] = _mm256_shuffle_ps(t1, t3, 0x44), y->k3.r[h] = _mm256_shuffle_ps(t1, t3, 0xee); \
+    }
+    X(0, b0, b1) X(1, b2, b3)
+#undef X
+#elif AGI_PASS == AGI_NEON
+#define X(q, b) { \
+        const float32x4x2_t u = vtrnq_f32(vld1q_f32(b), vld1q_f32(b + bs)); \
+        const float32x4x2_t v = vtrnq_f32(vld1q_f32(b + 2 * bs), vld1q_f32(b + 3 * bs)); \
+        y->k0.r[q] = vcombine_f32(vget_low_f32(u.val[0]), vget_low_f32(v.val[0])); \
+        y->k1.r[q] = vcombine_f32(vget_low_f32(u.val[1]), vget_low_f32(v.val[1])); \
+        y->k2.r[q] = vcombine_f32(vget_high_f32(u.val[0]), vget_high_f32(v.val[0])); \
+        y->k3.r[q] = vcombine_f32(vget_high_f32(u.val[1]), vget_high_f32(v.val[1])); \
+    }
+    X(0, b0) X(1, b1) X(2, b2) X(3, b3)
+#undef X
+#else
+    float to[64];
+    for (int i = 0; i < 4; i++) for (int k = 0; k < 4; k++) {
+        to[16 * k + i] = b0[i * bs + k], to[16 * k + 4 + i] = b1[i * bs + k];
+        to[16 * k + 8 + i] = b2[i * bs + k], to[16 * k + 12 + i] = b3[i * bs + k];
+    }
+    y->k0 = p_load(to), y->k1 = p_load(to + 16), y->k2 = p_load(to + 32), y->k3 = p_load(to + 48);
+#endif
+}
+
+// M rows of A (a constant, 1 to 4) times 16 rows of B transposed, or 32 with P == 2: two chains for one row of A.
+AGI_WORD void AGI_(turned_tile)(const int M, const int P, int K, const float *a, size_t rs, size_t ks, const float *b,
+                                size_t bs, float *c, size_t cs, int from_c, const float *bias) {
+    const float *b0 = b, *b1 = b + 4 * bs, *b2 = b + 8 * bs, *b3 = b + 12 * bs;
+    agi_p s0 = p_zero(), s1 = s0, s2 = s0, s3 = s0;
+    AGI_(four) t;
+    if (from_c) {
+        s0 = p_load(c);
+        if (P > 1) s1 = p_load(c + 16);
+        if (M > 1) s1 = p_load(c + cs);
+        if (M > 2) s2 = p_load(c + 2 * cs);
+        if (M > 3) s3 = p_load(c + 3 * cs);
+    }
+    AGI_HIDE(b1);
+    AGI_HIDE(b2);
+    AGI_HIDE(b3);
+    int k = 0;
+    for (; k + 4 <= K; k += 4, a += 4 * ks) {
+        AGI_(turn16)(b0 + k, b1 + k, b2 + k, b3 + k, bs, &t);
+#define X(i) { \
+        s0 = p_fma(p_set(a[i * ks]), t.k##i, s0); \
+        if (M > 1) s1 = p_fma(p_set(a[rs + i * ks]), t.k##i, s1); \
+        if (M > 2) s2 = p_fma(p_set(a[2 * rs + i * ks]), t.k##i, s2); \
+        if (M > 3) s3 = p_fma(p_set(a[3 * rs + i * ks]), t.k##i, s3); \
+    }
+        X(0) X(1) X(2) X(3)
+#undef X
+        if (P == 1) continue;
+        AGI_(turn16)(b0 + 16 * bs + k, b1 + 16 * bs + k, b2 + 16 * bs + k, b3 + 16 * bs + k, bs, &t);
+#define X(i) s1 = p_fma(p_set(a[i * ks]), t.k##i, s1);
+        X(0) X(1) X(2) X(3)
+#undef X
+    }
+    for (; k < K; k++, a += ks) {
+        float column[32];
+        for (int i = 0; i < 16 * P; i++) column[i] = b[i * bs + k];
+        const agi_p x = p_load(column);
+        s0 = p_fma(p_set(a[0]), x, s0);
+        if (P > 1) s1 = p_fma(p_set(a[0]), p_load(column + 16 * (P - 1)), s1);
+        if (M > 1) s1 = p_fma(p_set(a[rs]), x, s1);
+        if (M > 2) s2 = p_fma(p_set(a[2 * rs]), x, s2);
+        if (M > 3) s3 = p_fma(p_set(a[3 * rs]), x, s3);
+    }
+    if (bias) {
+        const agi_p x = p_load(bias), y = P > 1 ? p_load(bias + 16) : x;
+        s0 = p_add(s0, x), s1 = p_add(s1, y), s2 = p_add(s2, x), s3 = p_add(s3, x);
+    }
+    p_store(c, s0);
+    if (P > 1) p_store(c + 16, s1);
+    if (M > 1) p_store(c + cs, s1);
+    if (M > 2) p_store(c + 2 * cs, s2);
+    if (M > 3) p_store(c + 3 * cs, s3);
+}
+
+#define AGI_TURNED(name, M, P) \
+AGI_KERNEL void AGI_(name)(int K, const float *a, size_t rs, size_t ks, const float *b, size_t bs, float *c, \
+                           size_t cs, int from_c, const float *bias) { \
+    AGI_(turned_tile)(M, P, K, a, rs, ks, b, bs, c, cs, from_c, bias); \
+}
+AGI_TURNED(turned_1x32, 1, 2)
+AGI_TURNED(turned_1, 1, 1)
+AGI_TURNED(turned_2, 2, 1)
+AGI_TURNED(turned_3, 3, 1)
+AGI_TURNED(turned_4, 4, 1)
+
+// The same for B stored transposed (N,K), as a tied head is, and as keys are: an output's row is contiguous, but a lane
+// is an output, so 16 rows are turned round on their way through the registers. Up to four rows of A.
+AGI_KERNEL void AGI_(skinny_turned)(int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B,
+                                    size_t bs, float *C, size_t cs, int from_c, const float *bias) {
+    const AGI_(tile_function) one = M == 1 ? AGI_(turned_1) : M == 2 ? AGI_(turned_2)
+                                  : M == 3 ? AGI_(turned_3) : AGI_(turned_4);
+    int j = 0;
+    for (; j + 32 <= N && M == 1; j += 32)
+        AGI_(turned_1x32)(K, A, rs, ks, B + j * bs, bs, C + j, cs, from_c, bias ? bias + j : NULL);
+    for (; j + 16 <= N; j += 16) one(K, A, rs, ks, B + j * bs, bs, C + j, cs, from_c, bias ? bias + j : NULL);
+    if (j == N) return;
+    // The last few rows: sixteen columns of k at a time are copied, zeros for the rows that are not there.
+    float rows[16 * 16], side[4 * 16], add[16];
+    const int n = N - j;
+    memset(rows, 0, sizeof rows);
+    for (int m = 0; m < M && from_c; m++) p_store(side + 16 * m, p_load_n(C + m * cs + j, n, 0));
+    if (bias) p_store(add, p_load_n(bias + j, n, 0));
+    for (int k = 0; k == 0 || k < K; k += 16) {
+        const int some = AGI_MIN(K - k, 16);
+        for (int i = 0; i < n; i++) p_store(rows + 16 * i, p_load_n(B + (j + i) * bs + k, some, 0));
+        one(some, A + k * ks, rs, ks, rows, 16, side, 16, from_c || k, bias && k + some == K ? add : NULL);
+    }
+    for (int m = 0; m < M; m++) p_store_n(C + m * cs + j, p_load(side + 16 * m), n);
 }
 
 // What the tasks of one product, or of one batch of products, have to know.
@@ -5520,20 +5665,6 @@ AGI_KERNEL void AGI_(matmul_columns)(void *arg, size_t task, int thread) {
     const int j0 = (int)(panels * column / (size_t)p->column_tasks) * AGI_NR;
     const int j1 = AGI_MIN((int)(panels * (column + 1) / (size_t)p->column_tasks) * AGI_NR, p->N);
     float *work = (float *)agi_scratch(p->b, thread, AGI_PRIVATE * sizeof(float)), *packed = work + AGI_WORK;
-    if (p->M <= AGI_SKINNY && !p->tb) {
-        AGI_(skinny)(p->M, j1 - j0, p->K, A, p->rs, p->ks, B + j0, p->bs, C + j0, (size_t)p->N, p->from_c,
-                     p->bias ? p->bias + j0 : NULL);
-        return;
-    }
-    if (p->M <= AGI_SKINNY) {       // B transposed: 64 columns times 64 values of k are turned round, and used at once
-        for (int j = j0; j < j1; j += 64) for (int k = 0; k == 0 || k < p->K; k += 64) {
-            const int K = AGI_MIN(p->K - k, 64), n = AGI_MIN(j1 - j, 64);
-            AGI_(pack_transposed)(packed, 64, B + j * p->bs + k, p->bs, n, K, k + 2 * K <= p->K);
-            AGI_(skinny)(p->M, n, K, A + k * p->ks, p->rs, p->ks, packed, 64, C + j, (size_t)p->N, p->from_c || k > 0,
-                         k + K == p->K && p->bias ? p->bias + j : NULL);
-        }
-        return;
-    }
     const int in_place = !p->tb && p->N % 16 == 0, step = in_place ? AGI_NC : AGI_NR;
     for (int j = j0; j < j1; j += step) for (int k = 0; k == 0 || k < p->K; k += AGI_KC) {
         const int K = AGI_MIN(p->K - k, AGI_KC), n = AGI_MIN(j1 - j, step);
@@ -5543,6 +5674,22 @@ AGI_KERNEL void AGI_(matmul_columns)(void *arg, size_t task, int thread) {
                     in_place ? p->bs : AGI_NR, AGI_NR, C + j, (size_t)p->N, p->from_c || k > 0,
                     k + K == p->K && p->bias ? p->bias + j : NULL, work);
     }
+}
+
+// A few rows, and some columns, of one product of a batch.
+AGI_KERNEL void AGI_(matmul_skinny)(void *arg, size_t task, int thread) {
+    const AGI_(product) *p = (const AGI_(product) *)arg;
+    const size_t item = task / (size_t)p->column_tasks, column = task % (size_t)p->column_tasks;
+    const size_t outer = item / p->inner, inner = item % p->inner, packs = ((size_t)p->N + 15) / 16;
+    const float *A = p->A + outer * p->sa[0] + inner * p->sa[1], *B = p->B + outer * p->sb[0] + inner * p->sb[1];
+    float *C = p->C + outer * p->sc[0] + inner * p->sc[1];
+    const int j0 = (int)(packs * column / (size_t)p->column_tasks) * 16;
+    const int j1 = AGI_MIN((int)(packs * (column + 1) / (size_t)p->column_tasks) * 16, p->N);
+    if (p->tb) AGI_(skinny_turned)(p->M, j1 - j0, p->K, A, p->rs, p->ks, B + j0 * p->bs, p->bs, C + j0, (size_t)p->N,
+                                   p->from_c, p->bias ? p->bias + j0 : NULL);
+    else AGI_(skinny)(p->M, j1 - j0, p->K, A, p->rs, p->ks, B + j0, p->bs, C + j0, (size_t)p->N, p->from_c,
+                      p->bias ? p->bias + j0 : NULL);
+    (void)thread;
 }
 
 // One product, all threads on it.
@@ -5599,11 +5746,22 @@ AGI_KERNEL int AGI_(matmul)(ag_backend *b, ag_real *C, const ag_real *A, const a
     const size_t items = n[0] * n[1];
     const int panels = (N + AGI_NR - 1) / AGI_NR;
     // Alone on an item: when there are many of them, or so few rows that packing for others does not pay.
-    const int alone = (items >= 2 * (size_t)b->threads && work < 4e6) || M <= (tb ? 4 * AGI_MR : AGI_SKINNY);
+    const int alone = (items >= 2 * (size_t)b->threads && work < 4e6) || (tb && M <= 4 * AGI_MR);
     for (size_t t0 = 0; t0 < turns[0]; t0++) for (size_t t1 = 0; t1 < turns[1]; t1++) {
         const float *At = A + t0 * sa[0] + t1 * sa[1], *Bt = B + t0 * sb[0] + t1 * sb[1];
         p.from_c = accumulate || t0 || t1;
         p.bias = t0 + 1 == turns[0] && t1 + 1 == turns[1] ? bias : NULL;
+        if (M <= AGI_SKINNY) {
+            // Few tasks where the rows of B are cut, so that the pieces are long; many where whole rows are dealt out.
+            const size_t each = (size_t)b->threads * (tb ? 4 : AGI_SKINNY_CUT);
+            const size_t wanted = b->threads == 1 || work < AGI_SMALL_JOB ? 1 : (each + items - 1) / items;
+            p.C = C, p.A = At, p.B = Bt, p.inner = n[1];
+            p.column_tasks = (int)AGI_MIN(wanted, ((size_t)N + 15) / 16);
+            if (items * work < AGI_SMALL_JOB)
+                for (size_t i = 0; i < items * (size_t)p.column_tasks; i++) AGI_(matmul_skinny)(&p, i, 0);
+            else agi_parallel(b, items * (size_t)p.column_tasks, AGI_(matmul_skinny), &p);
+            continue;
+        }
         if (alone) {
             p.C = C, p.A = At, p.B = Bt, p.inner = n[1];
             const size_t wanted = b->threads == 1 ? 1 : (4 * (size_t)b->threads + items - 1) / items;
@@ -5714,20 +5872,19 @@ AGI_WORD float AGI_(softmax_block)(float *s, int nk, int width, float scale, int
     return shrink;
 }
 
-// One tile of queries of one head (or, when there is one query only, of all heads that share their keys).
+// One tile of queries of one head.
 AGI_KERNEL void AGI_(attention_tile)(void *arg, size_t task, int thread) {
     const AGI_(attend) *p = (const AGI_(attend) *)arg;
     const ag_attention_args *a = p->a;
-    const int hs = a->HS, wide = AGI_UP16(hs), group = a->NH / a->NKV, alone = p->heads != a->NH;
+    const int hs = a->HS, wide = AGI_UP16(hs), group = a->NH / a->NKV;
     // The last tiles see the most keys: they go first, so that no thread is left with a large one at the end.
     const size_t all = (size_t)a->B * p->heads;
-    const int tile = p->tiles - 1 - (int)(task / all), b = (int)(task % all / p->heads), head = (int)(task % p->heads);
-    const int h = alone ? head * group : head, kvh = h / group;
-    const size_t width = (size_t)(a->NH + 2 * a->NKV) * hs, qs = alone ? (size_t)hs : width;
-    const size_t ys = alone ? (size_t)hs : (size_t)a->NH * hs;
+    const int tile = p->tiles - 1 - (int)(task / all), b = (int)(task % all / p->heads), h = (int)(task % p->heads);
+    const int kvh = h / group;
+    const size_t width = (size_t)(a->NH + 2 * a->NKV) * hs, qs = width, ys = (size_t)a->NH * hs;
     const int start = a->k_cache && a->start ? a->start[b] : 0, len = a->len ? AGI_MIN(a->len[b], a->T) : a->T;
     const int i0 = tile * AGI_QUERIES, most = AGI_MIN(p->rows - i0, AGI_QUERIES);
-    const int n = alone ? (len > 0 ? most : 0) : AGI_MAX(AGI_MIN(len - i0, most), 0);
+    const int n = AGI_MAX(AGI_MIN(len - i0, most), 0);
     const int rows = a->first ? n : most;               // padding gets zeros, where there is any
     const float *q = a->qkv + agi_first(a, b) * width + (size_t)h * hs + i0 * qs;
     const float *k = a->qkv + agi_first(a, b) * width + (size_t)(a->NH + kvh) * hs, *v = k + (size_t)a->NKV * hs;
@@ -5743,8 +5900,7 @@ AGI_KERNEL void AGI_(attention_tile)(void *arg, size_t task, int thread) {
     float *work = (float *)agi_scratch(p->b, thread, AGI_FORWARD_FLOATS(hs) * sizeof(float));
     float *kt = work + AGI_WORK, *vp = kt + AGI_KEYS * wide, *o = vp + AGI_KEYS * wide, *s = o + AGI_QUERIES * wide;
     float *m = s + AGI_MR * AGI_KEYS, *l = m + AGI_QUERIES;
-    // Position of row r: i0 + r after start, or all the same.
-    const int first_at = start + (alone ? 0 : i0), step = alone ? 0 : 1, end = first_at + step * (n - 1) + 1;
+    const int first_at = start + i0, end = first_at + n;        // row r is at position first_at + r
     for (int r = 0; r < AGI_QUERIES; r++) m[r] = -INFINITY;
     for (int j0 = 0; n > 0 && j0 < end; j0 += AGI_KEYS) {
         const int keys = AGI_MIN(end - j0, AGI_KEYS);
@@ -5754,11 +5910,11 @@ AGI_KERNEL void AGI_(attention_tile)(void *arg, size_t task, int thread) {
         if (hs % 16) AGI_(pack_plain)(vp, wide, vb, vs, hs, keys), vb = vp, vs = (size_t)wide;
         for (int r0 = 0; r0 < n; r0 += AGI_MR) {
             const int mr = AGI_MIN(n - r0, AGI_MR);
-            const int seen = AGI_MIN(first_at + step * (r0 + mr - 1) + 1 - j0, keys);   // by the last of these rows
+            const int seen = AGI_MIN(first_at + r0 + mr - j0, keys);   // by the last of these rows
             if (seen <= 0) continue;
             AGI_(scores)(mr, AGI_UP16(seen), hs, q + r0 * qs, qs, kt, s, work);
             for (int r = 0; r < mr; r++) {
-                const int nk = AGI_MIN(first_at + step * (r0 + r) + 1 - j0, keys);
+                const int nk = AGI_MIN(first_at + r0 + r + 1 - j0, keys);
                 float *o_r = o + (r0 + r) * wide;
                 const float shrink = AGI_(softmax_block)(s + r * AGI_KEYS, AGI_MAX(nk, 0), AGI_UP16(seen), p->scale,
                                                          j0 == 0, m + r0 + r, l + 16 * (r0 + r));
@@ -5785,17 +5941,72 @@ AGI_KERNEL void AGI_(attention_tile)(void *arg, size_t task, int thread) {
     }
 }
 
+// Decoding: the one new query of each head of one group, which share their keys. The same chains as in a tile, by the
+// kernels for a few rows, which neither copy nor turn round anything in memory.
+AGI_KERNEL void AGI_(attention_one)(void *arg, size_t task, int thread) {
+    const AGI_(attend) *p = (const AGI_(attend) *)arg;
+    const ag_attention_args *a = p->a;
+    const int hs = a->HS, wide = AGI_UP16(hs), group = a->NH / a->NKV;
+    const int b = (int)(task / (size_t)a->NKV), kvh = (int)(task % (size_t)a->NKV);
+    const size_t width = (size_t)(a->NH + 2 * a->NKV) * hs, kv = (size_t)a->NKV * hs, at = agi_first(a, b);
+    const float *new_k = a->qkv + at * width + (size_t)(a->NH + kvh) * hs, *k = new_k, *v = new_k + kv;
+    const int start = a->k_cache && a->start ? a->start[b] : 0, len = a->len ? a->len[b] : 1;
+    float *y = a->y + at * a->NH * hs + (size_t)kvh * group * hs;
+    if (len < 1) {
+        if (!a->first) memset(y, 0, (size_t)group * hs * sizeof(float));
+        for (int r = 0; r < group && a->lse; r++) a->lse[(size_t)b * a->NH + kvh * group + r] = 0;
+        return;
+    }
+    if (a->k_cache) {
+        float *to_k = a->k_cache + agi_cached(a, b) * kv + (size_t)kvh * hs;
+        float *to_v = a->v_cache + agi_cached(a, b) * kv + (size_t)kvh * hs;
+        memcpy(to_k + (size_t)start * kv, k, (size_t)hs * sizeof(float));
+        memcpy(to_v + (size_t)start * kv, v, (size_t)hs * sizeof(float));
+        k = to_k, v = to_v;
+    }
+    float *s = (float *)agi_scratch(p->b, thread, AGI_FORWARD_FLOATS(hs) * sizeof(float)), *o = s + 4 * AGI_KEYS;
+    for (int r0 = 0; r0 < group; r0 += 4) {
+        const int rows = AGI_MIN(group - r0, 4);
+        const float *q = a->qkv + at * width + (size_t)(kvh * group + r0) * hs;
+        float m[4] = { -INFINITY, -INFINITY, -INFINITY, -INFINITY }, l[4 * 16], sum[16], inverse[16], lse[16];
+        for (int j0 = 0; j0 <= start; j0 += AGI_KEYS) {
+            const int keys = AGI_MIN(start + 1 - j0, AGI_KEYS);
+            AGI_(skinny_turned)(rows, keys, hs, q, (size_t)hs, 1, k + j0 * kv, kv, s, AGI_KEYS, 0, NULL);
+            for (int r = 0; r < rows; r++) {
+                const float shrink = AGI_(softmax_block)(s + r * AGI_KEYS, keys, AGI_UP16(keys), p->scale, j0 == 0,
+                                                         m + r, l + 16 * r);
+                for (int d = 0; d < wide && shrink != 1; d += 16)
+                    p_store(o + r * wide + d, p_mul(p_load(o + r * wide + d), p_set(shrink)));
+            }
+            AGI_(skinny)(rows, hs, keys, s, AGI_KEYS, 1, v + j0 * kv, kv, o, (size_t)wide, j0 > 0, NULL);
+        }
+        for (int r = 0; r < 16; r++) sum[r] = r < rows ? p_sum(p_load(l + 16 * r)) : 1;
+        p_store(inverse, p_div(p_set(1), p_load(sum)));
+        for (int r = 0; r < rows; r++) for (int d = 0; d < hs; d += 16)
+            p_store_n(y + (r0 + r) * hs + d, p_mul(p_load(o + r * wide + d), p_set(inverse[r])), AGI_MIN(hs - d, 16));
+        if (!a->lse) continue;
+        p_store(lse, p_log(p_load(sum)));
+        for (int r = 0; r < rows; r++) a->lse[(size_t)b * a->NH + kvh * group + r0 + r] = m[r] + lse[r];
+    }
+}
+
 AGI_KERNEL int AGI_(attention)(ag_backend *b, const ag_attention_args *a) {
     if (a->B < 1 || a->T < 1) return 0;
     for (int t = 0; t < b->threads; t++)
         if (!agi_scratch(b, t, AGI_FORWARD_FLOATS(a->HS) * sizeof(float))) return -1;
     AGI_(attend) p;
-    const int alone = a->T == 1;    // decoding: the heads of a group are the rows of a tile
-    p.b = b, p.a = a;
-    p.heads = alone ? a->NKV : a->NH;
-    p.rows = alone ? a->NH / a->NKV : a->T;
+    p.b = b, p.a = a, p.heads = a->NH, p.rows = a->T;
     p.tiles = (p.rows + AGI_QUERIES - 1) / AGI_QUERIES;
     p.scale = 1 / sqrtf((float)a->HS);
+    if (a->T == 1) {
+        double keys = 0;
+        for (int i = 0; i < a->B; i++) keys += a->k_cache && a->start ? a->start[i] + 1 : 1;
+        const size_t tasks = (size_t)a->B * a->NKV;
+        if (2 * keys * a->NH * a->HS < AGI_SMALL_JOB)
+            for (size_t i = 0; i < tasks; i++) AGI_(attention_one)(&p, i, 0);
+        else agi_parallel(b, tasks, AGI_(attention_one), &p);
+        return 0;
+    }
     ag_attention_args copy = *a;
     if (a->k_cache) agi_parallel(b, (size_t)a->B, AGI_(attention_cache), &copy);
     agi_parallel(b, (size_t)a->B * p.heads * p.tiles, AGI_(attention_tile), &p);
@@ -5907,6 +6118,8 @@ AGI_KERNEL int AGI_(attention_back)(ag_backend *b, const ag_attention_args *a) {
 #undef AGI_KC
 #undef AGI_NC
 #undef AGI_SKINNY
+#undef AGI_SKINNY_CUT
+#undef AGI_TURNED
 #undef AGI_EDGE
 #undef AGI_WORK
 #undef AGI_TILE_ROWS
