@@ -5517,9 +5517,11 @@ AGI_WORD void AGI_(turn16)(const float *b0, const float *b1, const float *b2, co
 #endif
 }
 
-// M rows of A (a constant, 1 to 4) times 16 rows of B transposed, or 32 with P == 2: two chains for one row of A.
+// M rows of A (a constant, 1 to 4) times 16 rows of B transposed, or 32 with P == 2: two chains for one row of A. fetch:
+// the next rows will be wanted, and follow in memory without a gap. They are asked for in the order of addresses, as
+// memory likes it, because no hardware guesses 32 rows at once.
 AGI_WORD void AGI_(turned_tile)(const int M, const int P, int K, const float *a, size_t rs, size_t ks, const float *b,
-                                size_t bs, float *c, size_t cs, int from_c, const float *bias) {
+                                size_t bs, float *c, size_t cs, int from_c, const float *bias, int fetch) {
     const float *b0 = b, *b1 = b + 4 * bs, *b2 = b + 8 * bs, *b3 = b + 12 * bs;
     agi_p s0 = p_zero(), s1 = s0, s2 = s0, s3 = s0;
     AGI_(four) t;
@@ -5535,6 +5537,8 @@ AGI_WORD void AGI_(turned_tile)(const int M, const int P, int K, const float *a,
     AGI_HIDE(b3);
     int k = 0;
     for (; k + 4 <= K; k += 4, a += 4 * ks) {
+        if (fetch && !(k & 15))
+            for (int i = 0; i < 16 * P; i++) AGI_FETCH(b + 16 * P * (bs + (size_t)k) + 16 * i);
         AGI_(turn16)(b0 + k, b1 + k, b2 + k, b3 + k, bs, &t);
 #define X(i) { \
         s0 = p_fma(p_set(a[i * ks]), t.k##i, s0); \
@@ -5573,25 +5577,30 @@ AGI_WORD void AGI_(turned_tile)(const int M, const int P, int K, const float *a,
 
 #define AGI_TURNED(name, M, P) \
 AGI_KERNEL void AGI_(name)(int K, const float *a, size_t rs, size_t ks, const float *b, size_t bs, float *c, \
-                           size_t cs, int from_c, const float *bias) { \
-    AGI_(turned_tile)(M, P, K, a, rs, ks, b, bs, c, cs, from_c, bias); \
+                           size_t cs, int from_c, const float *bias, int fetch) { \
+    AGI_(turned_tile)(M, P, K, a, rs, ks, b, bs, c, cs, from_c, bias, fetch); \
 }
 AGI_TURNED(turned_1x32, 1, 2)
 AGI_TURNED(turned_1, 1, 1)
 AGI_TURNED(turned_2, 2, 1)
 AGI_TURNED(turned_3, 3, 1)
 AGI_TURNED(turned_4, 4, 1)
+typedef void (*AGI_(turned_function))(int, const float *, size_t, size_t, const float *, size_t, float *, size_t, int,
+                                      const float *, int);
 
 // The same for B stored transposed (N,K), as a tied head is, and as keys are: an output's row is contiguous, but a lane
 // is an output, so 16 rows are turned round on their way through the registers. Up to four rows of A.
 AGI_KERNEL void AGI_(skinny_turned)(int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B,
                                     size_t bs, float *C, size_t cs, int from_c, const float *bias) {
-    const AGI_(tile_function) one = M == 1 ? AGI_(turned_1) : M == 2 ? AGI_(turned_2)
-                                  : M == 3 ? AGI_(turned_3) : AGI_(turned_4);
+    const AGI_(turned_function) one = M == 1 ? AGI_(turned_1) : M == 2 ? AGI_(turned_2)
+                                    : M == 3 ? AGI_(turned_3) : AGI_(turned_4);
+    const int fetch = bs == (size_t)K && (double)N * K > 1e5;       // larger than what a cache still holds
     int j = 0;
     for (; j + 32 <= N && M == 1; j += 32)
-        AGI_(turned_1x32)(K, A, rs, ks, B + j * bs, bs, C + j, cs, from_c, bias ? bias + j : NULL);
-    for (; j + 16 <= N; j += 16) one(K, A, rs, ks, B + j * bs, bs, C + j, cs, from_c, bias ? bias + j : NULL);
+        AGI_(turned_1x32)(K, A, rs, ks, B + j * bs, bs, C + j, cs, from_c, bias ? bias + j : NULL,
+                          fetch && j + 64 <= N);
+    for (; j + 16 <= N; j += 16)
+        one(K, A, rs, ks, B + j * bs, bs, C + j, cs, from_c, bias ? bias + j : NULL, fetch && j + 32 <= N);
     if (j == N) return;
     // The last few rows: sixteen columns of k at a time are copied, zeros for the rows that are not there.
     float rows[16 * 16], side[4 * 16], add[16];
@@ -5602,7 +5611,7 @@ AGI_KERNEL void AGI_(skinny_turned)(int M, int N, int K, const float *A, size_t 
     for (int k = 0; k == 0 || k < K; k += 16) {
         const int some = AGI_MIN(K - k, 16);
         for (int i = 0; i < n; i++) p_store(rows + 16 * i, p_load_n(B + (j + i) * bs + k, some, 0));
-        one(some, A + k * ks, rs, ks, rows, 16, side, 16, from_c || k, bias && k + some == K ? add : NULL);
+        one(some, A + k * ks, rs, ks, rows, 16, side, 16, from_c || k, bias && k + some == K ? add : NULL, 0);
     }
     for (int m = 0; m < M; m++) p_store_n(C + m * cs + j, p_load(side + 16 * m), n);
 }
