@@ -5517,9 +5517,9 @@ AGI_WORD void AGI_(turn16)(const float *b0, const float *b1, const float *b2, co
 #endif
 }
 
-// M rows of A (a constant, 1 to 4) times 16 rows of B transposed, or 32 with P == 2: two chains for one row of A. fetch:
-// the next rows will be wanted, and follow in memory without a gap. They are asked for in the order of addresses, as
-// memory likes it, because no hardware guesses 32 rows at once.
+// M rows of A (a constant, 1 to 4) times 16 rows of B transposed, or 32 with P == 2: two chains for one row of A.
+// fetch: the next rows will be wanted, and follow in memory without a gap. They are asked for in the order of
+// addresses, as memory likes it, because no hardware guesses 32 rows at once.
 AGI_WORD void AGI_(turned_tile)(const int M, const int P, int K, const float *a, size_t rs, size_t ks, const float *b,
                                 size_t bs, float *c, size_t cs, int from_c, const float *bias, int fetch) {
     const float *b0 = b, *b1 = b + 4 * bs, *b2 = b + 8 * bs, *b3 = b + 12 * bs;

@@ -288,7 +288,9 @@ typedef int (*gpt_each)(void *user, int row, int id);
 int gpt_generate(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int *out, int cap, gpt_each each,
                  void *user);
 // B prompts at a time: prompts[b] has n[b] tokens, out is (B,cap), n_out (B). Every row draws from a stream of its own,
-// so the rows are what B calls of gpt_generate would give. 0, or -1.
+// so the rows are what B calls of gpt_generate would give. 0, or -1. Many continuations of one prompt: give it several
+// times in succession. It is read once, and the further rows get a copy of its keys and values, which costs far less
+// than one token does.
 int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n, int *out,
                        int cap, int *n_out, gpt_each each, void *user);
 // Beam search: the continuations with the highest score = log p(tokens) / length^length_power, best first; only the
@@ -1294,16 +1296,17 @@ void gpt_cache_truncate(gpt_cache *k, int row, int length) {
 // New row i is old row from[i], for the first n rows: what beam search does with the winners of a step.
 static int gpti_cache_pick(gpt_cache *k, const int *from, int first, int n) {
     const gpt_config *c = &k->m->config;
-    size_t width = (size_t)(c->n_embd / c->n_head) * (size_t)c->n_kv_head, row = (size_t)c->n_ctx * width;
-    ag_real *buffer = (ag_real *)gpti_alloc(k->m->ctx, (size_t)n * row, sizeof *buffer);
+    size_t width = (size_t)(c->n_embd / c->n_head) * (size_t)c->n_kv_head, row = (size_t)c->n_ctx * width, most = 1;
+    for (int b = 0; b < n; b++) if ((size_t)k->length[from[b]] > most) most = (size_t)k->length[from[b]];
+    ag_real *buffer = (ag_real *)gpti_alloc(k->m->ctx, (size_t)n * most * width, sizeof *buffer);
     int *length = k->start;                         // scratch
     if (!buffer) return -1;
     for (int i = 0; i < 2 * c->n_layer; i++) {
         ag_tensor *t = i % 2 ? k->store->kv[i / 2].v : k->store->kv[i / 2].k;
         for (int b = 0; b < n; b++)
-            ag_get_part(t, (size_t)from[b] * row, (size_t)k->length[from[b]] * width, buffer + (size_t)b * row);
+            ag_get_part(t, (size_t)from[b] * row, (size_t)k->length[from[b]] * width, buffer + b * most * width);
         for (int b = 0; b < n; b++)
-            ag_set_part(t, (size_t)(first + b) * row, (size_t)k->length[from[b]] * width, buffer + (size_t)b * row);
+            ag_set_part(t, (size_t)(first + b) * row, (size_t)k->length[from[b]] * width, buffer + b * most * width);
     }
     for (int b = 0; b < n; b++) length[b] = k->length[from[b]];
     for (int b = 0; b < n; b++) k->length[first + b] = length[b];

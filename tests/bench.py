@@ -173,6 +173,38 @@ def llmc_peers(preset):
     return [("llm.c", lambda: figure(run([program, preset, os.path.abspath("build/peers/llmc_%s.bin" % preset)])))]
 
 
+def decode_model(name):
+    """A model that llama2.c reads: its own stories260K, or a random one with the size of GPT-2 (124 M), made here."""
+    if name == "260k":
+        return data("stories260K.bin")
+    path = os.path.abspath("build/peers/llama2c_124m.bin")
+    if not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        run([ours("bench_decode"), "make", path + ".tmp"])
+        os.replace(path + ".tmp", path)
+    return path
+
+
+DECODED = {"260k": "200", "124m": "64"}      # tokens of a text, from position 0
+
+
+def our_decoding(name):
+    program, model = ours("bench_decode"), decode_model(name)
+    return lambda: figure(run([program, "run", model, "tokens=" + DECODED[name], "threads=%d" % THREADS]))
+
+
+def llama2c_peers(name):
+    checkout = os.path.join(PEERS, "llama2.c")
+    if not os.path.exists(os.path.join(checkout, "run.c")):
+        raise Missing("no llama2.c/run.c in %s (make bench PEERS=folder)" % OPTIONS["peers"])
+    if not shutil.which("gcc"):
+        raise Missing("llama2.c is built with gcc, which is not installed")
+    program = build("tests/peers/llama2c_peer.c", "build/peers/llama2c_peer", "-Ofast", "-march=native", "-fopenmp",
+                    "-DTESTING", "-I", checkout, compiler="gcc")
+    model = decode_model(name)
+    return [("llama2.c", lambda: figure(run([program, model, DECODED[name]])))]
+
+
 def openblas_peers(*shape):
     program = build("tests/peers/openblas_peer.c", "build/peers/openblas_peer", "-O3", after=("-lopenblas",))
     settings = [("OpenBLAS", {})]
@@ -266,6 +298,8 @@ COMPARED = [
     ("train_baby_peak", "GFLOP/s", lambda: our_gflops("baby"), peak_peers, 0.55),
     ("matmul_openblas", "GFLOP/s", lambda: our_program("bench_matmul", "matmul_1024x3072x768"),
      lambda: openblas_peers("1024", "3072", "768"), 0.8),
+    ("decode_260k_llama2c", "tokens/s", lambda: our_decoding("260k"), lambda: llama2c_peers("260k"), 1.5),
+    ("decode_124m_llama2c", "tokens/s", lambda: our_decoding("124m"), lambda: llama2c_peers("124m"), 1.2),
     ("scalar_micrograd", "s/step", lambda: our_program("bench_scalar"),
      lambda: python_peer("micrograd", "micrograd", "micrograd_peer.py"), 500.0),
     ("bpe_train_tokenizers", "s", lambda: our_program("bench_bpe", "train", data("tinyshakespeare.txt"), "1024"),
@@ -360,6 +394,8 @@ WORDS = {                               # what README calls the rows
     "train_nano_peak": "nano, of the two cores' peak in float32",
     "train_baby_peak": "baby, of that peak",
     "matmul_openblas": "matrix product 1024 x 3072 x 768, float32",
+    "decode_260k_llama2c": "generation, stories260K, one text",
+    "decode_124m_llama2c": "generation, a random model of 124 M parameters, one text",
     "scalar_micrograd": "scalar engine, one step of the moons",
     "bpe_train_tokenizers": "BPE training to 1,024 tokens, Tiny Shakespeare",
     "bpe_encode_tiktoken": "cl100k encoding of Tiny Shakespeare, one thread",

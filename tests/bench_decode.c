@@ -1,5 +1,5 @@
-// bench_decode.c - how many tokens a second does a model speak? Greedy decoding of one text from position 0, the weights
-// from a file of llama2.c, so that llama2.c can read the same file (tests/peers/llama2c_peer.c).
+// bench_decode.c - how many tokens a second does a model speak? Greedy decoding of one text from position 0, the
+// weights from a file of llama2.c, so that llama2.c can read the same file (tests/peers/llama2c_peer.c).
 //
 //     cc -O3 tests/bench_decode.c -o build/bench_decode -lm
 //     build/bench_decode make FILE dim=768 hidden=2048 layers=12 heads=12 vocab=50257 seq=1024
@@ -148,8 +148,25 @@ static int many(int argc, char **argv) {
         }
         seconds[together] = median(runs);
     }
-    printf("%d continuations of %d tokens after a prompt of %d: one by one %.3f s, together %.3f s, %.2f times as fast\n",
-           rows, tokens, n, seconds[0], seconds[1], seconds[0] / seconds[1]);
+    gpt_cache *cache = gpt_cache_new(m, 2);
+    int both[2] = { 1, 0 };
+    gpt_feed(cache, prompt, 1, both, NULL), gpt_cache_truncate(cache, 0, 0);
+    for (int i = 0; i < n; i++) {                   // row 0 reads the prompt token by token, as generation does
+        const int id[2] = { prompt[i], 0 };
+        const double start = now();
+        gpt_feed(cache, id, 1, both, NULL);
+        times[i % MOST] = now() - start;
+    }
+    const double token = median(n < MOST ? n : MOST);
+    for (int r = 0; r < 9; r++) {
+        const double start = now();
+        gpt_cache_copy(cache, 1, 0);
+        times[r] = now() - start;
+    }
+    printf("a copy of the prompt's keys and values takes %.3f ms, a token %.3f ms\n", median(9) * 1e3, token * 1e3);
+    gpt_cache_free(cache);
+    printf("%d continuations of %d tokens after a prompt of %d: one by one %.3f s, together %.3f s, %.2f times as "
+           "fast\n", rows, tokens, n, seconds[0], seconds[1], seconds[0] / seconds[1]);
     printf("%.1f tokens/s\n", rows * tokens / seconds[1]);
     return 0;
 }

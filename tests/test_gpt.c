@@ -872,6 +872,57 @@ static void generates(void) {
     }
 }
 
+// Many continuations of one prompt, between others: what each would be alone, with the same random stream, to the last
+// bit of the probabilities. They read it once: the rows that share it are fed nothing, which the error of a full cache
+// would show, so a count of what reaches the kernel of embeddings does.
+static size_t embedded;
+static int (*embedding)(ag_backend *b, ag_real *y, const ag_real *table, const int *ids, size_t n, size_t c);
+static int counting(ag_backend *b, ag_real *y, const ag_real *table, const int *ids, size_t n, size_t c) {
+    embedded += n;
+    return embedding(b, y, table, ids, n, c);
+}
+
+static void continuations_share_a_prompt(void) {
+    enum { B = 7, CAP = 6, LONG = 12 };
+    for (int llama = 0; llama < 2; llama++) {
+        ag_backend *backend = ag_cpu_backend(NULL, 2);
+        embedding = backend->embedding, backend->embedding = counting;
+        ag_ctx *ag = ag_new_with(4, backend);
+        gpt_config c = tiny(llama);
+        gpt_model *m = lively(ag, &c);
+        int *text = numbers(64, 37, 9), all[B * CAP], out[CAP], n_out[B];
+        const int n[B] = { LONG, LONG, LONG, LONG, 5, LONG, LONG };
+        const int *prompts[B] = { text, text, text, text, text + 20, text + 30, text + 30 };
+        ag_real logprobs[B * CAP], one[CAP];
+        gpt_sampling s;
+        memset(&s, 0, sizeof s);
+        s.temperature = 1;
+        ag_rng start = *ag_stream(ag, AG_RNG_SAMPLE);
+        embedded = 0;
+        CHECK_INT(gpt_rollout(m, &s, B, prompts, n, all, CAP, n_out, logprobs), 0);
+        const size_t together = embedded;
+        *ag_stream(ag, AG_RNG_SAMPLE) = start;
+        embedded = 0;
+        int different = 0;
+        for (int b = 0; b < B; b++) {
+            int count = 0;
+            CHECK_INT(gpt_rollout(m, &s, 1, &prompts[b], &n[b], out, CAP, &count, one), 0);
+            CHECK_INT(count, CAP);
+            CHECK(!memcmp(out, all + b * CAP, sizeof out));
+            CHECK(!memcmp(one, logprobs + b * CAP, sizeof one));
+            if (b && b < 4 && memcmp(all, all + b * CAP, sizeof out)) different = 1;
+        }
+        CHECK(different);                           // each row draws for itself
+        // Of seven prompts three are read, 29 tokens and not 77; all else costs the same, but each feeding picks the
+        // last token of each row by an embedding, too: one for each row that was fed.
+        CHECK_INT(embedded - together, (size_t)(4 * LONG * (llama ? 1 : 2) + 4));
+        CHECK(!ag_error(ag));
+        free(text);
+        gpt_free(m);
+        ag_free(ag);
+    }
+}
+
 // Filters against their definition, by sorting.
 static void filters(void) {
     ag_ctx *ag = ag_new(4);
@@ -1252,6 +1303,7 @@ int main(int argc, char **argv) {
     T_RUN(cache_equals_full_pass);
     T_RUN(padding_does_not_matter);
     T_RUN(generates);
+    T_RUN(continuations_share_a_prompt);
     T_RUN(filters);
     T_RUN(samples_the_distribution);
     T_RUN(beam_search);
