@@ -258,6 +258,8 @@ struct ag_tensor {
     int trainable, decay, group;    // optimizers step the trainable ones of a group; weight decay only where decay
     long steps;                     // steps taken by the optimizer
     ag_real *m, *v;                 // optimizer state, (count) each, NULL until first used
+    ag_tensor *int8, *int8_scale;   // see ag_quantize; NULL: products use data
+    unsigned int8_version;          // what version they were made of
 };
 
 // Shapes are plain numbers: ag_param(ctx, 2, 8) is a 2x8 matrix. They live until ag_free.
@@ -323,6 +325,12 @@ ag_tensor *ag_max_dim(ag_tensor *x, int dim);               // the gradient goes
 ag_tensor *ag_matmul(ag_tensor *a, ag_tensor *b);           // (...,M,K) x (...,K,N) -> (...,M,N), batch broadcasts
 ag_tensor *ag_matmul_t(ag_tensor *a, ag_tensor *b);         // (...,M,K) x (...,N,K) -> (...,M,N): b transposed
 ag_tensor *ag_linear(ag_tensor *x, ag_tensor *w, ag_tensor *bias);      // x (...,I) w (I,O) bias (O) or NULL -> (...,O)
+
+// Weights in one byte, for generation and evaluation: from now on ag_linear (turned 0: w (I,O)) or ag_matmul_t (turned
+// 1: w (O,I)) uses a copy of w in int8 with a float scale for each output; x stays float. Nothing is recorded with it,
+// so where a gradient would be needed that is an error. on 0: the floats again. Writing to w makes the copy too old,
+// which is an error until the next call. 0, or -1.
+int        ag_quantize(ag_tensor *w, int turned, int on);
 
 ag_tensor *ag_softmax(ag_tensor *x);                        // over the last dimension
 ag_tensor *ag_log_softmax(ag_tensor *x);
@@ -446,6 +454,10 @@ struct ag_backend {
     int (*matmul)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M, int N,
                   int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2], const size_t sb[2],
                   int accumulate);
+    // y (M,N) = x (M,K) q (K,N) * scale (N) + bias (N) or NULL; a row of q has N up to the next multiple of 16 bytes. One
+    // chain of fused multiply-adds in increasing k from 0, then the product with scale, then the sum with bias.
+    int (*linear_int8)(ag_backend *b, ag_real *y, const ag_real *x, const signed char *q, const ag_real *scale,
+                       const ag_real *bias, int M, int N, int K);
     // rows x n; is_log: log_softmax
     int (*softmax)(ag_backend *b, ag_real *y, const ag_real *x, size_t rows, size_t n, int is_log);
     int (*softmax_back)(ag_backend *b, ag_real *dx, const ag_real *y, const ag_real *dy, size_t rows, size_t n,
@@ -1984,6 +1996,7 @@ static void agi_matmul_backward(ag_tensor *y) {
 static const agi_op agi_op_matmul = { "ag_matmul", agi_matmul_backward };
 static const agi_op agi_op_matmul_t = { "ag_matmul_t", agi_matmul_backward };
 
+static ag_tensor *agi_linear_int8(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tensor *bias, int O);
 static ag_tensor *agi_matmul(const agi_op *op, ag_tensor *a, ag_tensor *b, int tb) {
     ag_tensor *in[2];
     int shape[AG_NDIM], M, N, K, bK, batch[2] = {1, 1}, flat, ndim;
@@ -2004,6 +2017,7 @@ static ag_tensor *agi_matmul(const agi_op *op, ag_tensor *a, ag_tensor *b, int t
                  bK, K != N ? "" : tb ? ". Did you mean ag_matmul?" : ". Did you mean to transpose b? (ag_matmul_t)");
         return NULL;
     }
+    if (tb && b->int8_scale) return agi_linear_int8(op, a, b, NULL, N);
     ndim = AGI_MAX(a->ndim, b->ndim);
     for (int i = 0; i < ndim - 2; i++) {            // the batch dimensions broadcast
         int ia = i - (ndim - a->ndim), ib = i - (ndim - b->ndim);
@@ -2029,6 +2043,85 @@ static ag_tensor *agi_matmul(const agi_op *op, ag_tensor *a, ag_tensor *b, int t
 
 ag_tensor *ag_matmul(ag_tensor *a, ag_tensor *b) { return agi_matmul(&agi_op_matmul, a, b, 0); }
 ag_tensor *ag_matmul_t(ag_tensor *a, ag_tensor *b) { return agi_matmul(&agi_op_matmul_t, a, b, 1); }
+
+// ---- weights in one byte -------------------------------------------------------------------------------------------
+// A model that speaks one token at a time reads every weight for each of them, so it is as fast as memory: a fourth of
+// the bytes is nearly four times the speed. q = round(w / scale) with scale = (largest |w| of the output's column) / 127
+// is off by at most half a scale. The errors of many weights have both signs and mostly cancel in a sum.
+static int agi_naive_linear_int8(ag_backend *be, ag_real *y, const ag_real *x, const signed char *q,
+                                 const ag_real *scale, const ag_real *bias, int M, int N, int K) {
+    size_t stride = ((size_t)N + 15) / 16 * 16;
+    (void)be;
+    for (int m = 0; m < M; m++) for (int n = 0; n < N; n++) {
+        double s = 0;
+        for (int k = 0; k < K; k++) s += (double)x[(size_t)m * K + k] * q[k * stride + n];
+        s *= scale[n];
+        y[(size_t)m * N + n] = (ag_real)(bias ? s + bias[n] : s);
+    }
+    return 0;
+}
+
+int ag_quantize(ag_tensor *w, int turned, int on) {
+    if (!w || w->ctx->error[0]) return -1;
+    ag_ctx *ctx = w->ctx;
+    if (!on) { w->int8_version = w->version, w->int8_scale = NULL; return 0; }  // int8 stays, for the next time
+    if (w->ndim != 2 || w->in || !w->count) {
+        agi_fail(ctx, "ag_quantize", "w is %s: wanted a matrix that is a parameter", agi_shape(w).s);
+        return -1;
+    }
+    const int I = w->shape[turned ? 1 : 0], O = w->shape[turned ? 0 : 1];
+    const size_t stride = ((size_t)O + 15) / 16 * 16, bytes = (size_t)I * stride;
+    int bad = -1;
+    if (bytes / sizeof(ag_real) > (size_t)INT_MAX - 16 || w->count > (size_t)-1 / 16) return -1;
+    if (!w->int8) w->int8 = ag_state_at(ctx, (int)(bytes / sizeof(ag_real)) + 1, AG_END, AG_END, AG_END, AG_END);
+    ag_tensor *scales = w->int8 ? ag_state_at(ctx, (int)stride, AG_END, AG_END, AG_END, AG_END) : NULL;
+    ag_real *from = scales ? (ag_real *)AG_MALLOC((w->count + stride) * sizeof *from) : NULL, *scale;
+    signed char *q = from ? (signed char *)AG_MALLOC(bytes) : NULL;
+    if (q && !ag_get(w, from)) {
+        memset(q, 0, bytes);
+        scale = from + w->count;
+        for (size_t o = 0; o < stride; o++) scale[o] = 0;
+        for (int o = 0; o < O; o++) {
+            const size_t first = turned ? (size_t)o * I : (size_t)o, step = turned ? 1 : (size_t)O;
+            double most = 0;
+            for (int i = 0; i < I; i++) most = AGI_MAX(most, fabs((double)from[first + i * step]));
+            scale[o] = (ag_real)(most / 127);
+            for (int i = 0; i < I && scale[o] > 0; i++) {
+                const double x = floor((double)from[first + i * step] / (double)scale[o] + 0.5);
+                q[i * stride + o] = (signed char)AGI_MAX(-127, AGI_MIN(x, 127));
+            }
+        }
+        bad = ctx->backend->write(ctx->backend, w->int8->data, q, bytes) || ag_set(scales, scale);
+        if (!bad) w->int8_scale = scales, w->int8_version = w->version;
+        else if (!ctx->error[0]) agi_fail(ctx, "ag_quantize", "the device did not take the weights");
+    } else if (!ctx->error[0]) agi_fail(ctx, "ag_quantize", "out of memory");
+    if (q) AG_FREE(q);
+    if (from) AG_FREE(from);
+    return bad ? -1 : 0;
+}
+
+// The product with such a copy, for ag_linear and ag_matmul_t once they have checked the shapes.
+static ag_tensor *agi_linear_int8(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tensor *bias, int O) {
+    static const agi_op without_backward = { "ag_linear", NULL };
+    ag_ctx *ctx = x->ctx;
+    int shape[AG_NDIM];
+    if (!ctx->no_grad && (x->needs_grad || w->needs_grad || (bias && bias->needs_grad))) {
+        agi_fail(ctx, op->name, "the weights are int8, which speak but cannot learn: turn gradients off with ag_no_grad, "
+                 "or take the floats again (ag_quantize with on = 0, gpt_quantize with 0)");
+        return NULL;
+    }
+    if (w->int8_version != w->version) {
+        agi_fail(ctx, op->name, "the weights have changed since they were made int8: quantize them again");
+        return NULL;
+    }
+    if (!ctx->backend->linear_int8) { agi_fail(ctx, op->name, "this backend has no int8 weights"); return NULL; }
+    memcpy(shape, x->shape, sizeof shape);
+    shape[x->ndim - 1] = O;
+    ag_tensor *y = agi_node(&without_backward, 1, &x, x->ndim, shape, 0);
+    if (!y) return NULL;
+    return AGI_RUN(ctx, linear_int8, y->data, x->data, (const signed char *)(const void *)w->int8->data,
+                   w->int8_scale->data, bias ? bias->data : NULL, (int)agi_rows(y), O, agi_last(x)) ? NULL : y;
+}
 
 // x (rows,I) w (I,O) bias (O): y = x w + bias. So now dx += dy w^T, dw += x^T dy, dbias += the column sums of dy.
 static void agi_linear_backward(ag_tensor *y) {
@@ -2057,6 +2150,7 @@ ag_tensor *ag_linear(ag_tensor *x, ag_tensor *w, ag_tensor *bias) {
                  agi_shape(w).s, bias ? agi_shape(bias).s : "NULL");
         return NULL;
     }
+    if (w->int8_scale) return agi_linear_int8(&agi_op_linear, x, w, bias, w->shape[1]);
     memcpy(shape, x->shape, sizeof shape);
     shape[x->ndim - 1] = w->shape[1];
     ag_tensor *y = agi_node(&agi_op_linear, bias ? 3 : 2, in, x->ndim, shape, 0);
@@ -3098,6 +3192,7 @@ double ag_check_grad(ag_ctx *ctx, ag_tensor *(*f)(ag_ctx *ctx, void *user), void
 static void agi_naive_install(ag_backend *b) {
     b->fill = agi_naive_fill, b->map = agi_naive_map, b->map_back = agi_naive_map_back, b->copy = agi_naive_copy;
     b->reduce = agi_naive_reduce, b->reduce_back = agi_naive_reduce_back, b->matmul = agi_naive_matmul;
+    b->linear_int8 = agi_naive_linear_int8;
     b->softmax = agi_naive_softmax, b->softmax_back = agi_naive_softmax_back, b->norm = agi_naive_norm;
     b->norm_back = agi_naive_norm_back, b->embedding = agi_naive_embedding,
         b->embedding_back = agi_naive_embedding_back;
@@ -5616,6 +5711,81 @@ AGI_KERNEL void AGI_(skinny_turned)(int M, int N, int K, const float *A, size_t 
     for (int m = 0; m < M; m++) p_store_n(C + m * cs + j, p_load(side + 16 * m), n);
 }
 
+// ---- int8 weights ----
+// The same eight rows side by side, of bytes. A byte becomes a float, exactly, on its way into the multiply-add; the
+// scale of a column is taken in at the end, once.
+AGI_WORD agi_p AGI_(p_load_int8)(const signed char *from) {
+    agi_p p;
+#if AGI_PASS == AGI_AVX512
+    const __m128i q = _mm_loadu_si128((const __m128i *)(const void *)from);
+    p.r[0] = _mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, q));
+#elif AGI_PASS == AGI_AVX2
+    AGI_EACH(p.r[i] = _mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(from + 8 * i))));)
+#else
+    float f[16];
+    for (int l = 0; l < 16; l++) f[l] = (float)from[l];
+    p = p_load(f);
+#endif
+    return p;
+}
+
+typedef struct AGI_(int8) {
+    float *y;
+    const float *x, *scale, *bias;
+    const signed char *q;
+    int M, N, K;
+} AGI_(int8);
+
+AGI_KERNEL void AGI_(int8_columns)(void *arg, size_t first, size_t last, int thread) {
+    const AGI_(int8) *p = (const AGI_(int8) *)arg;
+    const size_t stride = ((size_t)p->N + 15) / 16 * 16, N = (size_t)p->N;
+    const size_t chunk = p->M > 1 ? 2048 : 4096;            // of columns: eight rows of them stay in a cache
+    for (size_t from = first * 16; from < last * 16; from += chunk) {
+        const size_t to = AGI_MIN(AGI_MIN(last * 16, N), from + chunk);
+        for (int k = 0; k == 0 || k < p->K; k += 8) for (int m = 0; m < p->M; m++) {
+            const float *x = p->x + (size_t)m * p->K + k;
+            const signed char *q = p->q + (size_t)k * stride;
+            const int n = AGI_MIN(p->K - k, 8), done = k + 8 >= p->K;
+#define X(i) const agi_p x##i = p_set(i < n ? x[i] : 0); const signed char *const q##i = i < n ? q + i * stride : q;
+            X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+            for (size_t j = from; j < to; j += 16) {
+                float *y = p->y + m * N + j;
+                const int some = (int)AGI_MIN(to - j, 16);
+                agi_p s = k == 0 ? p_zero() : some == 16 ? p_load(y) : p_load_n(y, some, 0);
+                if (n == 8) {
+#define X(i) s = p_fma(x##i, AGI_(p_load_int8)(q##i + j), s);
+                    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+                } else {
+#define X(i) if (i < n) s = p_fma(x##i, AGI_(p_load_int8)(q##i + j), s);
+                    X(0) X(1) X(2) X(3) X(4) X(5) X(6)
+#undef X
+                }
+                if (done) s = p_mul(s, p_load_n(p->scale + j, some, 0));
+                if (done && p->bias) s = p_add(s, p_load_n(p->bias + j, some, 0));
+                if (some == 16) p_store(y, s);
+                else p_store_n(y, s, some);
+            }
+        }
+    }
+    (void)thread;
+}
+
+AGI_KERNEL int AGI_(linear_int8)(ag_backend *b, float *y, const float *x, const signed char *q, const float *scale,
+                                 const float *bias, int M, int N, int K) {
+    AGI_(int8) p;
+    p.y = y, p.x = x, p.scale = scale, p.bias = bias, p.q = q, p.M = M, p.N = N, p.K = K;
+    const size_t packs = ((size_t)N + 15) / 16, threads = (size_t)b->threads;
+    agi_ranges r;                   // one range for each thread: long pieces of rows, as memory likes them
+    r.fn = AGI_(int8_columns), r.arg = &p, r.n = packs, r.per = (packs + threads - 1) / threads;
+    if (M < 1 || N < 1) return 0;
+    if ((double)M * N * K < AGI_SMALL_JOB) AGI_(int8_columns)(&p, 0, packs, 0);
+    else agi_parallel(b, (packs + r.per - 1) / r.per, agi_one_range, &r);
+    return 0;
+}
+
 // What the tasks of one product, or of one batch of products, have to know.
 typedef struct AGI_(product) {
     ag_backend *b;
@@ -6150,6 +6320,7 @@ static void AGI_(install)(ag_backend *b) {
     b->reduce = AGI_(reduce);
     b->reduce_back = AGI_(reduce_back);
     b->matmul = AGI_(matmul);
+    b->linear_int8 = AGI_(linear_int8);
     b->softmax = AGI_(softmax);
     b->softmax_back = AGI_(softmax_back);
     b->norm = AGI_(norm);

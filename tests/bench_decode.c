@@ -99,6 +99,7 @@ static gpt_model *m;
 static void load(int argc, char **argv) {
     ctx = ag_new_with(1337, ag_cpu_backend(NULL, (int)option(argc, argv, "threads", 0)));
     m = gpt_load_llama2c(ctx, argv[2]);
+    if (option(argc, argv, "int8", 0) > 0) gpt_quantize(m, 1);
 }
 
 static int run(int argc, char **argv) {
