@@ -454,8 +454,8 @@ struct ag_backend {
     int (*matmul)(ag_backend *b, ag_real *C, const ag_real *A, const ag_real *B, const ag_real *bias, int M, int N,
                   int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2], const size_t sb[2],
                   int accumulate);
-    // y (M,N) = x (M,K) q (K,N) * scale (N) + bias (N) or NULL; a row of q has N up to the next multiple of 16 bytes. One
-    // chain of fused multiply-adds in increasing k from 0, then the product with scale, then the sum with bias.
+    // y (M,N) = x (M,K) q (K,N) * scale (N) + bias (N) or NULL; a row of q has N up to the next multiple of 16 bytes.
+    // One chain of fused multiply-adds in increasing k from 0, then the product with scale, then the sum with bias.
     int (*linear_int8)(ag_backend *b, ag_real *y, const ag_real *x, const signed char *q, const ag_real *scale,
                        const ag_real *bias, int M, int N, int K);
     // rows x n; is_log: log_softmax
@@ -2046,7 +2046,7 @@ ag_tensor *ag_matmul_t(ag_tensor *a, ag_tensor *b) { return agi_matmul(&agi_op_m
 
 // ---- weights in one byte -------------------------------------------------------------------------------------------
 // A model that speaks one token at a time reads every weight for each of them, so it is as fast as memory: a fourth of
-// the bytes is nearly four times the speed. q = round(w / scale) with scale = (largest |w| of the output's column) / 127
+// the bytes is up to four times the speed. q = round(w / scale), scale = (largest |w| of the output's column) / 127,
 // is off by at most half a scale. The errors of many weights have both signs and mostly cancel in a sum.
 static int agi_naive_linear_int8(ag_backend *be, ag_real *y, const ag_real *x, const signed char *q,
                                  const ag_real *scale, const ag_real *bias, int M, int N, int K) {
@@ -2106,8 +2106,8 @@ static ag_tensor *agi_linear_int8(const agi_op *op, ag_tensor *x, ag_tensor *w, 
     ag_ctx *ctx = x->ctx;
     int shape[AG_NDIM];
     if (!ctx->no_grad && (x->needs_grad || w->needs_grad || (bias && bias->needs_grad))) {
-        agi_fail(ctx, op->name, "the weights are int8, which speak but cannot learn: turn gradients off with ag_no_grad, "
-                 "or take the floats again (ag_quantize with on = 0, gpt_quantize with 0)");
+        agi_fail(ctx, op->name, "the weights are int8, which speak but cannot learn: turn gradients off with "
+                 "ag_no_grad, or take the floats again (ag_quantize with on = 0, gpt_quantize with 0)");
         return NULL;
     }
     if (w->int8_version != w->version) {
@@ -5614,7 +5614,7 @@ AGI_WORD void AGI_(turn16)(const float *b0, const float *b1, const float *b2, co
 
 // M rows of A (a constant, 1 to 4) times 16 rows of B transposed, or 32 with P == 2: two chains for one row of A.
 // fetch: the next rows will be wanted, and follow in memory without a gap. They are asked for in the order of
-// addresses, as memory likes it, because no hardware guesses 32 rows at once.
+// addresses, as memory likes it, because no hardware guesses 16 rows at once.
 AGI_WORD void AGI_(turned_tile)(const int M, const int P, int K, const float *a, size_t rs, size_t ks, const float *b,
                                 size_t bs, float *c, size_t cs, int from_c, const float *bias, int fetch) {
     const float *b0 = b, *b1 = b + 4 * bs, *b2 = b + 8 * bs, *b3 = b + 12 * bs;
@@ -5691,9 +5691,8 @@ AGI_KERNEL void AGI_(skinny_turned)(int M, int N, int K, const float *A, size_t 
                                     : M == 3 ? AGI_(turned_3) : AGI_(turned_4);
     const int fetch = bs == (size_t)K && (double)N * K > 1e5;       // larger than what a cache still holds
     int j = 0;
-    for (; j + 32 <= N && M == 1; j += 32)
-        AGI_(turned_1x32)(K, A, rs, ks, B + j * bs, bs, C + j, cs, from_c, bias ? bias + j : NULL,
-                          fetch && j + 64 <= N);
+    for (; j + 32 <= N && M == 1 && !fetch; j += 32)                // memory likes 16 rows at a time better than 32
+        AGI_(turned_1x32)(K, A, rs, ks, B + j * bs, bs, C + j, cs, from_c, bias ? bias + j : NULL, 0);
     for (; j + 16 <= N; j += 16)
         one(K, A, rs, ks, B + j * bs, bs, C + j, cs, from_c, bias ? bias + j : NULL, fetch && j + 32 <= N);
     if (j == N) return;

@@ -923,8 +923,8 @@ static void continuations_share_a_prompt(void) {
     }
 }
 
-// int8 weights: what a column's scale allows, and no more; the KV cache agrees with the full pass here, too; and nothing
-// learns by mistake.
+// int8 weights: what a column's scale allows, and no more; the KV cache agrees with the full pass here, too; and
+// nothing learns by mistake.
 static void int8_weights(void) {
     for (int llama = 0; llama < 2; llama++) {
         ag_ctx *ag = ag_new(4);
@@ -938,7 +938,8 @@ static void int8_weights(void) {
         int old = ag_no_grad(ag, 1);
         ag_get(gpt_forward(m, text, 1, 20), rough);
         double worst = 0, size = 0;
-        for (int i = 0; i < 20 * 37; i++) worst = fmax(worst, fabs(rough[i] - exact[i])), size = fmax(size, fabs(exact[i]));
+        for (int i = 0; i < 20 * 37; i++)
+            worst = fmax(worst, fabs(rough[i] - exact[i])), size = fmax(size, fabs(exact[i]));
         CHECK(worst > 1e-6 * size && worst < 0.1 * size);
         gpt_cache *k = gpt_cache_new(m, 1);
         CHECK_INT(gpt_feed(k, text, 13, NULL, NULL), 0);
