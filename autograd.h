@@ -268,6 +268,9 @@ struct ag_tensor {
     int trainable, decay, group;    // optimizers step the trainable ones of a group; weight decay only where decay
     long steps;                     // steps taken by the optimizer
     ag_real *m, *v;                 // optimizer state, (count) each, NULL until first used
+    ag_tensor *int8, *int8_scale;   // see ag_quantize
+    unsigned int8_version;          // what version they were made of
+    int int8_on;                    // 0: products use data; 1: ag_linear uses them; 2: ag_matmul_t does
 };
 
 // Shapes are plain numbers: ag_param(ctx, 2, 8) is a 2x8 matrix. They live until ag_free.
@@ -336,6 +339,13 @@ ag_tensor *ag_linear(ag_tensor *x, ag_tensor *w, ag_tensor *bias);      // x (..
 
 ag_tensor *ag_linear_gelu(ag_tensor *x, ag_tensor *w, ag_tensor *bias);     // ag_gelu(ag_linear(x, w, bias)), the same
                                                             // bits with fewer passes over memory
+
+// Weights in one byte, for generation and evaluation: from now on ag_linear and ag_matmul (turned 0: w (I,O)) or
+// ag_matmul_t (turned 1: w (O,I)) use a copy of w in int8 with a float scale for each output; x stays float. Nothing is
+// recorded with it, so where a gradient would be needed that is an error. on 0: the floats again. Writing to w makes
+// the copy too old, which is an error until the next call. 0, or -1.
+int        ag_quantize(ag_tensor *w, int turned, int on);
+
 ag_tensor *ag_softmax(ag_tensor *x);                        // over the last dimension
 ag_tensor *ag_log_softmax(ag_tensor *x);
 ag_tensor *ag_layernorm(ag_tensor *x, ag_tensor *w, ag_tensor *bias, double eps);       // x (...,C),
@@ -469,6 +479,10 @@ struct ag_backend {
     // dz = dy * gelu'(z), which may be dy; dbias (n), or NULL, (+)= the column sums of dz
     int (*gelu_bias_back)(ag_backend *b, ag_real *dz, ag_real *dbias, const ag_real *z, const ag_real *dy, size_t rows,
                           size_t n, int accumulate);
+    // y (M,N) = x (M,K) q (K,N) * scale (N) + bias (N) or NULL; a row of q has N up to the next multiple of 16 bytes.
+    // One chain of fused multiply-adds in increasing k from 0, then the product with scale, then the sum with bias.
+    int (*linear_int8)(ag_backend *b, ag_real *y, const ag_real *x, const signed char *q, const ag_real *scale,
+                       const ag_real *bias, int M, int N, int K);
     // rows x n; is_log: log_softmax
     int (*softmax)(ag_backend *b, ag_real *y, const ag_real *x, size_t rows, size_t n, int is_log);
     int (*softmax_back)(ag_backend *b, ag_real *dx, const ag_real *y, const ag_real *dy, size_t rows, size_t n,
@@ -2061,6 +2075,7 @@ static void agi_matmul_backward(ag_tensor *y) {
 static const agi_op agi_op_matmul = { "ag_matmul", agi_matmul_backward };
 static const agi_op agi_op_matmul_t = { "ag_matmul_t", agi_matmul_backward };
 
+static ag_tensor *agi_linear_int8(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tensor *bias, int O, int turned);
 static ag_tensor *agi_matmul(const agi_op *op, ag_tensor *a, ag_tensor *b, int tb) {
     ag_tensor *in[2];
     int shape[AG_NDIM], M, N, K, bK, batch[2] = {1, 1}, flat, ndim;
@@ -2081,6 +2096,7 @@ static ag_tensor *agi_matmul(const agi_op *op, ag_tensor *a, ag_tensor *b, int t
                  bK, K != N ? "" : tb ? ". Did you mean ag_matmul?" : ". Did you mean to transpose b? (ag_matmul_t)");
         return NULL;
     }
+    if (b->int8_on) return agi_linear_int8(op, a, b, NULL, N, tb);
     ndim = AGI_MAX(a->ndim, b->ndim);
     for (int i = 0; i < ndim - 2; i++) {            // the batch dimensions broadcast
         int ia = i - (ndim - a->ndim), ib = i - (ndim - b->ndim);
@@ -2107,6 +2123,94 @@ static ag_tensor *agi_matmul(const agi_op *op, ag_tensor *a, ag_tensor *b, int t
 ag_tensor *ag_matmul(ag_tensor *a, ag_tensor *b) { return agi_matmul(&agi_op_matmul, a, b, 0); }
 ag_tensor *ag_matmul_t(ag_tensor *a, ag_tensor *b) { return agi_matmul(&agi_op_matmul_t, a, b, 1); }
 
+// ---- weights in one byte -------------------------------------------------------------------------------------------
+// A model that speaks one token at a time reads every weight for each of them, so it is as fast as memory: a fourth of
+// the bytes is up to four times the speed. q = round(w / scale), scale = (largest |w| of the output's column) / 127,
+// is off by at most half a scale. The errors of many weights have both signs and mostly cancel in a sum.
+static int agi_naive_linear_int8(ag_backend *be, ag_real *y, const ag_real *x, const signed char *q,
+                                 const ag_real *scale, const ag_real *bias, int M, int N, int K) {
+    size_t stride = ((size_t)N + 15) / 16 * 16;
+    (void)be;
+    for (int m = 0; m < M; m++) for (int n = 0; n < N; n++) {
+        double s = 0;
+        for (int k = 0; k < K; k++) s += (double)x[(size_t)m * K + k] * q[k * stride + n];
+        s *= scale[n];
+        y[(size_t)m * N + n] = (ag_real)(bias ? s + bias[n] : s);
+    }
+    return 0;
+}
+
+int ag_quantize(ag_tensor *w, int turned, int on) {
+    if (!w || w->ctx->error[0]) return -1;
+    ag_ctx *ctx = w->ctx;
+    if (!on) { w->int8_on = 0; return 0; }              // the memory stays, for the next time
+    if (w->ndim != 2 || w->in || !w->count) {
+        agi_fail(ctx, "ag_quantize", "w is %s: wanted a matrix that is a parameter", agi_shape(w).s);
+        return -1;
+    }
+    const int I = w->shape[turned ? 1 : 0], O = w->shape[turned ? 0 : 1];
+    const size_t stride = ((size_t)O + 15) / 16 * 16, bytes = (size_t)I * stride;
+    const size_t room = w->count + 16 * (size_t)AGI_MAX(I, O), scales = (size_t)AGI_MAX(I, O) + 16;     // either way
+    int bad = -1;
+    if (room / sizeof(ag_real) > (size_t)INT_MAX - 16 || w->count > (size_t)-1 / 16) {
+        agi_fail(ctx, "ag_quantize", "w is %s: more bytes than this machine can address at once", agi_shape(w).s);
+        return -1;
+    }
+    if (!w->int8) w->int8 = ag_state_at(ctx, (int)(room / sizeof(ag_real)) + 1, AG_END, AG_END, AG_END, AG_END);
+    if (w->int8 && !w->int8_scale) w->int8_scale = ag_state_at(ctx, (int)scales, AG_END, AG_END, AG_END, AG_END);
+    ag_real *from = w->int8_scale ? (ag_real *)AG_MALLOC((w->count + scales) * sizeof *from) : NULL, *scale;
+    signed char *q = from ? (signed char *)AG_MALLOC(bytes) : NULL;
+    if (q && !ag_get(w, from)) {
+        memset(q, 0, bytes);
+        scale = from + w->count;
+        for (size_t o = 0; o < scales; o++) scale[o] = 0;
+        for (int o = 0; o < O; o++) {
+            const size_t first = turned ? (size_t)o * I : (size_t)o, step = turned ? 1 : (size_t)O;
+            double most = 0;
+            for (int i = 0; i < I; i++) most = AGI_MAX(most, fabs((double)from[first + i * step]));
+            scale[o] = (ag_real)(most / 127);
+            for (int i = 0; i < I && scale[o] > 0; i++) {
+                const double x = floor((double)from[first + i * step] / (double)scale[o] + 0.5);
+                q[i * stride + o] = (signed char)AGI_MAX(-127, AGI_MIN(x, 127));
+            }
+        }
+        bad = ctx->backend->write(ctx->backend, w->int8->data, q, bytes) || ag_set(w->int8_scale, scale);
+        w->int8_on = bad ? 0 : turned ? 2 : 1, w->int8_version = w->version;
+        if (bad && !ctx->error[0]) agi_fail(ctx, "ag_quantize", "the device did not take the weights");
+    } else if (!ctx->error[0]) agi_fail(ctx, "ag_quantize", "out of memory");
+    if (q) AG_FREE(q);
+    if (from) AG_FREE(from);
+    return bad ? -1 : 0;
+}
+
+// The product with such a copy, for ag_linear and ag_matmul_t once they have checked the shapes.
+static ag_tensor *agi_linear_int8(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tensor *bias, int O, int turned) {
+    static const agi_op without_backward = { "ag_linear", NULL };
+    ag_ctx *ctx = x->ctx;
+    int shape[AG_NDIM];
+    if (!ctx->no_grad && (x->needs_grad || w->needs_grad || (bias && bias->needs_grad))) {
+        agi_fail(ctx, op->name, "the weights are int8, which speak but cannot learn: turn gradients off with "
+                 "ag_no_grad, or take the floats again (ag_quantize with on = 0, gpt_quantize with 0)");
+        return NULL;
+    }
+    if (w->int8_on != 1 + turned) {
+        agi_fail(ctx, op->name, "the weights are int8 for %s: ag_quantize with turned = %d, or 0 for on",
+                 turned ? "ag_linear and ag_matmul" : "ag_matmul_t", turned);
+        return NULL;
+    }
+    if (w->int8_version != w->version) {
+        agi_fail(ctx, op->name, "the weights have changed since they were made int8: quantize them again");
+        return NULL;
+    }
+    if (!ctx->backend->linear_int8) { agi_fail(ctx, op->name, "this backend has no int8 weights"); return NULL; }
+    memcpy(shape, x->shape, sizeof shape);
+    shape[x->ndim - 1] = O;
+    ag_tensor *y = agi_node(&without_backward, 1, &x, x->ndim, shape, 0);
+    if (!y) return NULL;
+    return AGI_RUN(ctx, linear_int8, y->data, x->data, (const signed char *)(const void *)w->int8->data,
+                   w->int8_scale->data, bias ? bias->data : NULL, (int)agi_rows(y), O, agi_last(x)) ? NULL : y;
+}
+
 // x (rows,I) w (I,O) bias (O): y = x w + bias. So now dx += dy w^T, dw += x^T dy, dbias += the column sums of dy.
 static int agi_linear_back(ag_tensor *y, const ag_real *dy) {
     ag_ctx *ctx = y->ctx;
@@ -2130,8 +2234,8 @@ static void agi_linear_backward(ag_tensor *y) {
 }
 static const agi_op agi_op_linear = { "ag_linear", agi_linear_backward };
 
-// The node of ag_linear or ag_linear_gelu, with its shape checked.
-static ag_tensor *agi_linear(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tensor *bias) {
+// The node of ag_linear or ag_linear_gelu, with its shapes checked; with weights in int8 it is computed already.
+static ag_tensor *agi_linear(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tensor *bias, int *int8) {
     ag_tensor *in[3];
     int shape[AG_NDIM];
     in[0] = x, in[1] = w, in[2] = bias;
@@ -2143,6 +2247,7 @@ static ag_tensor *agi_linear(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_te
                  agi_shape(w).s, bias ? agi_shape(bias).s : "NULL");
         return NULL;
     }
+    if ((*int8 = w->int8_on) != 0) return agi_linear_int8(op, x, w, bias, w->shape[1], 0);
     memcpy(shape, x->shape, sizeof shape);
     shape[x->ndim - 1] = w->shape[1];
     ag_tensor *y = agi_node(op, bias ? 3 : 2, in, x->ndim, shape, 0);
@@ -2151,7 +2256,9 @@ static ag_tensor *agi_linear(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_te
 }
 
 ag_tensor *ag_linear(ag_tensor *x, ag_tensor *w, ag_tensor *bias) {
-    ag_tensor *y = agi_linear(&agi_op_linear, x, w, bias);
+    int int8 = 0;
+    ag_tensor *y = agi_linear(&agi_op_linear, x, w, bias, &int8);
+    if (int8) return y;
     return !y || agi_product(y->ctx, y->data, x->data, w->data, bias ? bias->data : NULL, y->iarg[0], w->shape[1],
                              w->shape[0], 0, 0, NULL, NULL, NULL, NULL, 0) ? NULL : y;
 }
@@ -2196,8 +2303,9 @@ static int agi_naive_gelu_bias_back(ag_backend *b, ag_real *dz, ag_real *dbias, 
 }
 
 ag_tensor *ag_linear_gelu(ag_tensor *x, ag_tensor *w, ag_tensor *bias) {
-    ag_tensor *y = agi_linear(&agi_op_linear_gelu, x, w, bias);
-    if (!y) return NULL;
+    int int8 = 0;
+    ag_tensor *y = agi_linear(&agi_op_linear_gelu, x, w, bias, &int8);
+    if (!y || int8) return agi_map(AG_MAP_GELU, 1, y, NULL, NULL, 0, 0);
     if (y->op && !(y->saved[0] = agi_save(y->ctx, y->count * sizeof(ag_real)))) return NULL;
     return AGI_RUN(y->ctx, linear_gelu, y->data, y->op ? (ag_real *)y->saved[0] : y->data, x->data, w->data,
                    bias ? bias->data : NULL, y->iarg[0], w->shape[0], w->shape[1], y->ctx->precision) ? NULL : y;
@@ -3237,6 +3345,7 @@ static void agi_naive_install(ag_backend *b) {
     b->reduce = agi_naive_reduce, b->reduce_back = agi_naive_reduce_back, b->matmul = agi_naive_matmul;
     b->matmul_bf16 = agi_naive_matmul_bf16, b->bf16 = "bf16/naive";
     b->linear_gelu = agi_naive_linear_gelu, b->gelu_bias_back = agi_naive_gelu_bias_back;
+    b->linear_int8 = agi_naive_linear_int8;
     b->softmax = agi_naive_softmax, b->softmax_back = agi_naive_softmax_back, b->norm = agi_naive_norm;
     b->norm_back = agi_naive_norm_back, b->embedding = agi_naive_embedding,
         b->embedding_back = agi_naive_embedding_back;
@@ -5388,6 +5497,7 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 #define AGI_KC 256          // values of k in a block
 #define AGI_NC 512          // columns of B in a block: KC * NC floats are half a megabyte
 #define AGI_SKINNY 4        // products of at most so many rows are not blocked
+#define AGI_SKINNY_CUT 1    // their tasks for each thread
 #define AGI_SMALL_JOB 65536      // multiply-adds that are over before another thread could start
 #if AGI_PASS == AGI_AVX512
 #define AGI_AMX 1
@@ -5811,12 +5921,14 @@ AGI_KERNEL void AGI_(pack_pairs)(float *to, int width, const float *from, size_t
 }
 
 // A few rows of A, as when a model speaks one token at a time: B is read once and not used again, so the product runs
-// at the speed of memory, and packing would only add to the traffic. So B is read in its own order, eight long rows
-// side by side, while C lies in the first-level cache. The chain is the same: eight steps of it at a time.
+// at the speed of memory, and packing would only add to the traffic. So B is read in its own order, eight rows side by
+// side, and as long as possible, because memory is fastest where it can guess what comes next; meanwhile C lies in the
+// first-level cache. The chain is the same: eight steps of it at a time.
 AGI_KERNEL void AGI_(skinny)(int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B, size_t bs,
                              float *C, size_t cs, int from_c, const float *bias) {
-    for (int j0 = 0; j0 < N; j0 += AGI_NC) {
-        const int n = AGI_MIN(N - j0, AGI_NC), whole = n & ~15, rest = n & 15;
+    const int chunk = M > 1 ? AGI_NC : 8 * AGI_NC;      // with several rows of A, those of B have to stay in a cache
+    for (int j0 = 0; j0 < N; j0 += chunk) {
+        const int n = AGI_MIN(N - j0, chunk), whole = n & ~15, rest = n & 15;
         for (int m = 0; m < M && !from_c; m++) memset(C + m * cs + j0, 0, (size_t)n * sizeof(float));
         int k = 0;
         for (; k + 8 <= K; k += 8) for (int m = 0; m < M; m++) {
@@ -5854,6 +5966,231 @@ AGI_KERNEL void AGI_(skinny)(int M, int N, int K, const float *A, size_t rs, siz
             if (rest) p_store_n(c + whole, p_add(p_load_n(c + whole, rest, 0), p_load_n(add, rest, 0)), rest);
         }
     }
+}
+
+// 16 rows of B, four columns of them -> four packs, one for each column, row r in lane r: a matrix is turned round in
+// registers, by blocks of 4 x 4.
+typedef struct AGI_(four) { agi_p k0, k1, k2, k3; } AGI_(four);
+AGI_WORD void AGI_(turn16)(const float *b0, const float *b1, const float *b2, const float *b3, size_t bs,
+                           AGI_(four) *y) {
+#if AGI_PASS == AGI_AVX512
+#define X(i) const __m512 r##i = _mm512_insertf32x4(_mm512_insertf32x4(_mm512_insertf32x4( \
+        _mm512_castps128_ps512(_mm_loadu_ps(b0 + i * bs)), _mm_loadu_ps(b1 + i * bs), 1), \
+        _mm_loadu_ps(b2 + i * bs), 2), _mm_loadu_ps(b3 + i * bs), 3);
+    X(0) X(1) X(2) X(3)
+#undef X
+    const __m512 t0 = _mm512_unpacklo_ps(r0, r1), t1 = _mm512_unpackhi_ps(r0, r1);
+    const __m512 t2 = _mm512_unpacklo_ps(r2, r3), t3 = _mm512_unpackhi_ps(r2, r3);
+    y->k0.r[0] = _mm512_shuffle_ps(t0, t2, 0x44), y->k1.r[0] = _mm512_shuffle_ps(t0, t2, 0xee);
+    y->k2.r[0] = _mm512_shuffle_ps(t1, t3, 0x44), y->k3.r[0] = _mm512_shuffle_ps(t1, t3, 0xee);
+#elif AGI_PASS == AGI_AVX2
+#define X(h, low, high) { \
+        const __m256 r0 = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1); \
+        const __m256 r1 = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low + bs)), \
+                                               _mm_loadu_ps(high + bs), 1); \
+        const __m256 r2 = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low + 2 * bs)), \
+                                               _mm_loadu_ps(high + 2 * bs), 1); \
+        const __m256 r3 = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low + 3 * bs)), \
+                                               _mm_loadu_ps(high + 3 * bs), 1); \
+        const __m256 t0 = _mm256_unpacklo_ps(r0, r1), t1 = _mm256_unpackhi_ps(r0, r1); \
+        const __m256 t2 = _mm256_unpacklo_ps(r2, r3), t3 = _mm256_unpackhi_ps(r2, r3); \
+        y->k0.r[h] = _mm256_shuffle_ps(t0, t2, 0x44), y->k1.r[h] = _mm256_shuffle_ps(t0, t2, 0xee); \
+        y->k2.r[h] = _mm256_shuffle_ps(t1, t3, 0x44), y->k3.r[h] = _mm256_shuffle_ps(t1, t3, 0xee); \
+    }
+    X(0, b0, b1) X(1, b2, b3)
+#undef X
+#elif AGI_PASS == AGI_NEON
+#define X(q, b) { \
+        const float32x4x2_t u = vtrnq_f32(vld1q_f32(b), vld1q_f32(b + bs)); \
+        const float32x4x2_t v = vtrnq_f32(vld1q_f32(b + 2 * bs), vld1q_f32(b + 3 * bs)); \
+        y->k0.r[q] = vcombine_f32(vget_low_f32(u.val[0]), vget_low_f32(v.val[0])); \
+        y->k1.r[q] = vcombine_f32(vget_low_f32(u.val[1]), vget_low_f32(v.val[1])); \
+        y->k2.r[q] = vcombine_f32(vget_high_f32(u.val[0]), vget_high_f32(v.val[0])); \
+        y->k3.r[q] = vcombine_f32(vget_high_f32(u.val[1]), vget_high_f32(v.val[1])); \
+    }
+    X(0, b0) X(1, b1) X(2, b2) X(3, b3)
+#undef X
+#else
+    float to[64];
+    for (int i = 0; i < 4; i++) for (int k = 0; k < 4; k++) {
+        to[16 * k + i] = b0[i * bs + k], to[16 * k + 4 + i] = b1[i * bs + k];
+        to[16 * k + 8 + i] = b2[i * bs + k], to[16 * k + 12 + i] = b3[i * bs + k];
+    }
+    y->k0 = p_load(to), y->k1 = p_load(to + 16), y->k2 = p_load(to + 32), y->k3 = p_load(to + 48);
+#endif
+}
+
+// M rows of A (a constant, 1 to 4) times 16 rows of B transposed, or 32 with P == 2: two chains for one row of A.
+// fetch: the next rows will be wanted, and follow in memory without a gap. They are asked for in the order of
+// addresses, as memory likes it, because no hardware guesses 16 rows at once.
+AGI_WORD void AGI_(turned_tile)(const int M, const int P, int K, const float *a, size_t rs, size_t ks, const float *b,
+                                size_t bs, float *c, size_t cs, int from_c, const float *bias, int fetch) {
+    const float *b0 = b, *b1 = b + 4 * bs, *b2 = b + 8 * bs, *b3 = b + 12 * bs;
+    agi_p s0 = p_zero(), s1 = s0, s2 = s0, s3 = s0;
+    AGI_(four) t;
+    if (from_c) {
+        s0 = p_load(c);
+        if (P > 1) s1 = p_load(c + 16);
+        if (M > 1) s1 = p_load(c + cs);
+        if (M > 2) s2 = p_load(c + 2 * cs);
+        if (M > 3) s3 = p_load(c + 3 * cs);
+    }
+    AGI_HIDE(b1);
+    AGI_HIDE(b2);
+    AGI_HIDE(b3);
+    int k = 0;
+    for (; k + 4 <= K; k += 4, a += 4 * ks) {
+        if (fetch && !(k & 15))
+            for (int i = 0; i < 16 * P; i++) AGI_FETCH(b + 16 * P * (bs + (size_t)k) + 16 * i);
+        AGI_(turn16)(b0 + k, b1 + k, b2 + k, b3 + k, bs, &t);
+#define X(i) { \
+        s0 = p_fma(p_set(a[i * ks]), t.k##i, s0); \
+        if (M > 1) s1 = p_fma(p_set(a[rs + i * ks]), t.k##i, s1); \
+        if (M > 2) s2 = p_fma(p_set(a[2 * rs + i * ks]), t.k##i, s2); \
+        if (M > 3) s3 = p_fma(p_set(a[3 * rs + i * ks]), t.k##i, s3); \
+    }
+        X(0) X(1) X(2) X(3)
+#undef X
+        if (P == 1) continue;
+        AGI_(turn16)(b0 + 16 * bs + k, b1 + 16 * bs + k, b2 + 16 * bs + k, b3 + 16 * bs + k, bs, &t);
+#define X(i) s1 = p_fma(p_set(a[i * ks]), t.k##i, s1);
+        X(0) X(1) X(2) X(3)
+#undef X
+    }
+    for (; k < K; k++, a += ks) {
+        float column[32];
+        for (int i = 0; i < 16 * P; i++) column[i] = b[i * bs + k];
+        const agi_p x = p_load(column);
+        s0 = p_fma(p_set(a[0]), x, s0);
+        if (P > 1) s1 = p_fma(p_set(a[0]), p_load(column + 16 * (P - 1)), s1);
+        if (M > 1) s1 = p_fma(p_set(a[rs]), x, s1);
+        if (M > 2) s2 = p_fma(p_set(a[2 * rs]), x, s2);
+        if (M > 3) s3 = p_fma(p_set(a[3 * rs]), x, s3);
+    }
+    if (bias) {
+        const agi_p x = p_load(bias), y = P > 1 ? p_load(bias + 16) : x;
+        s0 = p_add(s0, x), s1 = p_add(s1, y), s2 = p_add(s2, x), s3 = p_add(s3, x);
+    }
+    p_store(c, s0);
+    if (P > 1) p_store(c + 16, s1);
+    if (M > 1) p_store(c + cs, s1);
+    if (M > 2) p_store(c + 2 * cs, s2);
+    if (M > 3) p_store(c + 3 * cs, s3);
+}
+
+#define AGI_TURNED(name, M, P) \
+AGI_KERNEL void AGI_(name)(int K, const float *a, size_t rs, size_t ks, const float *b, size_t bs, float *c, \
+                           size_t cs, int from_c, const float *bias, int fetch) { \
+    AGI_(turned_tile)(M, P, K, a, rs, ks, b, bs, c, cs, from_c, bias, fetch); \
+}
+AGI_TURNED(turned_1x32, 1, 2)
+AGI_TURNED(turned_1, 1, 1)
+AGI_TURNED(turned_2, 2, 1)
+AGI_TURNED(turned_3, 3, 1)
+AGI_TURNED(turned_4, 4, 1)
+typedef void (*AGI_(turned_function))(int, const float *, size_t, size_t, const float *, size_t, float *, size_t, int,
+                                      const float *, int);
+
+// The same for B stored transposed (N,K), as a tied head is, and as keys are: an output's row is contiguous, but a lane
+// is an output, so 16 rows are turned round on their way through the registers. Up to four rows of A.
+AGI_KERNEL void AGI_(skinny_turned)(int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B,
+                                    size_t bs, float *C, size_t cs, int from_c, const float *bias) {
+    const AGI_(turned_function) one = M == 1 ? AGI_(turned_1) : M == 2 ? AGI_(turned_2)
+                                    : M == 3 ? AGI_(turned_3) : AGI_(turned_4);
+    const int fetch = bs == (size_t)K && (double)N * K > 1e5;       // larger than what a cache still holds
+    int j = 0;
+    for (; j + 32 <= N && M == 1 && !fetch; j += 32)                // memory likes 16 rows at a time better than 32
+        AGI_(turned_1x32)(K, A, rs, ks, B + j * bs, bs, C + j, cs, from_c, bias ? bias + j : NULL, 0);
+    for (; j + 16 <= N; j += 16)
+        one(K, A, rs, ks, B + j * bs, bs, C + j, cs, from_c, bias ? bias + j : NULL, fetch && j + 32 <= N);
+    if (j == N) return;
+    // The last few rows: sixteen columns of k at a time are copied, zeros for the rows that are not there.
+    float rows[16 * 16], side[4 * 16], add[16];
+    const int n = N - j;
+    memset(rows, 0, sizeof rows);
+    for (int m = 0; m < M && from_c; m++) p_store(side + 16 * m, p_load_n(C + m * cs + j, n, 0));
+    if (bias) p_store(add, p_load_n(bias + j, n, 0));
+    for (int k = 0; k == 0 || k < K; k += 16) {
+        const int some = AGI_MIN(K - k, 16);
+        for (int i = 0; i < n; i++) p_store(rows + 16 * i, p_load_n(B + (j + i) * bs + k, some, 0));
+        one(some, A + k * ks, rs, ks, rows, 16, side, 16, from_c || k, bias && k + some == K ? add : NULL, 0);
+    }
+    for (int m = 0; m < M; m++) p_store_n(C + m * cs + j, p_load(side + 16 * m), n);
+}
+
+// ---- int8 weights ----
+// The same eight rows side by side, of bytes. A byte becomes a float, exactly, on its way into the multiply-add; the
+// scale of a column is taken in at the end, once.
+AGI_WORD agi_p AGI_(p_load_int8)(const signed char *from) {
+    agi_p p;
+#if AGI_PASS == AGI_AVX512
+    const __m128i q = _mm_loadu_si128((const __m128i *)(const void *)from);
+    p.r[0] = _mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, q));
+#elif AGI_PASS == AGI_AVX2
+    AGI_EACH(p.r[i] = _mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(from + 8 * i))));)
+#else
+    float f[16];
+    for (int l = 0; l < 16; l++) f[l] = (float)from[l];
+    p = p_load(f);
+#endif
+    return p;
+}
+
+typedef struct AGI_(int8) {
+    float *y;
+    const float *x, *scale, *bias;
+    const signed char *q;
+    int M, N, K;
+} AGI_(int8);
+
+AGI_KERNEL void AGI_(int8_columns)(void *arg, size_t first, size_t last, int thread) {
+    const AGI_(int8) *p = (const AGI_(int8) *)arg;
+    const size_t stride = ((size_t)p->N + 15) / 16 * 16, N = (size_t)p->N;
+    const size_t chunk = p->M > 1 ? 2048 : 4096;            // of columns: eight rows of them stay in a cache
+    for (size_t from = first * 16; from < last * 16; from += chunk) {
+        const size_t to = AGI_MIN(AGI_MIN(last * 16, N), from + chunk);
+        for (int k = 0; k == 0 || k < p->K; k += 8) for (int m = 0; m < p->M; m++) {
+            const float *x = p->x + (size_t)m * p->K + k;
+            const signed char *q = p->q + (size_t)k * stride;
+            const int n = AGI_MIN(p->K - k, 8), done = k + 8 >= p->K;
+#define X(i) const agi_p x##i = p_set(i < n ? x[i] : 0); const signed char *const q##i = i < n ? q + i * stride : q;
+            X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+            for (size_t j = from; j < to; j += 16) {
+                float *y = p->y + m * N + j;
+                const int some = (int)AGI_MIN(to - j, 16);
+                agi_p s = k == 0 ? p_zero() : some == 16 ? p_load(y) : p_load_n(y, some, 0);
+                if (n == 8) {
+#define X(i) s = p_fma(x##i, AGI_(p_load_int8)(q##i + j), s);
+                    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#undef X
+                } else {
+#define X(i) if (i < n) s = p_fma(x##i, AGI_(p_load_int8)(q##i + j), s);
+                    X(0) X(1) X(2) X(3) X(4) X(5) X(6)
+#undef X
+                }
+                if (done) s = p_mul(s, p_load_n(p->scale + j, some, 0));
+                if (done && p->bias) s = p_add(s, p_load_n(p->bias + j, some, 0));
+                if (some == 16) p_store(y, s);
+                else p_store_n(y, s, some);
+            }
+        }
+    }
+    (void)thread;
+}
+
+AGI_KERNEL int AGI_(linear_int8)(ag_backend *b, float *y, const float *x, const signed char *q, const float *scale,
+                                 const float *bias, int M, int N, int K) {
+    AGI_(int8) p;
+    p.y = y, p.x = x, p.scale = scale, p.bias = bias, p.q = q, p.M = M, p.N = N, p.K = K;
+    const size_t packs = ((size_t)N + 15) / 16, threads = (size_t)b->threads;
+    agi_ranges r;                   // one range for each thread: long pieces of rows, as memory likes them
+    r.fn = AGI_(int8_columns), r.arg = &p, r.n = packs, r.per = (packs + threads - 1) / threads;
+    if (M < 1 || N < 1) return 0;
+    if ((double)M * N * K < AGI_SMALL_JOB) AGI_(int8_columns)(&p, 0, packs, 0);
+    else agi_parallel(b, (packs + r.per - 1) / r.per, agi_one_range, &r);
+    return 0;
 }
 
 // What the tasks of one product, or of one batch of products, have to know.
@@ -5947,20 +6284,6 @@ AGI_KERNEL void AGI_(matmul_columns)(void *arg, size_t task, int thread) {
     const int j0 = (int)(panels * column / (size_t)p->column_tasks) * AGI_NR;
     const int j1 = AGI_MIN((int)(panels * (column + 1) / (size_t)p->column_tasks) * AGI_NR, p->N);
     float *work = (float *)agi_scratch(p->b, thread, AGI_PRIVATE * sizeof(float)), *packed = work + AGI_WORK;
-    if (p->M <= AGI_SKINNY && !p->tb && !p->pairs) {
-        AGI_(skinny)(p->M, j1 - j0, p->K, A, p->rs, p->ks, B + j0, p->bs, C + j0, (size_t)p->N, p->from_c,
-                     p->bias ? p->bias + j0 : NULL);
-        return;
-    }
-    if (p->M <= AGI_SKINNY && !p->pairs) {      // B transposed: 64 columns times 64 k's are turned round and used
-        for (int j = j0; j < j1; j += 64) for (int k = 0; k == 0 || k < p->K; k += 64) {
-            const int K = AGI_MIN(p->K - k, 64), n = AGI_MIN(j1 - j, 64);
-            AGI_(pack_transposed)(packed, 64, B + j * p->bs + k, p->bs, n, K, k + 2 * K <= p->K);
-            AGI_(skinny)(p->M, n, K, A + k * p->ks, p->rs, p->ks, packed, 64, C + j, (size_t)p->N, p->from_c || k > 0,
-                         k + K == p->K && p->bias ? p->bias + j : NULL);
-        }
-        return;
-    }
     const int in_place = !p->tb && p->N % 16 == 0 && !p->pairs, k_step = AGI_KC << p->pairs;
     const int step = in_place ? AGI_NC : p->pairs ? AGI_ALONE : AGI_NR;
     for (int j = j0; j < j1; j += step) for (int k = 0; k == 0 || k < p->K; k += k_step) {
@@ -5973,6 +6296,22 @@ AGI_KERNEL void AGI_(matmul_columns)(void *arg, size_t task, int thread) {
                     in_place ? p->bs : AGI_NR, in_place ? AGI_NR : (size_t)rows * AGI_NR, C + j, (size_t)p->N,
                     p->from_c || k > 0, k + K == p->K && p->bias ? p->bias + j : NULL, work);
     }
+}
+
+// A few rows, and some columns, of one product of a batch.
+AGI_KERNEL void AGI_(matmul_skinny)(void *arg, size_t task, int thread) {
+    const AGI_(product) *p = (const AGI_(product) *)arg;
+    const size_t item = task / (size_t)p->column_tasks, column = task % (size_t)p->column_tasks;
+    const size_t outer = item / p->inner, inner = item % p->inner, packs = ((size_t)p->N + 15) / 16;
+    const float *A = p->A + outer * p->sa[0] + inner * p->sa[1], *B = p->B + outer * p->sb[0] + inner * p->sb[1];
+    float *C = p->C + outer * p->sc[0] + inner * p->sc[1];
+    const int j0 = (int)(packs * column / (size_t)p->column_tasks) * 16;
+    const int j1 = AGI_MIN((int)(packs * (column + 1) / (size_t)p->column_tasks) * 16, p->N);
+    if (p->tb) AGI_(skinny_turned)(p->M, j1 - j0, p->K, A, p->rs, p->ks, B + j0 * p->bs, p->bs, C + j0, (size_t)p->N,
+                                   p->from_c, p->bias ? p->bias + j0 : NULL);
+    else AGI_(skinny)(p->M, j1 - j0, p->K, A, p->rs, p->ks, B + j0, p->bs, C + j0, (size_t)p->N, p->from_c,
+                      p->bias ? p->bias + j0 : NULL);
+    (void)thread;
 }
 
 // One product, all threads on it.
@@ -6032,18 +6371,30 @@ AGI_KERNEL int AGI_(products)(ag_backend *b, int kind, float *gelu, float *C, co
     const size_t items = n[0] * n[1];
     const int panels = (N + AGI_NR - 1) / AGI_NR;
     // Alone on an item: when there are many of them, or so few rows that packing for others does not pay.
-    const int alone = (items >= 2 * (size_t)b->threads && work < 4e6) || M <= (tb || kind ? 4 * AGI_MR : AGI_SKINNY);
+    const int alone = (items >= 2 * (size_t)b->threads && work < 4e6) || ((tb || kind) && M <= 4 * AGI_MR);
     for (size_t t0 = 0; t0 < turns[0]; t0++) for (size_t t1 = 0; t1 < turns[1]; t1++) {
         const float *At = A + t0 * sa[0] + t1 * sa[1], *Bt = B + t0 * sb[0] + t1 * sb[1];
         p.from_c = accumulate || t0 || t1;
         p.bias = t0 + 1 == turns[0] && t1 + 1 == turns[1] ? bias : NULL;
+        if (M <= AGI_SKINNY && !kind) {
+            // Few tasks where the rows of B are cut, so that the pieces are long; many where whole rows are dealt out.
+            const size_t each = (size_t)b->threads * (tb ? 4 : AGI_SKINNY_CUT);
+            const size_t wanted = b->threads == 1 || work < AGI_SMALL_JOB ? 1 : (each + items - 1) / items;
+            p.C = C, p.A = At, p.B = Bt, p.inner = n[1];
+            p.column_tasks = (int)AGI_MIN(wanted, ((size_t)N + 15) / 16);
+            if (items * work < AGI_SMALL_JOB)
+                for (size_t i = 0; i < items * (size_t)p.column_tasks; i++) AGI_(matmul_skinny)(&p, i, 0);
+            else agi_parallel(b, items * (size_t)p.column_tasks, AGI_(matmul_skinny), &p);
+            if (gelu) AGI_(gelu_row)(gelu, C, (size_t)M * N);
+            continue;
+        }
         if (alone) {
             p.C = C, p.A = At, p.B = Bt, p.inner = n[1];
             const size_t wanted = b->threads == 1 ? 1 : (4 * (size_t)b->threads + items - 1) / items;
             p.column_tasks = (int)AGI_MIN(wanted, (size_t)panels);
             if (work < AGI_SMALL_JOB) p.column_tasks = 1;
             agi_parallel(b, items * (size_t)p.column_tasks, AGI_(matmul_columns), &p);
-            for (int m = 0; m < M && gelu; m++) AGI_(gelu_row)(gelu + (size_t)m * N, C + (size_t)m * N, (size_t)N);
+            if (gelu) AGI_(gelu_row)(gelu, C, (size_t)M * N);
             continue;
         }
         for (size_t i0 = 0; i0 < n[0]; i0++) for (size_t i1 = 0; i1 < n[1]; i1++) {
@@ -6202,20 +6553,19 @@ AGI_WORD float AGI_(softmax_block)(float *s, int nk, int width, float scale, int
     return shrink;
 }
 
-// One tile of queries of one head (or, when there is one query only, of all heads that share their keys).
+// One tile of queries of one head.
 AGI_KERNEL void AGI_(attention_tile)(void *arg, size_t task, int thread) {
     const AGI_(attend) *p = (const AGI_(attend) *)arg;
     const ag_attention_args *a = p->a;
-    const int hs = a->HS, wide = AGI_UP16(hs), group = a->NH / a->NKV, alone = p->heads != a->NH;
+    const int hs = a->HS, wide = AGI_UP16(hs), group = a->NH / a->NKV;
     // The last tiles see the most keys: they go first, so that no thread is left with a large one at the end.
     const size_t all = (size_t)a->B * p->heads;
-    const int tile = p->tiles - 1 - (int)(task / all), b = (int)(task % all / p->heads), head = (int)(task % p->heads);
-    const int h = alone ? head * group : head, kvh = h / group;
-    const size_t width = (size_t)(a->NH + 2 * a->NKV) * hs, qs = alone ? (size_t)hs : width;
-    const size_t ys = alone ? (size_t)hs : (size_t)a->NH * hs;
+    const int tile = p->tiles - 1 - (int)(task / all), b = (int)(task % all / p->heads), h = (int)(task % p->heads);
+    const int kvh = h / group;
+    const size_t width = (size_t)(a->NH + 2 * a->NKV) * hs, qs = width, ys = (size_t)a->NH * hs;
     const int start = a->k_cache && a->start ? a->start[b] : 0, len = a->len ? AGI_MIN(a->len[b], a->T) : a->T;
     const int i0 = tile * AGI_QUERIES, most = AGI_MIN(p->rows - i0, AGI_QUERIES);
-    const int n = alone ? (len > 0 ? most : 0) : AGI_MAX(AGI_MIN(len - i0, most), 0);
+    const int n = AGI_MAX(AGI_MIN(len - i0, most), 0);
     const int rows = a->first ? n : most;               // padding gets zeros, where there is any
     const float *q = a->qkv + agi_first(a, b) * width + (size_t)h * hs + i0 * qs;
     const float *k = a->qkv + agi_first(a, b) * width + (size_t)(a->NH + kvh) * hs, *v = k + (size_t)a->NKV * hs;
@@ -6231,8 +6581,7 @@ AGI_KERNEL void AGI_(attention_tile)(void *arg, size_t task, int thread) {
     float *work = (float *)agi_scratch(p->b, thread, AGI_FORWARD_FLOATS(hs) * sizeof(float));
     float *kt = work + AGI_WORK, *vp = kt + AGI_KEYS * wide, *o = vp + AGI_KEYS * wide, *s = o + AGI_QUERIES * wide;
     float *m = s + AGI_MR * AGI_KEYS, *l = m + AGI_QUERIES;
-    // Position of row r: i0 + r after start, or all the same.
-    const int first_at = start + (alone ? 0 : i0), step = alone ? 0 : 1, end = first_at + step * (n - 1) + 1;
+    const int first_at = start + i0, end = first_at + n;        // row r is at position first_at + r
     for (int r = 0; r < AGI_QUERIES; r++) m[r] = -INFINITY;
     for (int j0 = 0; n > 0 && j0 < end; j0 += AGI_KEYS) {
         const int keys = AGI_MIN(end - j0, AGI_KEYS);
@@ -6242,11 +6591,11 @@ AGI_KERNEL void AGI_(attention_tile)(void *arg, size_t task, int thread) {
         if (hs % 16) AGI_(pack_plain)(vp, wide, vb, vs, hs, keys), vb = vp, vs = (size_t)wide;
         for (int r0 = 0; r0 < n; r0 += AGI_MR) {
             const int mr = AGI_MIN(n - r0, AGI_MR);
-            const int seen = AGI_MIN(first_at + step * (r0 + mr - 1) + 1 - j0, keys);   // by the last of these rows
+            const int seen = AGI_MIN(first_at + r0 + mr - j0, keys);   // by the last of these rows
             if (seen <= 0) continue;
             AGI_(scores)(mr, AGI_UP16(seen), hs, q + r0 * qs, qs, kt, s, work);
             for (int r = 0; r < mr; r++) {
-                const int nk = AGI_MIN(first_at + step * (r0 + r) + 1 - j0, keys);
+                const int nk = AGI_MIN(first_at + r0 + r + 1 - j0, keys);
                 float *o_r = o + (r0 + r) * wide;
                 const float shrink = AGI_(softmax_block)(s + r * AGI_KEYS, AGI_MAX(nk, 0), AGI_UP16(seen), p->scale,
                                                          j0 == 0, m + r0 + r, l + 16 * (r0 + r));
@@ -6273,17 +6622,72 @@ AGI_KERNEL void AGI_(attention_tile)(void *arg, size_t task, int thread) {
     }
 }
 
+// Decoding: the one new query of each head of one group, which share their keys. The same chains as in a tile, by the
+// kernels for a few rows, which neither copy nor turn round anything in memory.
+AGI_KERNEL void AGI_(attention_one)(void *arg, size_t task, int thread) {
+    const AGI_(attend) *p = (const AGI_(attend) *)arg;
+    const ag_attention_args *a = p->a;
+    const int hs = a->HS, wide = AGI_UP16(hs), group = a->NH / a->NKV;
+    const int b = (int)(task / (size_t)a->NKV), kvh = (int)(task % (size_t)a->NKV);
+    const size_t width = (size_t)(a->NH + 2 * a->NKV) * hs, kv = (size_t)a->NKV * hs, at = agi_first(a, b);
+    const float *new_k = a->qkv + at * width + (size_t)(a->NH + kvh) * hs, *k = new_k, *v = new_k + kv;
+    const int start = a->k_cache && a->start ? a->start[b] : 0, len = a->len ? a->len[b] : 1;
+    float *y = a->y + at * a->NH * hs + (size_t)kvh * group * hs;
+    if (len < 1) {
+        if (!a->first) memset(y, 0, (size_t)group * hs * sizeof(float));
+        for (int r = 0; r < group && a->lse; r++) a->lse[(size_t)b * a->NH + kvh * group + r] = 0;
+        return;
+    }
+    if (a->k_cache) {
+        float *to_k = a->k_cache + agi_cached(a, b) * kv + (size_t)kvh * hs;
+        float *to_v = a->v_cache + agi_cached(a, b) * kv + (size_t)kvh * hs;
+        memcpy(to_k + (size_t)start * kv, k, (size_t)hs * sizeof(float));
+        memcpy(to_v + (size_t)start * kv, v, (size_t)hs * sizeof(float));
+        k = to_k, v = to_v;
+    }
+    float *s = (float *)agi_scratch(p->b, thread, AGI_FORWARD_FLOATS(hs) * sizeof(float)), *o = s + 4 * AGI_KEYS;
+    for (int r0 = 0; r0 < group; r0 += 4) {
+        const int rows = AGI_MIN(group - r0, 4);
+        const float *q = a->qkv + at * width + (size_t)(kvh * group + r0) * hs;
+        float m[4] = { -INFINITY, -INFINITY, -INFINITY, -INFINITY }, l[4 * 16], sum[16], inverse[16], lse[16];
+        for (int j0 = 0; j0 <= start; j0 += AGI_KEYS) {
+            const int keys = AGI_MIN(start + 1 - j0, AGI_KEYS);
+            AGI_(skinny_turned)(rows, keys, hs, q, (size_t)hs, 1, k + j0 * kv, kv, s, AGI_KEYS, 0, NULL);
+            for (int r = 0; r < rows; r++) {
+                const float shrink = AGI_(softmax_block)(s + r * AGI_KEYS, keys, AGI_UP16(keys), p->scale, j0 == 0,
+                                                         m + r, l + 16 * r);
+                for (int d = 0; d < wide && shrink != 1; d += 16)
+                    p_store(o + r * wide + d, p_mul(p_load(o + r * wide + d), p_set(shrink)));
+            }
+            AGI_(skinny)(rows, hs, keys, s, AGI_KEYS, 1, v + j0 * kv, kv, o, (size_t)wide, j0 > 0, NULL);
+        }
+        for (int r = 0; r < 16; r++) sum[r] = r < rows ? p_sum(p_load(l + 16 * r)) : 1;
+        p_store(inverse, p_div(p_set(1), p_load(sum)));
+        for (int r = 0; r < rows; r++) for (int d = 0; d < hs; d += 16)
+            p_store_n(y + (r0 + r) * hs + d, p_mul(p_load(o + r * wide + d), p_set(inverse[r])), AGI_MIN(hs - d, 16));
+        if (!a->lse) continue;
+        p_store(lse, p_log(p_load(sum)));
+        for (int r = 0; r < rows; r++) a->lse[(size_t)b * a->NH + kvh * group + r0 + r] = m[r] + lse[r];
+    }
+}
+
 AGI_KERNEL int AGI_(attention)(ag_backend *b, const ag_attention_args *a) {
     if (a->B < 1 || a->T < 1) return 0;
     for (int t = 0; t < b->threads; t++)
         if (!agi_scratch(b, t, AGI_FORWARD_FLOATS(a->HS) * sizeof(float))) return -1;
     AGI_(attend) p;
-    const int alone = a->T == 1;    // decoding: the heads of a group are the rows of a tile
-    p.b = b, p.a = a;
-    p.heads = alone ? a->NKV : a->NH;
-    p.rows = alone ? a->NH / a->NKV : a->T;
+    p.b = b, p.a = a, p.heads = a->NH, p.rows = a->T;
     p.tiles = (p.rows + AGI_QUERIES - 1) / AGI_QUERIES;
     p.scale = 1 / sqrtf((float)a->HS);
+    if (a->T == 1) {
+        double keys = 0;
+        for (int i = 0; i < a->B; i++) keys += a->k_cache && a->start ? a->start[i] + 1 : 1;
+        const size_t tasks = (size_t)a->B * a->NKV;
+        if (2 * keys * a->NH * a->HS < AGI_SMALL_JOB)
+            for (size_t i = 0; i < tasks; i++) AGI_(attention_one)(&p, i, 0);
+        else agi_parallel(b, tasks, AGI_(attention_one), &p);
+        return 0;
+    }
     ag_attention_args copy = *a;
     if (a->k_cache) agi_parallel(b, (size_t)a->B, AGI_(attention_cache), &copy);
     agi_parallel(b, (size_t)a->B * p.heads * p.tiles, AGI_(attention_tile), &p);
@@ -6400,6 +6804,8 @@ AGI_KERNEL int AGI_(attention_back)(ag_backend *b, const ag_attention_args *a) {
 #undef AGI_KC
 #undef AGI_NC
 #undef AGI_SKINNY
+#undef AGI_SKINNY_CUT
+#undef AGI_TURNED
 #undef AGI_EDGE
 #undef AGI_WORK
 #undef AGI_TILE_ROWS
@@ -6424,6 +6830,7 @@ static void AGI_(install)(ag_backend *b) {
     b->matmul_bf16 = AGI_(matmul_bf16), b->bf16 = "bf16/emulated";
     b->linear_gelu = AGI_(linear_gelu);
     b->gelu_bias_back = AGI_(gelu_bias_back);
+    b->linear_int8 = AGI_(linear_int8);
     b->softmax = AGI_(softmax);
     b->softmax_back = AGI_(softmax_back);
     b->norm = AGI_(norm);

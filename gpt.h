@@ -281,6 +281,11 @@ int        gpt_cache_copy(gpt_cache *k, int to, int from);          // row `to` 
 // it is, and its logits are not written. A prompt and a single token are fed alike. 0, or -1: nothing was fed.
 int        gpt_feed(gpt_cache *k, const int *ids, int T, const int *len, ag_real *logits);
 
+// Generation in a fraction of the time, and a little less exact: on 1, all matrices of the blocks and the head have
+// copies in int8, and every product uses them (see ag_quantize); embeddings, norms, adapters and activations stay
+// float. Such a model does not learn: a forward pass that records gradients is an error. on 0: the floats again. 0, -1.
+int        gpt_quantize(gpt_model *m, int on);
+
 // Continues prompt (n tokens, at least one) by up to cap tokens into out. each (or NULL) is called for each new token
 // and ends the row by returning non-zero. Returns the number of new tokens, or -1. When the context is full, the last
 // half of it is fed again and the rest is forgotten (a prompt longer than n_ctx keeps its last n_ctx tokens).
@@ -288,7 +293,9 @@ typedef int (*gpt_each)(void *user, int row, int id);
 int gpt_generate(gpt_model *m, const gpt_sampling *s, const int *prompt, int n, int *out, int cap, gpt_each each,
                  void *user);
 // B prompts at a time: prompts[b] has n[b] tokens, out is (B,cap), n_out (B). Every row draws from a stream of its own,
-// so the rows are what B calls of gpt_generate would give. 0, or -1.
+// so the rows are what B calls of gpt_generate would give. 0, or -1. Many continuations of one prompt: give it several
+// times in succession. It is read once, and the further rows get a copy of its keys and values, which costs far less
+// than one token does.
 int gpt_generate_batch(gpt_model *m, const gpt_sampling *s, int B, const int *const *prompts, const int *n, int *out,
                        int cap, int *n_out, gpt_each each, void *user);
 // Beam search: the continuations with the highest score = log p(tokens) / length^length_power, best first; only the
@@ -426,6 +433,7 @@ gpt_cache *gpt_cache_at(gpt_cache *k, const char *file, int line);
 #define gpt_sample(m, s, logits, rng) gpt_sample(GPT_AT(m), s, logits, rng)
 #define gpt_cache_new(m, rows) gpt_cache_new(GPT_AT(m), rows)
 #define gpt_cache_copy(k, to, from) gpt_cache_copy(GPT_CACHE_AT(k), to, from)
+#define gpt_quantize(m, on) gpt_quantize(GPT_AT(m), on)
 #define gpt_feed(k, ids, T, len, logits) gpt_feed(GPT_CACHE_AT(k), ids, T, len, logits)
 #define gpt_generate(m, s, prompt, n, out, cap, each, user) gpt_generate(GPT_AT(m), s, prompt, n, out, cap, each, user)
 #define gpt_adapt(ctx, m, c) gpt_adapt(AG_CTX_AT(ctx), m, c)
@@ -1302,16 +1310,17 @@ void gpt_cache_truncate(gpt_cache *k, int row, int length) {
 // New row i is old row from[i], for the first n rows: what beam search does with the winners of a step.
 static int gpti_cache_pick(gpt_cache *k, const int *from, int first, int n) {
     const gpt_config *c = &k->m->config;
-    size_t width = (size_t)(c->n_embd / c->n_head) * (size_t)c->n_kv_head, row = (size_t)c->n_ctx * width;
-    ag_real *buffer = (ag_real *)gpti_alloc(k->m->ctx, (size_t)n * row, sizeof *buffer);
+    size_t width = (size_t)(c->n_embd / c->n_head) * (size_t)c->n_kv_head, row = (size_t)c->n_ctx * width, most = 1;
+    for (int b = 0; b < n; b++) if ((size_t)k->length[from[b]] > most) most = (size_t)k->length[from[b]];
+    ag_real *buffer = (ag_real *)gpti_alloc(k->m->ctx, (size_t)n * most * width, sizeof *buffer);
     int *length = k->start;                         // scratch
     if (!buffer) return -1;
     for (int i = 0; i < 2 * c->n_layer; i++) {
         ag_tensor *t = i % 2 ? k->store->kv[i / 2].v : k->store->kv[i / 2].k;
         for (int b = 0; b < n; b++)
-            ag_get_part(t, (size_t)from[b] * row, (size_t)k->length[from[b]] * width, buffer + (size_t)b * row);
+            ag_get_part(t, (size_t)from[b] * row, (size_t)k->length[from[b]] * width, buffer + b * most * width);
         for (int b = 0; b < n; b++)
-            ag_set_part(t, (size_t)(first + b) * row, (size_t)k->length[from[b]] * width, buffer + (size_t)b * row);
+            ag_set_part(t, (size_t)(first + b) * row, (size_t)k->length[from[b]] * width, buffer + b * most * width);
     }
     for (int b = 0; b < n; b++) length[b] = k->length[from[b]];
     for (int b = 0; b < n; b++) k->length[first + b] = length[b];
@@ -1361,6 +1370,16 @@ static int gpti_feed(gpt_cache *k, int rows, const int *ids, int T, const int *l
 int gpt_feed(gpt_cache *k, const int *ids, int T, const int *len, ag_real *logits) {
     if (!k || ag_error(k->m->ctx) || gpti_ids_ok(k->m, "gpt_feed", ids, k->rows, T, len)) return -1;
     return gpti_feed(k, k->rows, ids, T, len, logits);
+}
+
+int gpt_quantize(gpt_model *m, int on) {
+    if (!m || ag_error(m->ctx)) return -1;
+    for (int i = 0; i < m->config.n_layer; i++) {
+        const gpt_layer *l = &m->layer[i];
+        if (ag_quantize(l->qkv, 0, on) || ag_quantize(l->proj, 0, on) || ag_quantize(l->up, 0, on) ||
+            ag_quantize(l->down, 0, on)) return -1;
+    }
+    return ag_quantize(m->head ? m->head : m->wte, !m->head, on);
 }
 
 // ---- texts ----------------------------------------------------------------------------------------------------------

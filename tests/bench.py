@@ -179,6 +179,38 @@ def llmc_peers(preset, *batch):
     return [("llm.c", lambda: figure(run([program, preset, os.path.abspath("build/peers/llmc_%s.bin" % preset), *batch])))]
 
 
+def decode_model(name):
+    """A model that llama2.c reads: its own stories260K, or a random one with the size of GPT-2 (124 M), made here."""
+    if name == "260k":
+        return data("stories260K.bin")
+    path = os.path.abspath("build/peers/llama2c_124m.bin")
+    if not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        run([ours("bench_decode"), "make", path + ".tmp"])
+        os.replace(path + ".tmp", path)
+    return path
+
+
+DECODED = {"260k": "200", "124m": "64"}      # tokens of a text, from position 0
+
+
+def our_decoding(name):
+    program, model = ours("bench_decode"), decode_model(name)
+    return lambda: figure(run([program, "run", model, "tokens=" + DECODED[name], "threads=%d" % THREADS]))
+
+
+def llama2c_peers(name):
+    checkout = os.path.join(PEERS, "llama2.c")
+    if not os.path.exists(os.path.join(checkout, "run.c")):
+        raise Missing("no llama2.c/run.c in %s (make bench PEERS=folder)" % OPTIONS["peers"])
+    if not shutil.which("gcc"):
+        raise Missing("llama2.c is built with gcc, which is not installed")
+    program = build("tests/peers/llama2c_peer.c", "build/peers/llama2c_peer", "-Ofast", "-march=native", "-fopenmp",
+                    "-DTESTING", "-I", checkout, compiler="gcc")
+    model = decode_model(name)
+    return [("llama2.c", lambda: figure(run([program, model, DECODED[name]])))]
+
+
 def openblas_peers(name):
     program = build("tests/peers/openblas_peer.c", "build/peers/openblas_peer", "-O3", after=("-lopenblas",))
     settings = [("OpenBLAS", {})]
@@ -321,6 +353,8 @@ COMPARED = [
      lambda: peak_peers("bf16", "VDPBF16PS peak"), 0.7),
     ("matmul_gpt2_bf16_peak", "GFLOP/s", lambda: our_program("bench_matmul", "bf16", "set=gpt2"),
      lambda: peak_peers("bf16", "VDPBF16PS peak"), 0.7),
+    ("decode_260k_llama2c", "tokens/s", lambda: our_decoding("260k"), lambda: llama2c_peers("260k"), 1.5),
+    ("decode_124m_llama2c", "tokens/s", lambda: our_decoding("124m"), lambda: llama2c_peers("124m"), 1.2),
     ("scalar_micrograd", "s/step", lambda: our_program("bench_scalar"),
      lambda: python_peer("micrograd", "micrograd", "micrograd_peer.py"), 500.0),
     ("bpe_train_tokenizers", "s", lambda: our_program("bench_bpe", "train", data("tinyshakespeare.txt"), "1024"),
@@ -434,6 +468,8 @@ WORDS = {                               # what README calls the rows
     "matmul_gpt2_openblas": "all matrix products of a step of gpt2, 1 x 1024, float32",
     "matmul_baby_bf16_peak": "the same products of baby in bfloat16, of their peak",
     "matmul_gpt2_bf16_peak": "the same products of gpt2 in bfloat16, of their peak",
+    "decode_260k_llama2c": "generation, stories260K, one text",
+    "decode_124m_llama2c": "generation, a random model of 124 M parameters, one text",
     "scalar_micrograd": "scalar engine, one step of the moons",
     "bpe_train_tokenizers": "BPE training to 1,024 tokens, Tiny Shakespeare",
     "bpe_encode_tiktoken": "cl100k encoding of Tiny Shakespeare, one thread",

@@ -5,7 +5,8 @@
 #
 #     sh tests/peers/make_peers.sh            (from the root of the repository; `make bench-peers` calls it)
 #
-# nanoGPT and llm.c are in no registry: put checkouts of them into one folder and run `make bench PEERS=that_folder`.
+# nanoGPT, llm.c and llama2.c are in no registry: put checkouts of them into one folder and run
+# `make bench PEERS=that_folder`.
 set -u
 root=build/peers
 failed=0
