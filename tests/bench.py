@@ -217,8 +217,8 @@ def openblas_peers(name):
     if has_avx512():
         settings.append(("OpenBLAS, SkylakeX kernels", {"OPENBLAS_CORETYPE": "SkylakeX"}))
 
-    def setting(name, env):
-        return name, lambda: figure(run([program, *step_shapes(name)], env))
+    def setting(label, env):
+        return label, lambda: figure(run([program, *step_shapes(name)], env))
     return [setting(*s) for s in settings]
 
 
