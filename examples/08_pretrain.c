@@ -9,6 +9,7 @@
 //
 //     ./pretrain                                nanoGPT's own recipe: 2,000 steps
 //     ./pretrain recipe=fast                    the same size, today's parts and Muon: a lower loss in the same time
+//     ./pretrain recipe=fast bf16=1             its matrix products in bfloat16: faster with AVX512-BF16 or AMX
 //     ./pretrain data=mine.txt                  any text file of yours
 //     ./pretrain recipe=fast preset=small tokenizer=bpe repeats=0.5 steps=3000       the base of lessons 10 to 22
 //     ./pretrain resume=1                       goes on after Ctrl-C, which saves; steps=N goes further

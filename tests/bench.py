@@ -5,7 +5,7 @@
 Ours and the peer run alternately (A B A B ...), each as a process of its own that prints "VALUE unit" on its last line;
 the table holds medians. Where a peer has several settings, each is tried once and the best one is the opponent. A row
 whose runs would take over five minutes is run once. A peer that is not installed is left out by name, never guessed:
-`make bench-peers` installs those that Debian and PyPI have; FOLDER holds checkouts of nanoGPT and llm.c.
+`make bench-peers` installs those that Debian and PyPI have; FOLDER holds checkouts of nanoGPT, llm.c and llama2.c.
 
 row= runs only those rows (a part of a name is enough) and keeps the others of out/bench.csv; resume=1 runs only the
 rows that out/bench.csv lacks. readme= measures nothing and prints such a file as README's table; tests/measured.csv is
@@ -176,7 +176,8 @@ def llmc_peers(preset, *batch):
         raise Missing("llm.c is built with gcc, which is not installed")
     program = build("tests/peers/llmc_peer.c", "build/peers/llmc_peer", "-Ofast", "-march=native", "-fopenmp", "-DOMP",
                     "-DTESTING", "-I", checkout, compiler="gcc")
-    return [("llm.c", lambda: figure(run([program, preset, os.path.abspath("build/peers/llmc_%s.bin" % preset), *batch])))]
+    scratch = os.path.abspath("build/peers/llmc_%s.bin" % preset)
+    return [("llm.c", lambda: figure(run([program, preset, scratch, *batch])))]
 
 
 def decode_model(name):
@@ -296,6 +297,20 @@ def lesson_seconds(recipe, limit):
     return 2000 * 12 * 64 / csv_column(Lesson.log(recipe), "tokens_per_second")[-1], limit * peak_scale()
 
 
+def time_to(loss, limit, tokens_a_step, *words):
+    """Seconds of training (optimizer and all, without evaluation) that lesson 08 needs to come down to a loss."""
+    program = build("examples/08_pretrain.c", "build/bench/08_pretrain", "-O3")
+    folder = "build/bench/time_to_%s" % loss
+    run([program, *words, "out=" + folder], limit=3600)
+    log = folder + "/log.csv"
+    reached_loss = csv_column(log, "val_loss")[-1]
+    if reached_loss > loss:
+        raise Broken("lesson 08 with %s ends at %g, not at %g" % (" ".join(words), reached_loss, loss))
+    steps = csv_column(log, "step")[-1]
+    print("    validation loss %g after %d steps" % (reached_loss, steps), flush=True)
+    return steps * tokens_a_step / csv_column(log, "tokens_per_second")[-1], limit * peak_scale()
+
+
 def compile_seconds(limit):
     lessons = sorted(f for f in os.listdir("examples") if re.match(r"\d\d_.*\.c$", f))
     if not lessons:
@@ -375,6 +390,7 @@ LIMITED = [
     ("lesson08_nanogpt", "val loss", lambda: lesson_loss("nanogpt", 1.89)),
     ("demo_loss", "val loss", lambda: lesson_loss("fast", 1.65)),
     ("demo_seconds", "s", lambda: lesson_seconds("fast", 60.0)),
+    ("time_to_1_88", "s", lambda: time_to(1.88, 8.0, 24 * 64, "recipe=fast", "steps=230", "batch=24", "bf16=1")),
     ("compile_lesson", "s", lambda: compile_seconds(10.0)),
     ("bits_by_threads", "parameters", lambda: thread_bits(0.0)),
     ("mallocs_per_step", "calls", lambda: mallocs(0.0)),
@@ -479,6 +495,7 @@ WORDS = {                               # what README calls the rows
     "lesson08_nanogpt": "lesson 08, nanoGPT's recipe, 2,000 steps",
     "demo_loss": "`make demo`, loss after its 2,000 steps",
     "demo_seconds": "`make demo`, seconds of training",
+    "time_to_1_88": "seconds of training to a validation loss of 1.88 (`recipe=fast steps=230 batch=24 bf16=1`)",
     "compile_lesson": "compiling lesson 08, seconds",
     "bits_by_threads": "parameters with other bits when the number of threads differs",
     "mallocs_per_step": "calls of malloc in a training step",
