@@ -5979,10 +5979,12 @@ AGI_WORD void AGI_(turn16)(const float *b0, const float *b1, const float *b2, co
         _mm_loadu_ps(b2 + i * bs), 2), _mm_loadu_ps(b3 + i * bs), 3);
     X(0) X(1) X(2) X(3)
 #undef X
-    const __m512 t0 = _mm512_unpacklo_ps(r0, r1), t1 = _mm512_unpackhi_ps(r0, r1);
-    const __m512 t2 = _mm512_unpacklo_ps(r2, r3), t3 = _mm512_unpackhi_ps(r2, r3);
-    y->k0.r[0] = _mm512_shuffle_ps(t0, t2, 0x44), y->k1.r[0] = _mm512_shuffle_ps(t0, t2, 0xee);
-    y->k2.r[0] = _mm512_shuffle_ps(t1, t3, 0x44), y->k3.r[0] = _mm512_shuffle_ps(t1, t3, 0xee);
+    const __m512 t0 = _mm512_maskz_unpacklo_ps(0xffff, r0, r1), t1 = _mm512_maskz_unpackhi_ps(0xffff, r0, r1);
+    const __m512 t2 = _mm512_maskz_unpacklo_ps(0xffff, r2, r3), t3 = _mm512_maskz_unpackhi_ps(0xffff, r2, r3);
+    y->k0.r[0] = _mm512_maskz_shuffle_ps(0xffff, t0, t2, 0x44);
+    y->k1.r[0] = _mm512_maskz_shuffle_ps(0xffff, t0, t2, 0xee);
+    y->k2.r[0] = _mm512_maskz_shuffle_ps(0xffff, t1, t3, 0x44);
+    y->k3.r[0] = _mm512_maskz_shuffle_ps(0xffff, t1, t3, 0xee);
 #elif AGI_PASS == AGI_AVX2
 #define X(h, low, high) { \
         const __m256 r0 = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1); \
