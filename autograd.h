@@ -6373,12 +6373,13 @@ AGI_KERNEL int AGI_(products)(ag_backend *b, int kind, float *gelu, float *C, co
     const size_t items = n[0] * n[1];
     const int panels = (N + AGI_NR - 1) / AGI_NR;
     // Alone on an item: when there are many of them, or so few rows that packing for others does not pay.
+    const int skinny = M <= AGI_SKINNY && !kind;
     const int alone = (items >= 2 * (size_t)b->threads && work < 4e6) || ((tb || kind) && M <= 4 * AGI_MR);
     for (size_t t0 = 0; t0 < turns[0]; t0++) for (size_t t1 = 0; t1 < turns[1]; t1++) {
         const float *At = A + t0 * sa[0] + t1 * sa[1], *Bt = B + t0 * sb[0] + t1 * sb[1];
         p.from_c = accumulate || t0 || t1;
         p.bias = t0 + 1 == turns[0] && t1 + 1 == turns[1] ? bias : NULL;
-        if (M <= AGI_SKINNY && !kind) {
+        if (skinny) {
             // Few tasks where the rows of B are cut, so that the pieces are long; many where whole rows are dealt out.
             const size_t each = (size_t)b->threads * (tb ? 4 : AGI_SKINNY_CUT);
             const size_t wanted = b->threads == 1 || work < AGI_SMALL_JOB ? 1 : (each + items - 1) / items;
@@ -6387,15 +6388,14 @@ AGI_KERNEL int AGI_(products)(ag_backend *b, int kind, float *gelu, float *C, co
             if (items * work < AGI_SMALL_JOB)
                 for (size_t i = 0; i < items * (size_t)p.column_tasks; i++) AGI_(matmul_skinny)(&p, i, 0);
             else agi_parallel(b, items * (size_t)p.column_tasks, AGI_(matmul_skinny), &p);
-            if (gelu) AGI_(gelu_row)(gelu, C, (size_t)M * N);
-            continue;
-        }
-        if (alone) {
+        } else if (alone) {
             p.C = C, p.A = At, p.B = Bt, p.inner = n[1];
             const size_t wanted = b->threads == 1 ? 1 : (4 * (size_t)b->threads + items - 1) / items;
             p.column_tasks = (int)AGI_MIN(wanted, (size_t)panels);
             if (work < AGI_SMALL_JOB) p.column_tasks = 1;
             agi_parallel(b, items * (size_t)p.column_tasks, AGI_(matmul_columns), &p);
+        }
+        if (skinny || alone) {
             if (gelu) AGI_(gelu_row)(gelu, C, (size_t)M * N);
             continue;
         }
