@@ -214,6 +214,8 @@ typedef struct ag_backend ag_backend;
 ag_ctx *ag_new(unsigned long long seed);        // NULL: out of memory. AG_THREADS and AG_CPU (avx512, avx2, neon,
                                                 // portable, naive) in the environment override what is found
 ag_ctx *ag_new_with(unsigned long long seed, ag_backend *backend);      // takes the backend over, frees it at the end
+ag_ctx *ag_new_dry(void);                       // computes nothing and holds no numbers (all that is read is 0): shapes
+                                                // are checked, and ag_memory_used tells what the same calls would take
 void    ag_free(ag_ctx *ctx);                   // the context and all its tensors; NULL is fine
 void    ag_reset(ag_ctx *ctx);                  // empties the tape: results of ops die, parameters and state stay
 int     ag_no_grad(ag_ctx *ctx, int on);        // 1: ops record nothing. Returns the old setting, to be put back
@@ -255,6 +257,7 @@ struct ag_tensor {
     size_t count;                   // number of elements
     ag_real *data, *grad;           // grad is NULL until the first contribution
     int needs_grad, has_grad, keep_grad;
+    int computed, viewed, forgotten;    // by an op; another tensor shares the data; ag_forget was called
     unsigned version;               // grows with every write from outside the tape
     const struct agi_op *op;        // NULL for a leaf
     ag_tensor **in;                 // (n_in) operands
@@ -298,6 +301,11 @@ void ag_randn(ag_tensor *t, ag_real std);       // normal, from the stream AG_RN
 void ag_rand(ag_tensor *t, ag_real low, ag_real high);                  // uniform in [low, high)
 void ag_name(ag_tensor *t, const char *name);   // for error messages; the string is not copied
 void ag_keep_grad(ag_tensor *t);                // keep the gradient of a result of an op: that of the latest backward
+// After the last op that reads y: its memory serves other results, and backward computes y again when it needs it (Chen
+// et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). The same bits, less memory, a little more time. For
+// results of elementwise ops, norms, ag_linear_gelu, ag_swiglu, ag_rope, ag_qk_norm_rope, and for any result that has no
+// gradient (nothing computes those again); others are an error. 0, or -1.
+int  ag_forget(ag_tensor *y);
 int  ag_shape_is(const ag_tensor *t, int d0, int d1, int d2, int d3);   // -1 stands for a dimension that is not there
 
 // ---- ops -----------------------------------------------------------------------------------------------------------
@@ -594,6 +602,7 @@ ag_tensor *const *ag_at_all(ag_tensor *const *xs, int n, const char *file, int l
 #define ag_set_part(t, first, n, from) ag_set_part(AG_AT(t), first, n, from)
 #define ag_get_part(t, first, n, to) ag_get_part(AG_AT(t), first, n, to)
 #define ag_item(t) ag_item(AG_AT(t))
+#define ag_forget(y) ag_forget(AG_AT(y))
 #define ag_backward(loss) ag_backward(AG_AT(loss))
 #define ag_grad_norm(ctx) ag_grad_norm(AG_CTX_AT(ctx))
 #define ag_clip_grad(ctx, max_norm) ag_clip_grad(AG_CTX_AT(ctx), max_norm)
@@ -999,8 +1008,8 @@ struct ag_ctx {
     ag_backend *backend;
     agi_arena host[AGI_LIVES], device[AGI_LIVES];   // tensor structs; their numbers
     ag_tensor **params, *last;                      // (n_params); the newest node of the tape
-    int n_params, cap_params, no_grad, precision;
-    struct { ag_real *grad; size_t count; } spare[AGI_SPARES];          // gradient buffers that may be used again
+    int n_params, cap_params, no_grad, precision, dry;
+    struct { ag_real *data; size_t count; } spare[AGI_SPARES];          // buffers on the tape that may be used again
     int n_spare;
     double grad_scale, grad_norm;                   // set by clipping; grad_norm < 0: not computed for these gradients
     ag_rng rng[AG_RNG_COUNT];
@@ -1082,7 +1091,8 @@ static int agi_status(ag_ctx *ctx, const char *kernel, int status) {
     if (status) agi_fail(ctx, kernel, "the backend %s failed (out of memory?)", ctx->backend->name);
     return status;
 }
-#define AGI_RUN(ctx, kernel, ...) agi_status(ctx, #kernel, (ctx)->backend->kernel((ctx)->backend, __VA_ARGS__))
+#define AGI_RUN(ctx, kernel, ...) \
+    ((ctx)->dry ? 0 : agi_status(ctx, #kernel, (ctx)->backend->kernel((ctx)->backend, __VA_ARGS__)))
 
 // ---- arenas --------------------------------------------------------------------------------------------------------
 static void *agi_alloc(ag_ctx *ctx, agi_arena *a, size_t bytes) {
@@ -1101,7 +1111,8 @@ static void *agi_alloc(ag_ctx *ctx, agi_arena *a, size_t bytes) {
             if (bytes > (size_t)64 << 20) size = bytes;
             ctx->mallocs += 2;
             if (c) {
-                c->block = a->on_device ? ctx->backend->alloc(ctx->backend, size) : AG_MALLOC(size + 64);
+                c->block = a->on_device && ctx->dry ? (void *)(uintptr_t)64 // nobody goes there
+                         : a->on_device ? ctx->backend->alloc(ctx->backend, size) : AG_MALLOC(size + 64);
                 if (!c->block) { AG_FREE(c); c = NULL; }
             }
             if (!c) {
@@ -1124,7 +1135,8 @@ static void *agi_alloc(ag_ctx *ctx, agi_arena *a, size_t bytes) {
 static void agi_arena_free(ag_ctx *ctx, agi_arena *a) {
     for (agi_chunk *c = a->first, *next; c; c = next) {
         next = c->next;
-        if (a->on_device) ctx->backend->release(ctx->backend, c->block); else AG_FREE(c->block);
+        if (!a->on_device) AG_FREE(c->block);
+        else if (!ctx->dry) ctx->backend->release(ctx->backend, c->block);
         AG_FREE(c);
     }
 }
@@ -1144,6 +1156,12 @@ ag_ctx *ag_new_with(unsigned long long seed, ag_backend *backend) {
     ctx->backend = backend, ctx->grad_scale = 1, ctx->grad_norm = -1;
     for (int i = 0; i < AGI_LIVES; i++) ctx->device[i].on_device = 1;
     for (int i = 0; i < AG_RNG_COUNT; i++) ctx->rng[i].key = seed ^ ((uint64_t)(i + 1) << 56), ctx->rng[i].counter = 0;
+    return ctx;
+}
+
+ag_ctx *ag_new_dry(void) {
+    ag_ctx *ctx = ag_new_with(0, ag_cpu_backend(NULL, 1));
+    if (ctx) ctx->dry = 1;
     return ctx;
 }
 
@@ -1261,9 +1279,26 @@ static ag_tensor *agi_tensor(ag_ctx *ctx, int life, const char *op, int ndim, co
     return t;
 }
 
+// Buffers on the tape that are not needed any more (gradients, forgotten results) serve others of the same size while
+// they are still in the cache. 0: there is no room to remember one more.
+static int agi_spare(ag_ctx *ctx, ag_real *data, size_t count) {
+    if (ctx->n_spare == AGI_SPARES) return 0;
+    ctx->spare[ctx->n_spare].data = data, ctx->spare[ctx->n_spare++].count = count;
+    return 1;
+}
+static ag_real *agi_take(ag_ctx *ctx, int life, size_t count) {
+    for (int i = life == AGI_TAPE ? ctx->n_spare - 1 : -1; i >= 0; i--)             // the last one used is the warmest
+        if (ctx->spare[i].count == count) {
+            ag_real *data = ctx->spare[i].data;
+            ctx->spare[i] = ctx->spare[--ctx->n_spare];
+            return data;
+        }
+    return (ag_real *)agi_alloc(ctx, &ctx->device[life], count * sizeof(ag_real));
+}
+
 static ag_tensor *agi_new(ag_ctx *ctx, int life, const char *op, int ndim, const int *shape) {
     ag_tensor *t = agi_tensor(ctx, life, op, ndim, shape);
-    if (t) t->data = (ag_real *)agi_alloc(ctx, &ctx->device[life], t->count * sizeof(ag_real));
+    if (t) t->data = agi_take(ctx, life, t->count);
     return t && t->data ? t : NULL;
 }
 
@@ -1322,14 +1357,20 @@ static int agi_part_ok(const ag_tensor *t, const char *op, size_t first, size_t 
     return 1;
 }
 
+static int agi_there(const ag_tensor *t, const char *op) {
+    if (!t->data) agi_fail(t->ctx, op, "the tensor %s was forgotten (ag_forget): use it before", agi_shape(t).s);
+    return t->data != NULL;
+}
+
 int ag_set_part(ag_tensor *t, size_t first, size_t n, const ag_real *from) {
-    if (!agi_part_ok(t, "ag_set", first, n, from)) return -1;
+    if (!agi_part_ok(t, "ag_set", first, n, from) || !agi_there(t, "ag_set")) return -1;
     t->version++;
     return AGI_RUN(t->ctx, write, t->data + first, from, n * sizeof(ag_real));
 }
 
 int ag_get_part(const ag_tensor *t, size_t first, size_t n, ag_real *to) {
-    if (!agi_part_ok(t, "ag_get", first, n, to)) return -1;
+    if (!agi_part_ok(t, "ag_get", first, n, to) || !agi_there(t, "ag_get")) return -1;
+    if (t->ctx->dry) memset(to, 0, n * sizeof *to);
     return AGI_RUN(t->ctx, read, to, t->data + first, n * sizeof(ag_real));
 }
 
@@ -1338,7 +1379,7 @@ int ag_get(const ag_tensor *t, ag_real *to) { return ag_get_part(t, 0, t ? t->co
 
 int ag_get_grad(const ag_tensor *t, ag_real *to) {
     if (!agi_part_ok(t, "ag_get_grad", 0, t ? t->count : 0, to)) return -1;
-    if (!t->has_grad) { memset(to, 0, t->count * sizeof *to); return 0; }
+    if (!t->has_grad || t->ctx->dry) { memset(to, 0, t->count * sizeof *to); return 0; }
     if (AGI_RUN(t->ctx, read, to, t->grad, t->count * sizeof *to)) return -1;
     if (t->trainable && t->ctx->grad_scale != 1)    // clipped: the optimizer multiplies as it reads
         for (size_t i = 0; i < t->count; i++) to[i] *= (ag_real)t->ctx->grad_scale;
@@ -1356,7 +1397,7 @@ double ag_item(const ag_tensor *t) {
 }
 
 void ag_fill(ag_tensor *t, ag_real value) {
-    if (!t || t->ctx->error[0]) return;
+    if (!t || t->ctx->error[0] || !agi_there(t, "ag_fill")) return;
     t->version++;
     AGI_RUN(t->ctx, fill, t->data, value, t->count);
 }
@@ -1393,7 +1434,8 @@ int ag_shape_is(const ag_tensor *t, int d0, int d1, int d2, int d3) {
 // ---- the tape ------------------------------------------------------------------------------------------------------
 // An op is recorded as it runs: its result remembers the op and the operands. The list of results, newest first, is
 // the tape, and it is a topological order by construction: an operand is always older than what is made from it.
-typedef struct agi_op { const char *name; void (*backward)(ag_tensor *y); } agi_op;
+// again: computes the numbers of a result once more, for ag_forget; NULL where that would be dear.
+typedef struct agi_op { const char *name; void (*backward)(ag_tensor *y); int (*again)(ag_tensor *y); } agi_op;
 
 // The operands are there, belong to one context, and there is no error yet?
 static ag_ctx *agi_ready(const agi_op *op, int n, ag_tensor *const *in) {
@@ -1407,6 +1449,12 @@ static ag_ctx *agi_ready(const agi_op *op, int n, ag_tensor *const *in) {
             return NULL;
         }
     }
+    for (int i = 0; i < n; i++)
+        if (!in[i]->data) {
+            agi_fail(in[0]->ctx, op->name, "operand %d, %s, was forgotten (ag_forget): use it before", i,
+                     agi_shape(in[i]).s);
+            return NULL;
+        }
     return in[0]->ctx;
 }
 
@@ -1417,7 +1465,8 @@ static ag_tensor *agi_node(const agi_op *op, int n_in, ag_tensor *const *in, int
     ag_tensor *y = make(ctx, AGI_TAPE, op->name, ndim, shape);
     int needs = 0;
     if (!y) return NULL;
-    if (view) y->data = in[0]->data;
+    if (view) y->data = in[0]->data, in[0]->viewed = 1;
+    y->computed = !view;
     for (int i = 0; i < n_in; i++) needs |= in[i]->needs_grad;
     if (!needs || ctx->no_grad || !op->backward) return y;
     y->in = (ag_tensor **)agi_alloc(ctx, &ctx->host[AGI_TAPE], (size_t)n_in * sizeof *y->in);
@@ -1441,16 +1490,7 @@ static ag_real *agi_grad(ag_tensor *x, int *accumulate) {
     ag_ctx *ctx = x->ctx;
     if (!x->needs_grad || ctx->error[0]) return NULL;
     *accumulate = x->has_grad;
-    if (!x->grad && x->op) {
-        for (int i = ctx->n_spare - 1; i >= 0 && !x->grad; i--)         // the last one used is the warmest
-            if (ctx->spare[i].count == x->count)
-                x->grad = ctx->spare[i].grad, ctx->spare[i] = ctx->spare[--ctx->n_spare];
-    }
-    if (!x->grad) {
-        int life = x->op ? AGI_TAPE : AGI_PARAMS;
-        x->grad = (ag_real *)agi_alloc(ctx, &ctx->device[life], x->count * sizeof(ag_real));
-        if (!x->grad) return NULL;
-    }
+    if (!x->grad && !(x->grad = agi_take(ctx, x->op ? AGI_TAPE : AGI_PARAMS, x->count))) return NULL;
     x->has_grad = 1;
     return x->grad;
 }
@@ -1459,7 +1499,7 @@ static ag_real *agi_grad(ag_tensor *x, int *accumulate) {
 static void agi_drop_grad(ag_tensor *y) {
     ag_ctx *ctx = y->ctx;
     if (!y->op || y->keep_grad || !y->grad) return;
-    if (ctx->n_spare < AGI_SPARES) ctx->spare[ctx->n_spare].grad = y->grad, ctx->spare[ctx->n_spare++].count = y->count;
+    agi_spare(ctx, y->grad, y->count);
     y->grad = NULL, y->has_grad = 0;
 }
 
@@ -1476,6 +1516,43 @@ static size_t agi_rows(const ag_tensor *x) {
     return rows;
 }
 static int agi_last(const ag_tensor *x) { return x->ndim ? x->shape[x->ndim - 1] : 1; }
+
+// Forward: y was read for the last time. Backward: y and all that was made from it are done.
+static void agi_drop_data(ag_tensor *y) {
+    if (y->forgotten && y->data && agi_spare(y->ctx, y->data, y->count)) y->data = NULL;
+}
+
+int ag_forget(ag_tensor *y) {
+    if (!y || y->ctx->error[0]) return -1;
+    if (!y->needs_grad) {
+        if (y->computed && !y->viewed) y->forgotten = 1, agi_drop_data(y);
+        return 0;
+    }
+    if (!y->op || !y->op->again || y->viewed) {
+        agi_fail(y->ctx, "ag_forget", "%s %s %s", y->op ? y->op->name : "a parameter", agi_shape(y).s, y->viewed ?
+                 "shares its memory with another tensor (ag_reshape, ag_detach)" : "cannot be computed again");
+        return -1;
+    }
+    y->forgotten = 1;
+    agi_drop_data(y);
+    return 0;
+}
+
+// Computes a forgotten tensor again, and before it the forgotten ones that it is made from. No recursion: a chain of
+// them may be long.
+static int agi_remember(ag_tensor *t) {
+    while (!t->data) {
+        ag_tensor *u = t;
+        for (int i = 0; i < u->n_in; i++) if (!u->in[i]->data) u = u->in[i], i = -1;
+        if (!u->op) {
+            agi_fail(u->ctx, "ag_backward", "%s, made at %.200s:%d, was forgotten (ag_forget), and having no gradient it "
+                     "cannot be computed again", agi_shape(u).s, u->file ? u->file : "?", u->line);
+            return -1;
+        }
+        if (!(u->data = agi_take(u->ctx, AGI_TAPE, u->count)) || u->op->again(u)) return -1;
+    }
+    return 0;
+}
 
 // ====================================================================================================================
 // Chapter 3: the ops
@@ -1649,7 +1726,17 @@ static void agi_map_backward(ag_tensor *y) {
     }
 }
 
-#define AGI_MAP_OP(id, text) { text, id == AG_MAP_GREATER ? NULL : agi_map_backward }
+static int agi_map_values(ag_tensor *y, int n, ag_tensor *const *in) {
+    int shape[4];
+    size_t stride[3][4];
+    const ag_real *x[3] = {NULL, NULL, NULL};
+    agi_shape4(y, shape);
+    for (int i = 0; i < n; i++) x[i] = in[i]->data, agi_strides(in[i], stride[i]);
+    return AGI_RUN(y->ctx, map, y->iarg[0], y->data, x, shape, (const size_t (*)[4])stride, y->arg[0], y->arg[1]);
+}
+static int agi_map_again(ag_tensor *y) { return agi_map_values(y, y->n_in, y->in); }
+
+#define AGI_MAP_OP(id, text) { text, id == AG_MAP_GREATER ? NULL : agi_map_backward, agi_map_again }
 static const agi_op agi_map_ops[AG_MAP_COUNT] = {       // in the order of ag_map_op
     AGI_MAP_OP(AG_MAP_ADD, "ag_add"), AGI_MAP_OP(AG_MAP_SUB, "ag_sub"), AGI_MAP_OP(AG_MAP_MUL, "ag_mul"),
     AGI_MAP_OP(AG_MAP_DIV, "ag_div"), AGI_MAP_OP(AG_MAP_MIN, "ag_minimum"), AGI_MAP_OP(AG_MAP_MAX, "ag_maximum"),
@@ -1665,9 +1752,7 @@ static const agi_op agi_map_ops[AG_MAP_COUNT] = {       // in the order of ag_ma
 static ag_tensor *agi_map(int op, int n, ag_tensor *a, ag_tensor *b, ag_tensor *c, double p, double q) {
     ag_tensor *in[3], *y;
     const agi_op *info = &agi_map_ops[op];
-    int ndim = 0, shape[4] = {1, 1, 1, 1}, shape4[4];
-    size_t stride[3][4];
-    const ag_real *x[3] = {NULL, NULL, NULL};
+    int ndim = 0, shape[4] = {1, 1, 1, 1};
     in[0] = a, in[1] = b, in[2] = c;
     ag_ctx *ctx = agi_ready(info, n, in);
     if (!ctx) return NULL;
@@ -1687,9 +1772,7 @@ static ag_tensor *agi_map(int op, int n, ag_tensor *a, ag_tensor *b, ag_tensor *
     y = agi_node(info, n, in, ndim, shape, 0);
     if (!y) return NULL;
     y->iarg[0] = op, y->arg[0] = p, y->arg[1] = q;
-    agi_shape4(y, shape4);
-    for (int i = 0; i < n; i++) x[i] = in[i]->data, agi_strides(in[i], stride[i]);
-    return AGI_RUN(ctx, map, op, y->data, x, shape4, (const size_t (*)[4])stride, p, q) ? NULL : y;
+    return agi_map_values(y, n, in) ? NULL : y;
 }
 
 ag_tensor *ag_add(ag_tensor *a, ag_tensor *b) { return agi_map(AG_MAP_ADD, 2, a, b, NULL, 0, 0); }
@@ -1758,7 +1841,8 @@ static void agi_reshape_backward(ag_tensor *y) {
     n[3] = (int)y->count;
     if (dx) AGI_RUN(y->ctx, copy, dx, flat, y->grad, flat, n, accumulate);
 }
-static const agi_op agi_op_reshape = { "ag_reshape", agi_reshape_backward }, agi_op_detach = { "ag_detach", NULL };
+static const agi_op agi_op_reshape = { "ag_reshape", agi_reshape_backward, NULL };
+static const agi_op agi_op_detach = { "ag_detach", NULL, NULL };
 
 ag_tensor *ag_reshape_to(ag_tensor *x, int d0, int d1, int d2, int d3, int end) {
     int shape[AG_NDIM], n, open = -1;
@@ -1800,7 +1884,7 @@ static void agi_permute_backward(ag_tensor *y) {
     agi_permute_strides(y, y->in[0], xs, ys);
     if (dx) AGI_RUN(y->ctx, copy, dx, xs, y->grad, ys, shape, accumulate);
 }
-static const agi_op agi_op_permute = { "ag_permute", agi_permute_backward };
+static const agi_op agi_op_permute = { "ag_permute", agi_permute_backward, NULL };
 
 ag_tensor *ag_permute(ag_tensor *x, int p0, int p1, int p2, int p3) {
     int p[AG_NDIM], shape[AG_NDIM], shape4[4], seen = 0;
@@ -1846,7 +1930,7 @@ static void agi_slice_backward(ag_tensor *y) {
     if (!dx || (!accumulate && AGI_RUN(y->ctx, fill, dx, 0, x->count))) return;
     agi_copy_run(y, dx, y->grad, x, y->iarg[0], y->iarg[1], 1, 1);
 }
-static const agi_op agi_op_slice = { "ag_slice", agi_slice_backward };
+static const agi_op agi_op_slice = { "ag_slice", agi_slice_backward, NULL };
 
 ag_tensor *ag_slice(ag_tensor *x, int dim, int first, int n) {
     int shape[AG_NDIM];
@@ -1871,7 +1955,7 @@ static void agi_concat_backward(ag_tensor *y) {
         if (dx && agi_copy_run(y->in[i], dx, y->grad, y, y->iarg[0], first, 0, accumulate)) return;
     }
 }
-static const agi_op agi_op_concat = { "ag_concat", agi_concat_backward };
+static const agi_op agi_op_concat = { "ag_concat", agi_concat_backward, NULL };
 
 ag_tensor *ag_concat(ag_tensor *const *xs, int n, int dim) {
     int shape[AG_NDIM], first = 0;
@@ -1951,8 +2035,9 @@ static void agi_reduce_backward(ag_tensor *y) {
     if (dx) AGI_RUN(y->ctx, reduce_back, y->iarg[0], dx, x->data, y->data, y->grad, outer, r, inner, y->arg[0],
                     accumulate);
 }
-static const agi_op agi_op_sum = { "ag_sum", agi_reduce_backward }, agi_op_mean = { "ag_mean", agi_reduce_backward },
-                    agi_op_max = { "ag_max_dim", agi_reduce_backward };
+static const agi_op agi_op_sum = { "ag_sum", agi_reduce_backward, NULL };
+static const agi_op agi_op_mean = { "ag_mean", agi_reduce_backward, NULL };
+static const agi_op agi_op_max = { "ag_max_dim", agi_reduce_backward, NULL };
 
 static ag_tensor *agi_reduce(const agi_op *op, ag_tensor *x, int all, int dim) {
     int shape[AG_NDIM] = {1, 1, 1, 1};
@@ -2072,8 +2157,8 @@ static void agi_matmul_backward(ag_tensor *y) {
     if (tb) agi_product(ctx, db, y->grad, a->data, NULL, N, K, M, 1, 0, batch, sb, sy, sa, accumulate);
     else agi_product(ctx, db, a->data, y->grad, NULL, K, N, M, 1, 0, batch, sb, sa, sy, accumulate);
 }
-static const agi_op agi_op_matmul = { "ag_matmul", agi_matmul_backward };
-static const agi_op agi_op_matmul_t = { "ag_matmul_t", agi_matmul_backward };
+static const agi_op agi_op_matmul = { "ag_matmul", agi_matmul_backward, NULL };
+static const agi_op agi_op_matmul_t = { "ag_matmul_t", agi_matmul_backward, NULL };
 
 static ag_tensor *agi_linear_int8(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tensor *bias, int O, int turned);
 static ag_tensor *agi_matmul(const agi_op *op, ag_tensor *a, ag_tensor *b, int tb) {
@@ -2174,9 +2259,8 @@ int ag_quantize(ag_tensor *w, int turned, int on) {
                 q[i * stride + o] = (signed char)AGI_MAX(-127, AGI_MIN(x, 127));
             }
         }
-        bad = ctx->backend->write(ctx->backend, w->int8->data, q, bytes) || ag_set(w->int8_scale, scale);
+        bad = AGI_RUN(ctx, write, w->int8->data, q, bytes) || ag_set(w->int8_scale, scale);
         w->int8_on = bad ? 0 : turned ? 2 : 1, w->int8_version = w->version;
-        if (bad && !ctx->error[0]) agi_fail(ctx, "ag_quantize", "the device did not take the weights");
     } else if (!ctx->error[0]) agi_fail(ctx, "ag_quantize", "out of memory");
     if (q) AG_FREE(q);
     if (from) AG_FREE(from);
@@ -2185,7 +2269,7 @@ int ag_quantize(ag_tensor *w, int turned, int on) {
 
 // The product with such a copy, for ag_linear and ag_matmul_t once they have checked the shapes.
 static ag_tensor *agi_linear_int8(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tensor *bias, int O, int turned) {
-    static const agi_op without_backward = { "ag_linear", NULL };
+    static const agi_op without_backward = { "ag_linear", NULL, NULL };
     ag_ctx *ctx = x->ctx;
     int shape[AG_NDIM];
     if (!ctx->no_grad && (x->needs_grad || w->needs_grad || (bias && bias->needs_grad))) {
@@ -2232,7 +2316,7 @@ static void agi_linear_backward(ag_tensor *y) {
     if (y->n_in == 3 && (g = agi_grad(y->in[2], &accumulate)) != NULL)
         AGI_RUN(ctx, reduce, AG_REDUCE_SUM, g, y->grad, (size_t)1, (size_t)rows, (size_t)O, 1.0, accumulate);
 }
-static const agi_op agi_op_linear = { "ag_linear", agi_linear_backward };
+static const agi_op agi_op_linear = { "ag_linear", agi_linear_backward, NULL };
 
 // The node of ag_linear or ag_linear_gelu, with its shapes checked; with weights in int8 it is computed already.
 static ag_tensor *agi_linear(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tensor *bias, int *int8) {
@@ -2276,7 +2360,14 @@ static void agi_linear_gelu_backward(ag_tensor *y) {
                  (size_t)y->in[1]->shape[1], accumulate))
         agi_linear_back(y, dz);
 }
-static const agi_op agi_op_linear_gelu = { "ag_linear_gelu", agi_linear_gelu_backward };
+static int agi_linear_gelu_again(ag_tensor *y) {            // z is still there
+    const ag_real *x[3] = {NULL, NULL, NULL};
+    const size_t flat[3][4] = {{0, 0, 0, 1}, {0, 0, 0, 0}, {0, 0, 0, 0}};
+    int shape[4] = {1, 1, 1, 1};
+    x[0] = (const ag_real *)y->saved[0], shape[3] = (int)y->count;
+    return AGI_RUN(y->ctx, map, AG_MAP_GELU, y->data, x, shape, flat, 0.0, 0.0);
+}
+static const agi_op agi_op_linear_gelu = { "ag_linear_gelu", agi_linear_gelu_backward, agi_linear_gelu_again };
 
 static int agi_naive_linear_gelu(ag_backend *b, ag_real *y, ag_real *z, const ag_real *x, const ag_real *w,
                                  const ag_real *bias, int rows, int I, int O, int precision) {
@@ -2345,8 +2436,8 @@ static void agi_softmax_backward(ag_tensor *y) {
     if (dx) AGI_RUN(y->ctx, softmax_back, dx, y->data, y->grad, agi_rows(y), (size_t)agi_last(y), y->iarg[0],
                     accumulate);
 }
-static const agi_op agi_op_softmax = { "ag_softmax", agi_softmax_backward };
-static const agi_op agi_op_log_softmax = { "ag_log_softmax", agi_softmax_backward };
+static const agi_op agi_op_softmax = { "ag_softmax", agi_softmax_backward, NULL };
+static const agi_op agi_op_log_softmax = { "ag_log_softmax", agi_softmax_backward, NULL };
 
 static ag_tensor *agi_softmax(const agi_op *op, ag_tensor *x, int is_log) {
     ag_ctx *ctx = agi_ready(op, 1, &x);
@@ -2408,8 +2499,15 @@ static void agi_norm_backward(ag_tensor *y) {
     AGI_RUN(y->ctx, norm_back, dx, dw, db, x->data, w->data, (const ag_real *)y->saved[0], y->grad, agi_rows(x),
             (size_t)agi_last(x), y->iarg[0], ax | aw << 1 | ab << 2);
 }
-static const agi_op agi_op_layernorm = { "ag_layernorm", agi_norm_backward };
-static const agi_op agi_op_rmsnorm = { "ag_rmsnorm", agi_norm_backward };
+static int agi_norm_values(ag_tensor *y, const ag_tensor *x, const ag_tensor *w, const ag_tensor *bias) {
+    return AGI_RUN(y->ctx, norm, y->data, (ag_real *)y->saved[0], x->data, w->data, bias ? bias->data : NULL,
+                   agi_rows(x), (size_t)agi_last(x), y->arg[0], y->iarg[0]);
+}
+static int agi_norm_again(ag_tensor *y) {
+    return agi_norm_values(y, y->in[0], y->in[1], y->n_in == 3 ? y->in[2] : NULL);
+}
+static const agi_op agi_op_layernorm = { "ag_layernorm", agi_norm_backward, agi_norm_again };
+static const agi_op agi_op_rmsnorm = { "ag_rmsnorm", agi_norm_backward, agi_norm_again };
 
 static ag_tensor *agi_norm(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tensor *bias, double eps, int rms) {
     ag_tensor *in[3];
@@ -2424,9 +2522,8 @@ static ag_tensor *agi_norm(const agi_op *op, ag_tensor *x, ag_tensor *w, ag_tens
     }
     ag_tensor *y = agi_node(op, bias ? 3 : 2, in, x->ndim, x->shape, 0);
     if (!y || !(y->saved[0] = agi_save(ctx, agi_rows(x) * 2 * sizeof(ag_real)))) return NULL;
-    y->iarg[0] = rms;
-    return AGI_RUN(ctx, norm, y->data, (ag_real *)y->saved[0], x->data, w->data, bias ? bias->data : NULL, agi_rows(x),
-                   (size_t)agi_last(x), eps, rms) ? NULL : y;
+    y->iarg[0] = rms, y->arg[0] = eps;
+    return agi_norm_values(y, x, w, bias) ? NULL : y;
 }
 ag_tensor *ag_layernorm(ag_tensor *x, ag_tensor *w, ag_tensor *bias, double eps) {
     return agi_norm(&agi_op_layernorm, x, w, bias, eps, 0);
@@ -2458,7 +2555,7 @@ static void agi_embedding_backward(ag_tensor *y) {
     if (dt) AGI_RUN(y->ctx, embedding_back, dt, (const int *)y->saved[0], y->grad, c ? y->count / c : 0,
                     (size_t)table->shape[0], c, accumulate);
 }
-static const agi_op agi_op_embedding = { "ag_embedding", agi_embedding_backward };
+static const agi_op agi_op_embedding = { "ag_embedding", agi_embedding_backward, NULL };
 
 static int agi_ids_ok(ag_ctx *ctx, const char *op, const int *ids, size_t n, int limit, int ignore) {
     if (!ids && n) { agi_fail(ctx, op, "the ids are NULL"); return 0; }
@@ -2507,7 +2604,7 @@ static void agi_gather_backward(ag_tensor *y) {
     if (dx) AGI_RUN(y->ctx, gather_back, dx, (const int *)y->saved[0], y->grad, agi_rows(x), (size_t)agi_last(x),
                     accumulate);
 }
-static const agi_op agi_op_gather = { "ag_gather", agi_gather_backward };
+static const agi_op agi_op_gather = { "ag_gather", agi_gather_backward, NULL };
 
 ag_tensor *ag_gather(ag_tensor *x, const int *ids) {
     ag_ctx *ctx = agi_ready(&agi_op_gather, 1, &x);
@@ -2535,7 +2632,7 @@ static void agi_dropout_backward(ag_tensor *y) {        // dx += dy * mask / (1 
     ag_real *dx = agi_grad(y->in[0], &accumulate);
     if (dx) AGI_RUN(y->ctx, dropout, dx, y->grad, y->count, y->arg[0], *(ag_rng *)y->saved[0], accumulate);
 }
-static const agi_op agi_op_dropout = { "ag_dropout", agi_dropout_backward };
+static const agi_op agi_op_dropout = { "ag_dropout", agi_dropout_backward, NULL };
 
 ag_tensor *ag_dropout(ag_tensor *x, double p) {
     ag_ctx *ctx = agi_ready(&agi_op_dropout, 1, &x);
@@ -2646,8 +2743,8 @@ static void agi_attention_backward(ag_tensor *y) {
     a.dqkv = agi_grad(y->in[0], &a.accumulate);
     if (a.dqkv) AGI_RUN(y->ctx, attention_back, &a);
 }
-static const agi_op agi_op_attention = { "ag_attention", agi_attention_backward };
-static const agi_op agi_op_attention_ragged = { "ag_attention_ragged", agi_attention_backward };
+static const agi_op agi_op_attention = { "ag_attention", agi_attention_backward, NULL };
+static const agi_op agi_op_attention_ragged = { "ag_attention_ragged", agi_attention_backward, NULL };
 
 // Heads of queries, keys and values side by side; 0 for numbers of them that cannot be.
 static int agi_head_count(int n_head, int n_kv_head) {
@@ -2818,8 +2915,17 @@ static void agi_qk_rope_backward(ag_tensor *y) {
             (const ag_real *)y->saved[0], y->grad, x->shape[0], x->shape[1], y->iarg[0], y->iarg[1], y->iarg[2],
             y->iarg[3], (const int *)y->saved[1], y->arg[0], ax | aq << 1 | ak << 2);
 }
-static const agi_op agi_op_rope = { "ag_rope", agi_qk_rope_backward };
-static const agi_op agi_op_qk_rope = { "ag_qk_norm_rope", agi_qk_rope_backward };
+static int agi_qk_rope_values(ag_tensor *y, const ag_tensor *x, const ag_tensor *wq, const ag_tensor *wk) {
+    return AGI_RUN(y->ctx, qk_rope, y->data, (ag_real *)y->saved[0], x->data, wq ? wq->data : NULL,
+                   wk ? wk->data : NULL, x->shape[0], x->shape[1], y->iarg[0], y->iarg[1], y->iarg[2], y->iarg[3],
+                   (const int *)y->saved[1], y->arg[0], y->arg[1]);
+}
+static int agi_qk_rope_again(ag_tensor *y) {
+    return agi_qk_rope_values(y, y->in[0], y->iarg[4] & 1 ? y->in[1] : NULL,
+                              y->iarg[4] & 2 ? y->in[y->n_in - 1] : NULL);
+}
+static const agi_op agi_op_rope = { "ag_rope", agi_qk_rope_backward, agi_qk_rope_again };
+static const agi_op agi_op_qk_rope = { "ag_qk_norm_rope", agi_qk_rope_backward, agi_qk_rope_again };
 
 static ag_tensor *agi_qk_rope(const agi_op *op, ag_tensor *x, ag_tensor *wq, ag_tensor *wk, int H, int hs, int nq,
                               int nk, const int *start, double theta, double eps) {
@@ -2844,12 +2950,11 @@ static ag_tensor *agi_qk_rope(const agi_op *op, ag_tensor *x, ag_tensor *wq, ag_
         }
     if ((y = agi_node(op, n, in, 3, x->shape, 0)) == NULL) return NULL;
     y->iarg[0] = H, y->iarg[1] = hs, y->iarg[2] = nq, y->iarg[3] = nk, y->iarg[4] = (wq != NULL) | (wk != NULL) << 1,
-        y->arg[0] = theta;
+        y->arg[0] = theta, y->arg[1] = eps;
     size_t norms = (size_t)x->shape[0] * x->shape[1] * (nq + nk);
     if (n > 1 && !(y->saved[0] = agi_save(ctx, norms * sizeof(ag_real)))) return NULL;
     if (start && !(y->saved[1] = agi_save_ints(ctx, start, (size_t)x->shape[0]))) return NULL;
-    return AGI_RUN(ctx, qk_rope, y->data, (ag_real *)y->saved[0], x->data, wq ? wq->data : NULL, wk ? wk->data : NULL,
-                   x->shape[0], x->shape[1], H, hs, nq, nk, (const int *)y->saved[1], theta, eps) ? NULL : y;
+    return agi_qk_rope_values(y, x, wq, wk) ? NULL : y;
 }
 
 ag_tensor *ag_rope(ag_tensor *x, int head_size, int n_rotate, const int *start, double theta) {
@@ -2901,7 +3006,11 @@ static void agi_swiglu_backward(ag_tensor *y) {
     ag_real *dx = agi_grad(y->in[0], &accumulate);
     if (dx) AGI_RUN(y->ctx, swiglu_back, dx, y->in[0]->data, y->grad, agi_rows(y), (size_t)agi_last(y), accumulate);
 }
-static const agi_op agi_op_swiglu = { "ag_swiglu", agi_swiglu_backward };
+static int agi_swiglu_values(ag_tensor *y, const ag_tensor *x) {
+    return AGI_RUN(y->ctx, swiglu, y->data, x->data, agi_rows(y), (size_t)agi_last(y));
+}
+static int agi_swiglu_again(ag_tensor *y) { return agi_swiglu_values(y, y->in[0]); }
+static const agi_op agi_op_swiglu = { "ag_swiglu", agi_swiglu_backward, agi_swiglu_again };
 
 ag_tensor *ag_swiglu(ag_tensor *x) {
     int shape[AG_NDIM];
@@ -2914,7 +3023,7 @@ ag_tensor *ag_swiglu(ag_tensor *x) {
     memcpy(shape, x->shape, sizeof shape);
     shape[x->ndim - 1] /= 2;
     ag_tensor *y = agi_node(&agi_op_swiglu, 1, &x, x->ndim, shape, 0);
-    return !y || AGI_RUN(ctx, swiglu, y->data, x->data, agi_rows(y), (size_t)agi_last(y)) ? NULL : y;
+    return !y || agi_swiglu_values(y, x) ? NULL : y;
 }
 
 // ---- cross entropy -------------------------------------------------------------------------------------------------
@@ -2950,7 +3059,7 @@ static void agi_nll_backward(ag_tensor *y) {
     if (dx) AGI_RUN(y->ctx, nll_back, dx, x->data, (const ag_real *)y->saved[0], (const int *)y->saved[1], y->grad,
                     agi_rows(x), (size_t)agi_last(x), accumulate);
 }
-static const agi_op agi_op_nll = { "ag_nll", agi_nll_backward };
+static const agi_op agi_op_nll = { "ag_nll", agi_nll_backward, NULL };
 
 ag_tensor *ag_nll(ag_tensor *logits, const int *targets) {
     ag_ctx *ctx = agi_ready(&agi_op_nll, 1, &logits);
@@ -3037,11 +3146,13 @@ static void agi_blame(ag_ctx *ctx, ag_tensor *loss, double value) {
     for (ag_tensor *t = loss; t; t = t->older) {
         if (!(t->keep_grad & ANCESTOR)) continue;
         t->keep_grad &= ~ANCESTOR;
+        if (agi_remember(t)) return;
         if (!agi_finite(ctx, t->data, t->count)) bad = t;
         for (int i = 0; i < t->n_in; i++) {
             if (t->in[i]->op) t->in[i]->keep_grad |= ANCESTOR;
             else if (!agi_finite(ctx, t->in[i]->data, t->in[i]->count)) bad = t->in[i];
         }
+        agi_drop_data(t);
     }
     agi_fail(ctx, "ag_backward", "the loss is %g. The first tensor that is not finite is %s %s, made at %.200s:%d",
              value, bad->name ? bad->name : bad->op ? bad->op->name : bad->trainable ? "a parameter" : "an input",
@@ -3072,8 +3183,9 @@ int ag_backward(ag_tensor *loss) {
     one = accumulate ? one + 1 : 1;
     if (AGI_RUN(ctx, fill, d_loss, one, (size_t)1)) return -1;
     for (ag_tensor *y = loss; y && y->op && !ctx->error[0]; y = y->older) {
+        for (int i = 0; y->has_grad && i < y->n_in; i++) if (agi_remember(y->in[i])) return -1;
         if (y->has_grad) y->op->backward(y);
-        agi_drop_grad(y);
+        agi_drop_grad(y), agi_drop_data(y);
     }
     return ctx->error[0] ? -1 : 0;
 }
@@ -3086,7 +3198,7 @@ void ag_zero_grad(ag_ctx *ctx) {
 
 // ---- the norm of the gradient, and clipping ------------------------------------------------------------------------
 double ag_grad_norm(ag_ctx *ctx) {
-    double sum = 0, part;
+    double sum = 0, part = 0;
     if (!ctx || ctx->error[0]) return NAN;
     if (ctx->grad_norm >= 0) return ctx->grad_norm * ctx->grad_scale;
     for (int i = 0; i < ctx->n_params; i++) {

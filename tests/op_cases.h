@@ -411,4 +411,11 @@ static ag_tensor *weighed(ag_tensor *y) {
     return ag_sum(ag_mul(y, weights));
 }
 
+// Forgets every result on the tape that can be computed again, chains of them too; returns how many.
+static int forget_all(ag_ctx *g) {
+    int n = 0;
+    for (ag_tensor *t = g->last; t; t = t->older) if (t->op->again && !t->viewed) n += ag_forget(t) == 0;
+    return n;
+}
+
 #endif

@@ -217,6 +217,34 @@ static void no_malloc_after_the_second_step(void) {
 }
 
 // Evaluation and generation between forward and backward, bracketed: the parameters end up with the same bits.
+// A context that computes nothing takes to the byte what one that computes takes, and says what is wrong as well.
+static void a_dry_run_tells_the_memory(void) {
+    for (int forget = 0; forget < 2; forget++) {
+        ag_memory used[2];
+        for (int dry = 0; dry < 2; dry++) {
+            ag_ctx *g = dry ? ag_new_dry() : ag_new(1);
+            model m = model_new(g, 4, 24, 32, 29);
+            for (int step = 0; step < 3; step++) {
+                ag_tensor *loss = model_loss(&m, step);
+                for (ag_tensor *t = g->last; t && forget; t = t->older) if (t->op->again && !t->viewed) ag_forget(t);
+                CHECK(ag_backward(loss) == 0);
+                CHECK(!dry || ag_item(loss) == 0);
+                ag_clip_grad(g, 1);
+                CHECK(ag_adamw(g, 1e-3, 0.9, 0.99, 0.1) == 0);
+                ag_reset(g);
+            }
+            used[dry] = ag_memory_used(g);
+            CHECK(ag_matmul(m.qkv, ag_zeros(g, 3, 3)) == NULL);
+            CHECK_HAS(ag_error(g), "ag_matmul: a is (");
+            ag_free(g);
+        }
+        CHECK_INT(used[1].params, used[0].params);
+        CHECK_INT(used[1].state, used[0].state);
+        CHECK_INT(used[1].tape_peak, used[0].tape_peak);
+        CHECK_INT(used[1].reserved, used[0].reserved);
+    }
+}
+
 static void mark_and_rewind_leave_no_trace(void) {
     uint64_t hash[2];
     for (int bracket = 0; bracket < 2; bracket++) {
@@ -1207,6 +1235,7 @@ int main(int argc, char **argv) {
     T_RUN(uniform_and_normal);
     T_RUN(streams_are_independent);
     T_RUN(no_malloc_after_the_second_step);
+    T_RUN(a_dry_run_tells_the_memory);
     T_RUN(mark_and_rewind_leave_no_trace);
     T_RUN(a_rewind_takes_gradient_buffers_along);
     T_RUN(three_lives);

@@ -20,6 +20,7 @@ static const op_case *nth_case(int i) { return i < N_OP_CASES ? &op_cases[i] : &
 
 // The result of a case, its weighed sum, and the gradients of its parameters, one after the other in *out (malloced).
 // The lengths go to sizes[]. Returns how many tensors there are, 0 after an error.
+static int forgetting, forgotten;          // 1: before backward all results are forgotten that can be; how many were
 static int results_of(ag_ctx *g, int i, ag_real **out, size_t sizes[8]) {
     size_t total = 1, n = 0;
     int tensors = 0;
@@ -27,11 +28,13 @@ static int results_of(ag_ctx *g, int i, ag_real **out, size_t sizes[8]) {
     *out = NULL;
     make_params(g, nth_case(i)->spec, seed_of(nth_case(i)->name));
     y = nth_case(i)->build(g), l = weighed(y);
-    if (!l || ag_backward(l)) return 0;
+    if (!l) return 0;
     for (int k = 0; k < ag_param_count(g); k++) total += ag_param_get(g, k)->count;
     *out = (ag_real *)malloc((total + y->count) * sizeof **out);
     ag_get(y, *out), sizes[tensors++] = n = y->count;
     (*out)[n++] = (ag_real)ag_item(l), sizes[tensors++] = 1;
+    if (forgetting) forgotten += forget_all(g);
+    if (ag_backward(l)) return 0;
     for (int k = 0; k < ag_param_count(g); k++) {
         ag_get_grad(ag_param_get(g, k), *out + n);
         n += sizes[tensors++] = ag_param_get(g, k)->count;
@@ -191,6 +194,20 @@ static void instruction_sets_do_not_change_a_bit(void) {
         }
     }
     if (!compared) puts("skipped: bits of two instruction sets: this machine and build have one only");
+}
+
+static void forgetting_does_not_change_a_bit(void) {
+    forgotten = 0;
+    for (int b = 0; b < N_BACKENDS; b++)
+        for (int i = 0; i < N_CASES; i++) {
+            size_t n, m;
+            float *x = bits_of(i, backend_names[b], 2, &n), *y;
+            forgetting = 1, y = bits_of(i, backend_names[b], 2, &m), forgetting = 0;
+            if (n != m || (n && memcmp(x, y, n * sizeof *x)))
+                T_FAIL("%s on %s: other bits after ag_forget", nth_case(i)->name, backend_names[b]);
+            free(x), free(y);
+        }
+    CHECK(forgotten > 2 * N_CASES);
 }
 
 // A row of a product, of a norm, of a softmax has the same bits alone as among 64 others.
@@ -469,6 +486,7 @@ int main(int argc, char **argv) {
     T_RUN(float_agrees_with_double);
     T_RUN(threads_do_not_change_a_bit);
     T_RUN(instruction_sets_do_not_change_a_bit);
+    T_RUN(forgetting_does_not_change_a_bit);
     T_RUN(a_row_does_not_depend_on_its_neighbours);
     T_RUN(cached_attention_has_the_bits_of_the_full_pass);
     T_RUN(ragged_attention_has_the_bits_of_the_padded_one);

@@ -730,6 +730,76 @@ static void a_new_size_after_two_losses(void) {
     ag_free(g);
 }
 
+// What is computed again is what it was: all gradients of all cases, twice over the same tape.
+static void forgotten_results_come_back(void) {
+    int forgotten = 0;
+    for (int i = 0; i < N_OP_CASES; i++) {
+        ag_ctx *g = ag_new(1), *h = ag_new(1);
+        make_params(g, op_cases[i].spec, seed_of(op_cases[i].name));
+        make_params(h, op_cases[i].spec, seed_of(op_cases[i].name));
+        ag_tensor *l = weighed(op_cases[i].build(g)), *m = weighed(op_cases[i].build(h));
+        forgotten += forget_all(h);
+        for (int k = 0; k < 2; k++) CHECK(!ag_backward(l) && !ag_backward(m));
+        for (int k = 0; k < ag_param_count(g); k++) {
+            size_t n = P(g, k)->count;
+            ag_real *x = (ag_real *)malloc((n + 1) * sizeof *x), *y = (ag_real *)malloc((n + 1) * sizeof *y);
+            ag_get_grad(P(g, k), x), ag_get_grad(P(h, k), y);
+            if (memcmp(x, y, n * sizeof *x)) T_FAIL("%s: other gradients after ag_forget", op_cases[i].text);
+            free(x), free(y);
+        }
+        ag_free(g), ag_free(h);
+    }
+    CHECK(forgotten > N_OP_CASES);
+
+    ag_ctx *g = ag_new(1);                          // a chain of them: no recursion, and two buffers serve them all
+    make_params(g, "4n", 1);
+    ag_tensor *t = ag_scale(P(g, 0), 1), *next;
+    size_t before = ag_memory_used(g).tape;
+    for (int i = 0; i < 20000; i++, t = next) {
+        next = i % 2 ? ag_scale(t, -1) : ag_neg(t);
+        ag_forget(t);
+    }
+    CHECK_INT(ag_memory_used(g).tape - before, 64);
+    CHECK(t->data != NULL && t->in[0]->data == NULL);
+    ag_free(g);
+}
+
+// A forgotten tensor is a clear error for whoever wants to read it, and so is one that cannot be forgotten.
+static void forgetting_is_refused_where_it_would_lose_something(void) {
+    ag_ctx *g = ag_new(1);
+    ag_real x[16];
+    make_params(g, "4,4n", 1);
+    ag_tensor *t = ag_tanh(P(g, 0)), *u = ag_exp(t), *v = ag_scale(u, 2), *flat = ag_reshape(v, 16);
+#define REFUSED(call, why) do { CHECK((call) != 0); CHECK_HAS(ag_error(g), why); ag_clear_error(g); } while (0)
+    REFUSED(ag_forget(P(g, 0)), "a parameter (4,4) cannot be computed again");
+    REFUSED(ag_forget(ag_matmul(t, t)), "ag_matmul (4,4) cannot be computed again");
+    REFUSED(ag_forget(v), "shares its memory");
+    REFUSED(ag_forget(flat), "ag_reshape (16) cannot");
+    CHECK(ag_forget(NULL) == -1 && ag_forget(u) == 0 && ag_forget(u) == 0);
+    REFUSED(ag_get(u, x), "ag_get: the tensor (4,4) was forgotten");
+    REFUSED(ag_set(u, x), "ag_set: ");
+    REFUSED(ag_add(t, u) == NULL, "ag_add: operand 1, (4,4), was forgotten");
+    ag_fill(u, 0);
+    REFUSED(ag_error(g) != NULL, "ag_fill: ");
+    ag_tensor *input = ag_zeros(g, 4, 4);
+    CHECK(ag_forget(input) == 0 && ag_get(input, x) == 0);      // nobody computed it, so it stays
+    ag_tensor *mask = ag_greater(P(g, 0), input), *loss = ag_sum(ag_mul(mask, P(g, 0)));
+    CHECK(ag_forget(mask) == 0 && mask->data == NULL);
+    REFUSED(ag_backward(loss), "was forgotten (ag_forget), and having no gradient");
+    int old = ag_no_grad(g, 1);
+    ag_tensor *product = ag_matmul(P(g, 0), P(g, 0)), *again;
+    const ag_real *at = product->data;
+    CHECK(ag_forget(product) == 0 && product->data == NULL);
+    again = ag_matmul(P(g, 0), P(g, 0));            // its memory serves the next
+    CHECK(again->data == at);
+    CHECK(ag_reshape(again, 16) != NULL && ag_forget(again) == 0 && again->data == at);
+    ag_no_grad(g, old);
+    ag_keep_grad(u);
+    CHECK(ag_backward(ag_sum(flat)) == 0);
+    CHECK(ag_get_grad(u, x) == 0 && x[0] == 2);     // the gradient is there, whatever became of the values
+    ag_free(g);
+}
+
 static void no_grad_records_nothing(void) {
     ag_ctx *g = ag_new(1);
     make_params(g, "3,4n", 1);
@@ -996,6 +1066,8 @@ int main(int argc, char **argv) {
     T_RUN(gradients_add_up);
     T_RUN(losses_with_a_common_trunk);
     T_RUN(a_new_size_after_two_losses);
+    T_RUN(forgotten_results_come_back);
+    T_RUN(forgetting_is_refused_where_it_would_lose_something);
     T_RUN(no_grad_records_nothing);
     T_RUN(dropout_scales_and_repeats);
     T_RUN(empty_tensors);
