@@ -1,7 +1,8 @@
 # make demo      a GPT learns Shakespeare: under three minutes on two cores, then a sample and a picture of its loss
 # make test      everything that can be checked on this machine; the last line is "N passed, N failed"
 # make lessons   compiles every lesson into build/
-# make bench     speed as ratios to other programs, one table (make bench-peers installs them; PEERS=path adds checkouts)
+# make bench     speed as ratios to other programs, one table (make bench-peers installs them; PEERS=path adds checkouts;
+#                CPU=avx2: as on a processor without AVX-512)
 # make base      the model that lessons 10 to 16 stand on, into out/base: 17 minutes
 # make results   what lessons 10 to 16 are about, in numbers, for five seeds: hours; stops and goes on (SEEDS=1 for one)
 # make clean     removes build/ and out/
@@ -29,7 +30,7 @@ demo: setup build/08_pretrain
 
 # A folder of its own: make demo and the exercises of lesson 08 write to out/08.
 base: setup build/08_pretrain
-	build/08_pretrain recipe=fast preset=small tokenizer=bpe repeats=0.5 steps=3000 out=out/base
+	build/08_pretrain recipe=base out=out/base
 
 lessons: setup $(LESSONS)
 
@@ -59,7 +60,7 @@ build/tests/test_questions build/asan/test_questions: examples/12_tools.c
 build/tests/test_reward build/asan/test_reward: examples/13_reward_model.c
 
 bench: lessons
-	@python3 tests/bench.py row=$(ROW) resume=$(RESUME) peers=$(PEERS)
+	@python3 tests/bench.py row=$(ROW) resume=$(RESUME) cpu=$(CPU) peers=$(PEERS)
 
 bench-peers:
 	@sh tests/peers/make_peers.sh

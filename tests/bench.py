@@ -1,6 +1,6 @@
 """`make bench`: this library beside the programs it wants to beat, on this machine, in one run.
 
-    python3 tests/bench.py [row=NAME[,NAME...]] [resume=1] [peers=FOLDER] [runs=5] [list=1] [readme=FILE]
+    python3 tests/bench.py [row=NAME[,NAME...]] [resume=1] [cpu=avx2] [peers=FOLDER] [runs=5] [list=1] [readme=FILE]
 
 Ours and the peer run alternately (A B A B ...), each as a process of its own that prints "VALUE unit" on its last line;
 the table holds medians. Where a peer has several settings, each is tried once and the best one is the opponent. A row
@@ -8,9 +8,11 @@ whose runs would take over five minutes is run once. A peer that is not installe
 `make bench-peers` installs those that Debian and PyPI have; FOLDER holds checkouts of nanoGPT, llm.c and llama2.c.
 
 row= runs only those rows (a part of a name is enough) and keeps the others of out/bench.csv; resume=1 runs only the
-rows that out/bench.csv lacks. readme= measures nothing and prints such a file as README's table; tests/measured.csv is
-the one that README shows, and a test compares the two. Only Python's standard library is needed here. Exits with 1 if a
-program of ours fails.
+rows that out/bench.csv lacks. cpu=avx2 is the same table on the processor of most laptops: neither ours nor the peers
+use wider instructions then; rows in which these play no part are left out, and out/bench_avx2.csv is written. readme=
+measures nothing and prints such a file as README's table; tests/measured.csv and tests/measured_avx2.csv are those that
+README shows, and a test compares them. Only Python's standard library is needed here. Exits with 1 if a program of ours
+fails.
 """
 import csv
 import os
@@ -23,16 +25,24 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 os.chdir(ROOT)
-OPTIONS = {"row": "", "resume": "", "peers": os.environ.get("PEERS", "build/peers/src"), "runs": "5", "list": "",
-           "readme": ""}
+OPTIONS = {"row": "", "resume": "", "cpu": "", "peers": os.environ.get("PEERS", "build/peers/src"), "runs": "5",
+           "list": "", "readme": ""}
 for word in sys.argv[1:]:
     key, _, value = word.partition("=")
     if key not in OPTIONS:
         sys.exit("bench: no option %s; there are: %s" % (key, " ".join(OPTIONS)))
     if value or key != "peers":
         OPTIONS[key] = value
+if OPTIONS["cpu"] not in ("", "avx2"):
+    sys.exit("bench: cpu=%s; there is: avx2" % OPTIONS["cpu"])
 CC = os.environ.get("CC", "cc")
-PEERS, RUNS, CSV = os.path.abspath(OPTIONS["peers"]), int(OPTIONS["runs"]), "out/bench.csv"
+AVX2 = OPTIONS["cpu"] == "avx2"
+PEERS, RUNS = os.path.abspath(OPTIONS["peers"]), int(OPTIONS["runs"])
+CSV, TAG = ("out/bench_avx2.csv", "_avx2") if AVX2 else ("out/bench.csv", "")
+MARCH = "-march=haswell" if AVX2 else "-march=native"
+# Ours, PyTorch's own kernels, oneDNN's, MKL's, OpenBLAS'
+NARROW = {"AG_CPU": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
+          "MKL_ENABLE_INSTRUCTIONS": "AVX2", "OPENBLAS_CORETYPE": "Haswell"}
 PYTHON = os.path.abspath("build/peers/venv/bin/python")
 FIELDS = ["name", "ours", "unit", "peer", "peers_figure", "ratio", "wanted"]
 THREADS = 2                             # all figures are for two cores
@@ -59,7 +69,8 @@ def run(command, env=None, limit=1800, cwd=None):
     """Runs a command and returns all that it printed; the environment limits it to two threads."""
     settings = dict(os.environ, AG_THREADS=str(THREADS), OMP_NUM_THREADS=str(THREADS),
                     OPENBLAS_NUM_THREADS=str(THREADS), RAYON_NUM_THREADS=str(THREADS),
-                    TORCHINDUCTOR_CACHE_DIR=os.path.abspath("build/peers/inductor"))
+                    TORCHINDUCTOR_CACHE_DIR=os.path.abspath("build/peers/inductor" + TAG))
+    settings.update(NARROW if AVX2 else {})
     settings.update(env or {})
     done = subprocess.run(command, env=settings, cwd=cwd, timeout=limit, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, errors="replace")
@@ -117,6 +128,8 @@ def need_python(module):
 
 def has_avx512():
     try:
+        if AVX2:
+            return False
         return "avx512f" in open("/proc/cpuinfo").read()
     except OSError:
         return False
@@ -174,7 +187,7 @@ def llmc_peers(preset, *batch):
         raise Missing("no llm.c/train_gpt2.c in %s (make bench PEERS=folder)" % OPTIONS["peers"])
     if not shutil.which("gcc"):
         raise Missing("llm.c is built with gcc, which is not installed")
-    program = build("tests/peers/llmc_peer.c", "build/peers/llmc_peer", "-Ofast", "-march=native", "-fopenmp", "-DOMP",
+    program = build("tests/peers/llmc_peer.c", "build/peers/llmc_peer" + TAG, "-Ofast", MARCH, "-fopenmp", "-DOMP",
                     "-DTESTING", "-I", checkout, compiler="gcc")
     scratch = os.path.abspath("build/peers/llmc_%s.bin" % preset)
     return [("llm.c", lambda: figure(run([program, preset, scratch, *batch])))]
@@ -206,7 +219,7 @@ def llama2c_peers(name):
         raise Missing("no llama2.c/run.c in %s (make bench PEERS=folder)" % OPTIONS["peers"])
     if not shutil.which("gcc"):
         raise Missing("llama2.c is built with gcc, which is not installed")
-    program = build("tests/peers/llama2c_peer.c", "build/peers/llama2c_peer", "-Ofast", "-march=native", "-fopenmp",
+    program = build("tests/peers/llama2c_peer.c", "build/peers/llama2c_peer" + TAG, "-Ofast", MARCH, "-fopenmp",
                     "-DTESTING", "-I", checkout, compiler="gcc")
     model = decode_model(name)
     return [("llama2.c", lambda: figure(run([program, model, DECODED[name]])))]
@@ -214,7 +227,7 @@ def llama2c_peers(name):
 
 def openblas_peers(name):
     program = build("tests/peers/openblas_peer.c", "build/peers/openblas_peer", "-O3", after=("-lopenblas",))
-    settings = [("OpenBLAS", {})]
+    settings = [("OpenBLAS, Haswell kernels" if AVX2 else "OpenBLAS", {})]
     if has_avx512():
         settings.append(("OpenBLAS, SkylakeX kernels", {"OPENBLAS_CORETYPE": "SkylakeX"}))
 
@@ -224,6 +237,8 @@ def openblas_peers(name):
 
 
 def peak_peers(which="best", name="FMA peak"):
+    if AVX2:
+        which, name = "avx2", "FMA peak of AVX2"
     program = build("tests/bench_peak.c", "build/bench/bench_peak", "-O3", after=("-lm", "-lpthread"))
     return [(name, lambda: figure(run([program, which, str(THREADS)])))]
 
@@ -282,7 +297,7 @@ class Lesson:
         if recipe not in cls.done:
             program = build("examples/08_pretrain.c", "build/bench/08_pretrain", "-O3")
             run([program, "recipe=" + recipe], limit=3600)
-            copy = "build/bench/08_%s.csv" % recipe
+            copy = "build/bench/08_%s%s.csv" % (recipe, TAG)
             shutil.copy("out/08/log.csv", copy)
             cls.done[recipe] = copy
         return cls.done[recipe]
@@ -300,7 +315,8 @@ def lesson_seconds(recipe, limit):
 def time_to(loss, limit, tokens_a_step, *words):
     """Seconds of training (optimizer and all, without evaluation) that lesson 08 needs to come down to a loss."""
     program = build("examples/08_pretrain.c", "build/bench/08_pretrain", "-O3")
-    folder = "build/bench/time_to_%s" % loss
+    words = [w for w in words if not (AVX2 and w == "bf16=1")]
+    folder = "build/bench/time_to_%s%s" % (loss, TAG)
     run([program, *words, "out=" + folder], limit=3600)
     log = folder + "/log.csv"
     reached_loss = csv_column(log, "val_loss")[-1]
@@ -360,6 +376,8 @@ COMPARED = [
      lambda: peak_peers("avx2", "FMA peak of AVX2"), 0.6),
     ("train_baby_avx2_peak", "GFLOP/s", lambda: our_gflops("baby", env={"AG_CPU": "avx2"}),
      lambda: peak_peers("avx2", "FMA peak of AVX2"), 0.65),
+    ("train_baby_recompute", "tokens/s", lambda: our_training("baby", "recompute=1"),
+     lambda: [("all results kept", our_training("baby"))], 0.95),
     ("matmul_baby_openblas", "GFLOP/s", lambda: our_program("bench_matmul", "set=baby"),
      lambda: openblas_peers("baby"), 1.0),
     ("matmul_gpt2_openblas", "GFLOP/s", lambda: our_program("bench_matmul", "set=gpt2"),
@@ -390,11 +408,17 @@ LIMITED = [
     ("lesson08_nanogpt", "val loss", lambda: lesson_loss("nanogpt", 1.89)),
     ("demo_loss", "val loss", lambda: lesson_loss("fast", 1.58)),
     ("demo_seconds", "s", lambda: lesson_seconds("fast", 60.0)),
-    ("time_to_1_88", "s", lambda: time_to(1.88, 8.0, 24 * 64, "recipe=fast", "steps=230", "batch=24", "bf16=1")),
+    ("time_to_1_88", "s", lambda: time_to(1.88, 8.0, 24 * 64, "recipe=fast", "steps=150", "batch=24", "bf16=1")),
+    ("time_to_1_4697", "s", lambda: time_to(1.4697, 360.0, 8 * 256, "recipe=fast", "preset=small", "steps=1200",
+                                            "bf16=1")),
     ("compile_lesson", "s", lambda: compile_seconds(10.0)),
     ("bits_by_threads", "parameters", lambda: thread_bits(0.0)),
     ("mallocs_per_step", "calls", lambda: mallocs(0.0)),
 ]
+
+
+# What AVX2 changes nothing about, or has no instructions for.
+NOT_AVX2 = ("avx2", "bf16", "scalar", "bpe", "compile", "mallocs", "lesson08")
 
 
 def number(value):
@@ -480,6 +504,7 @@ WORDS = {                               # what README calls the rows
     "train_baby64_peak": "baby, batch 64, of that peak",
     "train_nano_avx2_peak": "nano with AVX2, of its peak",
     "train_baby_avx2_peak": "baby with AVX2, of its peak",
+    "train_baby_recompute": "baby, norms and gelu computed again: a quarter less memory",
     "matmul_baby_openblas": "all matrix products of a step of baby, float32",
     "matmul_gpt2_openblas": "all matrix products of a step of gpt2, 1 x 1024, float32",
     "matmul_baby_bf16_peak": "the same products of baby in bfloat16, of their peak",
@@ -495,7 +520,8 @@ WORDS = {                               # what README calls the rows
     "lesson08_nanogpt": "lesson 08, nanoGPT's recipe, 2,000 steps",
     "demo_loss": "`make demo`, loss after its 2,000 steps",
     "demo_seconds": "`make demo`, seconds of training",
-    "time_to_1_88": "seconds of training to a validation loss of 1.88 (`recipe=fast steps=230 batch=24 bf16=1`)",
+    "time_to_1_88": "seconds of training to a validation loss of 1.88 (`recipe=fast steps=150 batch=24 bf16=1`)",
+    "time_to_1_4697": "seconds of training to nanoGPT's 1.4697 (`recipe=fast preset=small steps=1200 bf16=1`)",
     "compile_lesson": "compiling lesson 08, seconds",
     "bits_by_threads": "parameters with other bits when the number of threads differs",
     "mallocs_per_step": "calls of malloc in a training step",
@@ -524,6 +550,7 @@ def machine():
 def main():
     everything = [(r[0], lambda r=r: compare(*r)) for r in COMPARED]
     everything += [(r[0], lambda r=r: limited(*r)) for r in LIMITED]
+    everything = [(name, f) for name, f in everything if not AVX2 or not any(w in name for w in NOT_AVX2)]
     order = [name for name, _ in everything]
     if OPTIONS["readme"]:
         return readme(OPTIONS["readme"])
@@ -538,7 +565,8 @@ def main():
     if (wanted or OPTIONS["resume"]) and os.path.exists(CSV):
         with open(CSV, newline="") as f:
             rows = {row["name"]: row for row in csv.DictReader(f) if row["name"] in order}
-    print("%s; %d threads, medians of %d alternating runs" % (machine(), THREADS, RUNS), flush=True)
+    print("%s%s; %d threads, medians of %d alternating runs" % (machine(), ", AVX2 alone" if AVX2 else "", THREADS, RUNS),
+          flush=True)
     os.makedirs("out", exist_ok=True)
     for name, measure in everything:
         if (wanted and not any(w in name for w in wanted)) or (OPTIONS["resume"] and not wanted and name in rows):

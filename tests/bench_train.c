@@ -3,6 +3,7 @@
 //
 //     cc -O3 tests/bench_train.c -o build/bench_train -lm
 //     build/bench_train preset=nano threads=2 [batch=12] [context=64] [seconds=10] [bf16=1] [muon=1] [clip=1]
+//                       [recompute=1]
 //     build/bench_train preset=nano mallocs=1
 //     build/bench_train preset=nano bits=1
 //
@@ -114,6 +115,7 @@ int main(int argc, char **argv) {
     if (option(argc, argv, "bits", 0) > 0) return compare_bits(&config);
     ag_ctx *ctx = ag_new_with(1337, ag_cpu_backend(NULL, (int)option(argc, argv, "threads", 0)));
     if (option(argc, argv, "bf16", 0) > 0) ag_set_matmul_precision(ctx, AG_BF16);
+    config.recompute = option(argc, argv, "recompute", 0) > 0;
     gpt_model *model = gpt_new(ctx, &config);
     gpt_optimizer optimizer = option(argc, argv, "muon", 0) > 0 ? gpt_muon() : gpt_adamw();
     optimizer.clip = option(argc, argv, "clip", 0);
@@ -147,8 +149,8 @@ int main(int argc, char **argv) {
         return 1;
     }
     qsort(times, (size_t)n, sizeof *times, ascending);
-    printf("%s, %s, %s, batch %d x %d, %d steps, loss %.3f to %.3f\n", preset, ag_backend_name(ctx),
-           ag_matmul_path(ctx), B, T, n, first, last);
+    printf("%s, %s, %s, batch %d x %d, %d steps, loss %.3f to %.3f, tape %.1f MB\n", preset, ag_backend_name(ctx),
+           ag_matmul_path(ctx), B, T, n, first, last, 1e-6 * (double)ag_memory_used(ctx).tape_peak);
     if (counting) printf("%ld calls\n", most);
     else printf("%.1f tokens/s\n", B * T / times[n / 2]);
     free(x);
