@@ -303,8 +303,8 @@ void ag_name(ag_tensor *t, const char *name);   // for error messages; the strin
 void ag_keep_grad(ag_tensor *t);                // keep the gradient of a result of an op: that of the latest backward
 // After the last op that reads y: its memory serves other results, and backward computes y again when it needs it (Chen
 // et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). The same bits, less memory, a little more time. For
-// results of elementwise ops, norms, ag_linear_gelu, ag_swiglu, ag_rope, ag_qk_norm_rope, and for any result that has no
-// gradient (nothing computes those again); others are an error. 0, or -1.
+// results of elementwise ops, norms, ag_linear_gelu, ag_swiglu, ag_rope, ag_qk_norm_rope, and for any result that has
+// no gradient (nothing computes those again); others are an error. 0, or -1.
 int  ag_forget(ag_tensor *y);
 int  ag_shape_is(const ag_tensor *t, int d0, int d1, int d2, int d3);   // -1 stands for a dimension that is not there
 
@@ -1545,8 +1545,8 @@ static int agi_remember(ag_tensor *t) {
         ag_tensor *u = t;
         for (int i = 0; i < u->n_in; i++) if (!u->in[i]->data) u = u->in[i], i = -1;
         if (!u->op) {
-            agi_fail(u->ctx, "ag_backward", "%s, made at %.200s:%d, was forgotten (ag_forget), and having no gradient it "
-                     "cannot be computed again", agi_shape(u).s, u->file ? u->file : "?", u->line);
+            agi_fail(u->ctx, "ag_backward", "%s, made at %.200s:%d, was forgotten (ag_forget), and having no gradient "
+                     "it cannot be computed again", agi_shape(u).s, u->file ? u->file : "?", u->line);
             return -1;
         }
         if (!(u->data = agi_take(u->ctx, AGI_TAPE, u->count)) || u->op->again(u)) return -1;

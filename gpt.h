@@ -97,18 +97,24 @@ extern "C" {
 
 // ---- configuration --------------------------------------------------------------------------------------------------
 enum { GPT_SHAPE_GPT2, GPT_SHAPE_LLAMA };
+enum { GPT_LAYERNORM = 1, GPT_RMSNORM };                    // norm
+enum { GPT_LEARNED = 1, GPT_ROTARY };                       // position
+enum { GPT_GELU = 1, GPT_SWIGLU, GPT_RELU2 };               // mlp; GPT_RELU2: max(0, x)^2 (So et al. 2021, "Primer")
 typedef struct gpt_config {
     char name[24];                  // the preset's name, or whatever you like
     int shape;                      // GPT_SHAPE_GPT2: LayerNorm, learned positions, GELU; or
                                     // GPT_SHAPE_LLAMA: RMSNorm, rotary positions, SwiGLU
+    int norm, position, mlp;        // 0: the shape's own; or a part of the other shape, to see what it is worth
     int n_layer, n_head, n_kv_head; // L, NH, NKV: key and value heads; NKV divides NH, in the gpt2 shape NKV == NH
     int n_embd;                     // C; the head size is hs = C / NH
     int n_ctx, n_vocab;             // T at most, V
     int n_hidden;                   // H, inside the MLP: 4*C in the gpt2 shape, about 8/3*C in the llama shape
     int tied;                       // 1: the head is the embedding table; 0: it has a matrix of its own
     int bias;                       // gpt2 shape: 1 is GPT-2 itself, 0 leaves out the biases of linear layers and norms
-    int qk_norm;                    // llama shape: RMSNorm on each query and key head
+    int qk_norm;                    // RMSNorm on each query and key head; wants rotary positions
     int scalar;                     // 1: a scalar head as well, for rewards or values: gpt_scalar
+    int recompute;                  // 1: backward computes norms, activations and rotations again, so that none is
+                                    // kept: a quarter less memory, the same bits. Not in files
     int lora_rank;                  // rank of the adapters beside the blocks' matrices; 0: there are none. Then only
                                     // they and the scalar head are trained (Hu et al. 2021, "LoRA")
     double rope_theta, norm_eps;
@@ -143,28 +149,31 @@ typedef struct gpt_memory {         // bytes
     size_t kv_cache;                                        // for B rows of n_ctx positions (not part of the total)
 } gpt_memory;
 enum { GPT_ADAMW, GPT_MUON };
+// Exactly what ag_memory_used will say of a training step of B texts of T tokens, found by a step that computes nothing
+// (ag_new_dry). Not counted: what the kernels pack, a few MB a thread. All 0: c is not valid, or the batch too large.
 gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_kind);
 
 // ---- the model ------------------------------------------------------------------------------------------------------
 // One line for each parameter: field, where it exists, name in the gpt2 shape (Hugging Face's names, so that the files
 // can be exchanged), name in the llama shape, rows, columns (0: a vector), standard deviation at the start (GPT-2's:
 // 0.02, and 0.02/sqrt(2L) for what adds to the residual stream; ONES; 0), group. Q = (NH+2*NKV)*hs: queries, keys and
-// values side by side; U: columns of the up projection, H, or gate and up side by side, 2H; llama: 1 in that shape.
+// values side by side; U: columns of the up projection, H, or gate and up side by side, 2H, with SwiGLU; rms, rotary: 1
+// with that norm and those positions.
 // Adapters stand at the end of a block: R is their rank, lora_a (in,R) starts random, lora_b (R,out) at 0.
 #define GPT_PARAMS_TOP(X) \
     X(wte,      1,                "wte.weight",  "wte.weight",  V, C, 0.02, GPT_GROUP_OTHER) \
-    X(wpe,      !llama,           "wpe.weight",  "",            T, C, 0.02, GPT_GROUP_OTHER)
+    X(wpe,      !rotary,          "wpe.weight",  "wpe.weight",  T, C, 0.02, GPT_GROUP_OTHER)
 #define GPT_PARAMS_LAYER(X) \
     X(norm_1,   1,                "ln_1.weight",        "norm_1.weight",      C,  0, ONES, GPT_GROUP_OTHER) \
-    X(norm_1_b, !llama && c->bias, "ln_1.bias",         "",                   C,  0, 0,    GPT_GROUP_OTHER) \
+    X(norm_1_b, !rms && c->bias,  "ln_1.bias",          "norm_1.bias",        C,  0, 0,    GPT_GROUP_OTHER) \
     X(qkv,      1,                "attn.c_attn.weight", "attn.qkv.weight",    C,  Q, 0.02, GPT_GROUP_MATRIX) \
     X(qkv_b,    !llama && c->bias, "attn.c_attn.bias",  "",                   Q,  0, 0,    GPT_GROUP_OTHER) \
-    X(q_norm,   llama && c->qk_norm, "",                "attn.q_norm.weight", hs, 0, ONES, GPT_GROUP_OTHER) \
-    X(k_norm,   llama && c->qk_norm, "",                "attn.k_norm.weight", hs, 0, ONES, GPT_GROUP_OTHER) \
+    X(q_norm,   c->qk_norm,       "attn.q_norm.weight", "attn.q_norm.weight", hs, 0, ONES, GPT_GROUP_OTHER) \
+    X(k_norm,   c->qk_norm,       "attn.k_norm.weight", "attn.k_norm.weight", hs, 0, ONES, GPT_GROUP_OTHER) \
     X(proj,     1,                "attn.c_proj.weight", "attn.proj.weight",   C,  C, RESIDUAL, GPT_GROUP_MATRIX) \
     X(proj_b,   !llama && c->bias, "attn.c_proj.bias",  "",                   C,  0, 0,    GPT_GROUP_OTHER) \
     X(norm_2,   1,                "ln_2.weight",        "norm_2.weight",      C,  0, ONES, GPT_GROUP_OTHER) \
-    X(norm_2_b, !llama && c->bias, "ln_2.bias",         "",                   C,  0, 0,    GPT_GROUP_OTHER) \
+    X(norm_2_b, !rms && c->bias,  "ln_2.bias",          "norm_2.bias",        C,  0, 0,    GPT_GROUP_OTHER) \
     X(up,       1,                "mlp.c_fc.weight",    "mlp.gate_up.weight", C,  U, 0.02, GPT_GROUP_MATRIX) \
     X(up_b,     !llama && c->bias, "mlp.c_fc.bias",     "",                   U,  0, 0,    GPT_GROUP_OTHER) \
     X(down,     1,                "mlp.c_proj.weight",  "mlp.down.weight",    H,  C, RESIDUAL, GPT_GROUP_MATRIX) \
@@ -179,7 +188,7 @@ gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_ki
     X(down_z,   R, "mlp.c_proj.lora_b",  "mlp.down.lora_b",    R, C, 0, GPT_GROUP_OTHER)
 #define GPT_PARAMS_END(X) \
     X(norm_f,   1,                "ln_f.weight", "norm_f.weight", C, 0, ONES, GPT_GROUP_OTHER) \
-    X(norm_f_b, !llama && c->bias, "ln_f.bias",  "",              C, 0, 0,    GPT_GROUP_OTHER) \
+    X(norm_f_b, !rms && c->bias,  "ln_f.bias",   "norm_f.bias",   C, 0, 0,    GPT_GROUP_OTHER) \
     X(head,     !c->tied,         "head.weight", "head.weight",   C, V, 0.02, GPT_GROUP_OTHER) \
     X(score,    c->scalar,        "scalar.weight", "scalar.weight", C, 1, 0,  GPT_GROUP_OTHER) \
     X(score_b,  c->scalar,        "scalar.bias", "scalar.bias",   1, 0, 0,    GPT_GROUP_OTHER)
@@ -236,14 +245,17 @@ double gpt_lr_linear(long step, long warmup, long total, double last_part);
 // ---- data -----------------------------------------------------------------------------------------------------------
 // Windows of T+1 tokens: x is the first T, y (targets) is the last T. GPT_RANDOM: any offset with the same probability,
 // as nanoGPT does. GPT_SEQUENTIAL: one window after the other, and from the start again when too little is left.
-enum { GPT_RANDOM, GPT_SEQUENTIAL };
+// GPT_SHUFFLED: disjoint windows in random order, each once in an epoch; every epoch cuts the text at other places and
+// has another order. Of four epochs' worth of random windows a token is in about four, but in none with 2 %, in eight
+// and more with 5 %: the same number of steps learns more from windows that treat all tokens alike.
+enum { GPT_RANDOM, GPT_SEQUENTIAL, GPT_SHUFFLED };
 typedef struct gpt_loader {
     ag_ctx *ctx;                    // GPT_RANDOM draws from its stream AG_RNG_DATA; errors go there
     const int *tokens;              // (n), borrowed
     size_t n;
     int order;
-    uint64_t cursor;                // GPT_RANDOM: windows given so far; GPT_SEQUENTIAL: where the next one begins
-    double repeats;                 // GPT_RANDOM: share of the windows whose passages come several times; 0 at first
+    uint64_t cursor;                // windows given so far; GPT_SEQUENTIAL: where the next one begins
+    double repeats;                 // not GPT_SEQUENTIAL: share of windows whose passages come again; 0 at first
 } gpt_loader;                       // the cursor and the stream are the whole state, and gpt_save keeps both
 gpt_loader gpt_loader_new(ag_ctx *ctx, const int *tokens, size_t n, int order);
 int        gpt_next(gpt_loader *l, int B, int T, int *x, int *y);   // x, y (B,T); -1: n < T+1 or a bad argument
@@ -541,7 +553,26 @@ gpt_config gpt_preset(const char *name) {
     X(shape, 0, 1) X(n_layer, 1, 4096) X(n_head, 1, 65536) X(n_kv_head, 1, 65536) X(n_embd, 1, 1 << 20) \
     X(n_ctx, 1, 1 << 24) X(n_vocab, 1, 1 << 24) X(n_hidden, 1, 1 << 24) X(tied, 0, 1) X(bias, 0, 1) X(qk_norm, 0, 1) \
     X(scalar, 0, 1) X(lora_rank, 0, 1 << 16)
+// Parts that differ from the shape's own: 0 is not written, so files of the plain shapes are what they were before.
+#define GPTI_CONFIG_PARTS(X) X(norm, 0, 2) X(position, 0, 2) X(mlp, 0, 3)
 #define GPTI_CONFIG_REALS(X) X(rope_theta) X(norm_eps) X(dropout) X(lora_alpha)
+
+static int gpti_rms(const gpt_config *c) { return c->norm ? c->norm == GPT_RMSNORM : c->shape == GPT_SHAPE_LLAMA; }
+static int gpti_rotary(const gpt_config *c) {
+    return c->position ? c->position == GPT_ROTARY : c->shape == GPT_SHAPE_LLAMA;
+}
+static int gpti_mlp(const gpt_config *c) {
+    return c->mlp ? c->mlp : c->shape == GPT_SHAPE_LLAMA ? GPT_SWIGLU : GPT_GELU;
+}
+
+// A part that is the shape's own anyway becomes 0: so one model has one description, and one file.
+static void gpti_plain(gpt_config *c) {
+    const gpt_config was = *c;
+    c->norm = c->position = c->mlp = 0;
+    if (gpti_rms(&was) != gpti_rms(c)) c->norm = was.norm;
+    if (gpti_rotary(&was) != gpti_rotary(c)) c->position = was.position;
+    if (gpti_mlp(&was) != gpti_mlp(c)) c->mlp = was.mlp;
+}
 
 // 0, or -1 and the reason: what a model cannot have, and what would overflow further down. Nothing is allocated before.
 static int gpti_check(const gpt_config *c, char *why, size_t size) {
@@ -559,6 +590,7 @@ static int gpti_check(const gpt_config *c, char *why, size_t size) {
 #define GPTI_RANGE(field, low, high) if (c->field < (low) || c->field > (high)) { \
         snprintf(why, size, #field " is %d, wanted %d to %d", c->field, low, high); return -1; }
     GPTI_CONFIG_INTS(GPTI_RANGE)
+    GPTI_CONFIG_PARTS(GPTI_RANGE)
 #undef GPTI_RANGE
     if (c->n_embd % c->n_head) {
         snprintf(why, size, "n_embd %d is not a multiple of n_head %d: %d would be", c->n_embd, c->n_head,
@@ -569,14 +601,16 @@ static int gpti_check(const gpt_config *c, char *why, size_t size) {
     } else if (c->shape == GPT_SHAPE_GPT2 && c->n_kv_head != c->n_head) {
         snprintf(why, size, "n_kv_head is %d, but in the gpt2 shape it equals n_head, %d: set both, or take the "
                  "llama shape", c->n_kv_head, c->n_head);
-    } else if (c->shape == GPT_SHAPE_LLAMA && c->n_embd / c->n_head % 2) {
+    } else if (gpti_rotary(c) && c->n_embd / c->n_head % 2) {
         snprintf(why, size, "the head size n_embd/n_head is %d: rotary positions need an even one, so choose n_embd %d",
                  c->n_embd / c->n_head, c->n_embd + c->n_head);
     } else if (!(c->norm_eps > 0 && c->norm_eps < 1)) {
         snprintf(why, size, "norm_eps is %g, wanted more than 0 and less than 1", c->norm_eps);
     } else if (!(c->dropout >= 0 && c->dropout < 1)) {
         snprintf(why, size, "dropout is %g, wanted 0 <= dropout < 1", c->dropout);
-    } else if (c->shape == GPT_SHAPE_LLAMA && !(c->rope_theta >= 1 && c->rope_theta <= 1e12)) {
+    } else if (c->qk_norm && !gpti_rotary(c)) {
+        snprintf(why, size, "qk_norm is 1, but positions are learned: set qk_norm to 0, or position to GPT_ROTARY");
+    } else if (gpti_rotary(c) && !(c->rope_theta >= 1 && c->rope_theta <= 1e12)) {
         snprintf(why, size, "rope_theta is %g, wanted 1 to 1e12", c->rope_theta);
     } else if (c->lora_rank && !(c->lora_alpha > 0 && c->lora_alpha <= 1e6)) {
         snprintf(why, size, "lora_alpha is %g, wanted more than 0 and at most 1e6: twice lora_rank is common",
@@ -594,14 +628,16 @@ static int gpti_same(const gpt_config *a, const gpt_config *b) {       // all th
 #define GPTI_SAME(field, low, high) if (a->field != b->field) return 0;
     GPTI_CONFIG_INTS(GPTI_SAME)
 #undef GPTI_SAME
-    return a->norm_eps == b->norm_eps && (a->shape == GPT_SHAPE_GPT2 || a->rope_theta == b->rope_theta);
+    return gpti_rms(a) == gpti_rms(b) && gpti_rotary(a) == gpti_rotary(b) && gpti_mlp(a) == gpti_mlp(b) &&
+           a->norm_eps == b->norm_eps && (!gpti_rotary(a) || a->rope_theta == b->rope_theta);
 }
 
 // ---- the list of parameters, read in order --------------------------------------------------------------------------
 // Parameter i: what it is, and (if m is given) where the model keeps it. 0 past the last.
 static int gpti_param(const gpt_config *c, gpt_model *m, int i, gpt_param *p, ag_tensor ***field) {
     const int llama = c->shape == GPT_SHAPE_LLAMA, V = c->n_vocab, T = c->n_ctx, C = c->n_embd, H = c->n_hidden;
-    const int hs = C / c->n_head, Q = (c->n_head + 2 * c->n_kv_head) * hs, U = llama ? 2 * H : H, R = c->lora_rank;
+    const int hs = C / c->n_head, Q = (c->n_head + 2 * c->n_kv_head) * hs, R = c->lora_rank;
+    const int rms = gpti_rms(c), rotary = gpti_rotary(c), U = gpti_mlp(c) == GPT_SWIGLU ? 2 * H : H;
     // 2L matrices add to the residual stream; if each adds 1/sqrt(2L) of a usual amount, the sum keeps its size.
     const double ONES = -1, RESIDUAL = 0.02 / sqrt(2.0 * c->n_layer);
     int at = 0, per_layer = 0, layer = -1;
@@ -692,7 +728,7 @@ int gpt_describe(const gpt_config *c, char *out, size_t size) {
 // KV tensors that no cache uses at the moment are kept in a list.
 typedef struct gpti_store { struct gpti_store *next; int rows, busy; ag_kv *kv; } gpti_store;      // kv (L)
 struct gpti_private {
-    int *position;                  // (T) 0, 1, 2 ...; gpt2 shape only
+    int *position;                  // (T) 0, 1, 2 ...; learned positions only
     ag_real *probs;                 // (V)
     int *heap;                      // (V)
     gpti_store *stores;
@@ -735,10 +771,11 @@ static gpt_model *gpti_new(ag_ctx *ctx, const gpt_config *c, int random) {
     ag_tensor **field;
     if (!m) return NULL;
     m->ctx = ctx, m->config = *c, m->training = 1;
+    gpti_plain(&m->config);
     m->own = (struct gpti_private *)gpti_alloc(ctx, 1, sizeof *m->own);
     m->layer = (gpt_layer *)gpti_alloc(ctx, (size_t)c->n_layer, sizeof *m->layer);
-    // Only learned positions are looked up. (A file of the llama shape can claim any n_ctx: it must cost nothing.)
-    if (m->own && m->layer && c->shape == GPT_SHAPE_GPT2)
+    // Only learned positions are looked up. (A file with rotary ones can claim any n_ctx: it must cost nothing.)
+    if (m->own && m->layer && !gpti_rotary(c))
         m->own->position = (int *)gpti_alloc(ctx, (size_t)c->n_ctx, sizeof(int));
     if (ag_error(ctx)) { gpt_free(m); return NULL; }
     for (int t = 0; m->own->position && t < c->n_ctx; t++) m->own->position[t] = t;
@@ -772,41 +809,28 @@ ag_tensor *gpt_tensor(const gpt_model *m, const char *name) {
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
 // The tape holds every result of the forward pass and, while backward runs, a few gradients: their buffers are used
-// again as soon as a result's own backward is done. This adds up what the ops of gpti_trunk, gpt_head and
-// ag_cross_entropy ask for, in numbers; a test compares it with what a step takes.
+// again as soon as a result's own backward is done. What that comes to is not added up here but found by doing it.
 gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_kind) {
     gpt_memory m;
-    gpt_param p;
     char why[256];
-    double N = (double)B * T, C, H, V, Q, U, L, tape, grads, matrix = 0;
     memset(&m, 0, sizeof m);
-    if (gpti_check(c, why, sizeof why) || B < 1 || T < 1 || T > c->n_ctx) return m;
-    const int llama = c->shape == GPT_SHAPE_LLAMA, hs = c->n_embd / c->n_head, rotated = c->n_head + c->n_kv_head;
-    C = c->n_embd, H = c->n_hidden, V = c->n_vocab, L = c->n_layer, U = llama ? 2 * H : H;
-    Q = (double)hs * (c->n_head + 2 * c->n_kv_head);
-    for (int i = 0; gpt_param_at(c, i, &p); i++) {
-        int muon = optimizer_kind == GPT_MUON && p.group == GPT_GROUP_MATRIX;
-        double small = p.rows < p.cols ? p.rows : p.cols, scratch = 3 * (double)p.count + 2 * small * small;
-        m.params += p.count * sizeof(ag_real);
-        if (!gpti_trained(c, &p)) continue;
-        m.grads += p.count * sizeof(ag_real);
-        m.optimizer += p.count * sizeof(ag_real) * (muon ? 1 : 2);
-        if (muon && scratch > matrix) matrix = scratch;
-    }
-    // A block: two norms with their statistics, qkv, attention with the logarithm of its sums, projection, sum; up,
-    // what follows it, down, sum.
-    tape = L * (N * (7 * C + 4) + N * Q + N * c->n_head + N * (U + H));
-    if (llama) tape += L * (N * Q + (c->qk_norm ? N * rotated : 0));
-    tape += N * C + (llama ? 0 : N * C + (double)T * C) + N * (C + 2);  // embeddings and their sum, last norm
-    tape += N * V + 5 * N;                                              // scores, loss
-    if (c->dropout > 0) tape += (2 * L + 1) * N * C;
-    if (c->lora_rank) tape += L * N * (4.0 * c->lora_rank + 3 * (Q + C + U + C));
-    grads = 3 * N * C + (llama ? 2 : 1) * N * Q + N * H + N * V + (llama ? 0 : (double)T * C) + 3 * N;
-    if (llama || c->lora_rank) grads += N * U;                          // else it takes the place of gelu's
-    // A tensor does not cross from one chunk of the arena into the next: about a twentieth stays empty at their ends.
-    m.activations = (size_t)(1.05 * (tape + grads + matrix) * sizeof(ag_real));
-    m.total = m.params + m.grads + m.optimizer + m.activations;
-    m.kv_cache = (size_t)(2 * L * B * c->n_ctx * hs * c->n_kv_head) * sizeof(ag_real);
+    if (gpti_check(c, why, sizeof why) || B < 1 || T < 1 || T > c->n_ctx || B > INT_MAX / T) return m;
+    gpt_optimizer optimizer = optimizer_kind == GPT_MUON ? gpt_muon() : gpt_adamw();
+    ag_ctx *dry = ag_new_dry();
+    int *ids = dry ? (int *)gpti_alloc(dry, (size_t)B * T, sizeof *ids) : NULL;
+    gpt_model *model = ids ? gpti_new(dry, c, 0) : NULL;
+    m.params = ag_memory_used(dry).params;
+    if (model && !ag_backward(ag_cross_entropy(gpt_forward(model, ids, B, T), ids, NULL)) &&
+        gpt_step(model, &optimizer, 1, NULL) >= 0) {
+        ag_memory used = ag_memory_used(dry);
+        m.grads = used.params - m.params, m.optimizer = used.state, m.activations = used.tape_peak;
+        m.total = used.params + used.state + used.tape_peak;
+        gpt_cache_free(gpt_cache_new(model, B));
+        m.kv_cache = ag_memory_used(dry).state - used.state;
+    } else m.params = 0;
+    gpt_free(model);
+    if (ids) GPT_FREE(ids);
+    ag_free(dry);
     return m;
 }
 
@@ -826,6 +850,13 @@ static ag_tensor *gpti_linear(const gpt_config *c, ag_tensor *x, ag_tensor *w, a
     return ag_add(y, ag_scale(ag_linear(ag_linear(x, a, NULL), z, NULL), c->lora_alpha / c->lora_rank));
 }
 
+// Half a block is done, and x its result: nobody will read what it used but backward. Where nothing was recorded, all n
+// of that go, and the next half takes their memory; else, if asked to, the first few, which can be computed again.
+static void gpti_forget(const gpt_config *c, const ag_tensor *x, ag_tensor *const *used, int n, int again) {
+    for (int i = 0; i < n && x; i++)
+        if (!x->needs_grad || (c->recompute && i < again && used[i]->needs_grad)) ag_forget(used[i]);
+}
+
 // Texts of different lengths without padding: all but attention treats every token alone, so they stand one after the
 // other, N tokens in all, and each knows its position. Text b has len[b] of them, which begin at start[b], read older
 // keys from kv (L), and add theirs, in row `row[b]`. kv NULL: there is nothing older, and start and row are NULL.
@@ -838,31 +869,37 @@ typedef struct gpti_ragged {
 // ids (B,T) -> (B,T,C); or, ragged: ids (N) -> (N,1,C).
 static ag_tensor *gpti_trunk(gpt_model *m, const int *ids, int B, int T, const gpti_ragged *r) {
     const gpt_config *c = &m->config;
-    const int llama = c->shape == GPT_SHAPE_LLAMA, hs = c->n_embd / c->n_head, *at = r ? r->position : NULL;
+    const int rms = gpti_rms(c), rotary = gpti_rotary(c), mlp = gpti_mlp(c), *at = r ? r->position : NULL;
     const double eps = c->norm_eps, drop = m->training && !(r && r->kv) ? c->dropout : 0;
     ag_tensor *x = ag_embedding(m->wte, ids, r ? r->N : B * T, r ? 1 : T);
-    if (!llama)                                     // the same positions for all rows, (T,C), broadcast
+    if (!rotary)                                    // the same positions for all rows, (T,C), broadcast
         x = ag_add(x, r ? ag_embedding(m->wpe, at, r->N, 1) : ag_embedding(m->wpe, m->own->position, T, 0));
     x = ag_dropout(x, drop);
     for (int i = 0; i < c->n_layer; i++) {
         const gpt_layer *l = &m->layer[i];
-        ag_tensor *h = llama ? ag_rmsnorm(x, l->norm_1, eps) : ag_layernorm(x, l->norm_1, l->norm_1_b, eps);
-        h = gpti_linear(c, h, l->qkv, l->qkv_b, l->qkv_a, l->qkv_z);                    // (B,T,(NH+2*NKV)*hs)
-        if (llama && c->qk_norm)
-            h = ag_qk_norm_rope(h, l->q_norm, l->k_norm, c->n_head, c->n_kv_head, at, c->rope_theta, eps);
-        else if (llama) h = ag_rope(h, hs, c->n_head + c->n_kv_head, at, c->rope_theta);
-        h = !r ? ag_attention(h, c->n_head, c->n_kv_head, NULL, NULL, NULL)             // (B,T,C)
-               : ag_attention_ragged(h, c->n_head, c->n_kv_head, r->kv ? &r->kv[i] : NULL, B, r->row, r->start, r->len);
-        x = ag_add(x, ag_dropout(gpti_linear(c, h, l->proj, l->proj_b, l->proj_a, l->proj_z), drop));
-        h = llama ? ag_rmsnorm(x, l->norm_2, eps) : ag_layernorm(x, l->norm_2, l->norm_2_b, eps);
-        if (!llama && !l->up_a) h = ag_linear_gelu(h, l->up, l->up_b);                  // (B,T,H)
-        else {
-            h = gpti_linear(c, h, l->up, l->up_b, l->up_a, l->up_z);                    // (B,T,H), llama (B,T,2H)
-            h = llama ? ag_swiglu(h) : ag_gelu(h);                                      // (B,T,H)
-        }
-        x = ag_add(x, ag_dropout(gpti_linear(c, h, l->down, l->down_b, l->down_a, l->down_z), drop));
+        ag_tensor *n = rms ? ag_rmsnorm(x, l->norm_1, eps) : ag_layernorm(x, l->norm_1, l->norm_1_b, eps);  // (B,T,C)
+        ag_tensor *qkv = gpti_linear(c, n, l->qkv, l->qkv_b, l->qkv_a, l->qkv_z), *h = qkv;     // (B,T,(NH+2*NKV)*hs)
+        if (c->qk_norm)
+            h = ag_qk_norm_rope(qkv, l->q_norm, l->k_norm, c->n_head, c->n_kv_head, at, c->rope_theta, eps);
+        else if (rotary) h = ag_rope(qkv, c->n_embd / c->n_head, c->n_head + c->n_kv_head, at, c->rope_theta);
+        ag_tensor *a = !r ? ag_attention(h, c->n_head, c->n_kv_head, NULL, NULL, NULL)          // (B,T,C)
+            : ag_attention_ragged(h, c->n_head, c->n_kv_head, r->kv ? &r->kv[i] : NULL, B, r->row, r->start, r->len);
+        ag_tensor *y = gpti_linear(c, a, l->proj, l->proj_b, l->proj_a, l->proj_z);             // (B,T,C)
+        ag_tensor *attention[] = {n, h, qkv, a, y, x};
+        x = ag_add(x, ag_dropout(y, drop));
+        gpti_forget(c, x, attention, 6, rotary ? 2 : 1);
+
+        n = rms ? ag_rmsnorm(x, l->norm_2, eps) : ag_layernorm(x, l->norm_2, l->norm_2_b, eps);
+        ag_tensor *up = mlp == GPT_GELU && !l->up_a ? ag_linear_gelu(n, l->up, l->up_b)         // SwiGLU: (B,T,2H)
+                                                    : gpti_linear(c, n, l->up, l->up_b, l->up_a, l->up_z);
+        h = mlp == GPT_SWIGLU ? ag_swiglu(up) : mlp == GPT_RELU2 ? ag_relu(up) : l->up_a ? ag_gelu(up) : up;
+        if (mlp == GPT_RELU2) h = ag_mul(h, h);                                                 // (B,T,H)
+        y = gpti_linear(c, h, l->down, l->down_b, l->down_a, l->down_z);                        // (B,T,C)
+        ag_tensor *the_mlp[] = {n, h, up, y, x};
+        x = ag_add(x, ag_dropout(y, drop));
+        gpti_forget(c, x, the_mlp, 5, 2);
     }
-    return llama ? ag_rmsnorm(x, m->norm_f, eps) : ag_layernorm(x, m->norm_f, m->norm_f_b, eps);
+    return rms ? ag_rmsnorm(x, m->norm_f, eps) : ag_layernorm(x, m->norm_f, m->norm_f_b, eps);
 }
 
 // What a caller can get wrong, found before the first op: then the message speaks of the caller's arguments.
@@ -1069,6 +1106,31 @@ static void gpti_repeat(ag_rng *rng, int T, int *x, int *y) {
     memcpy(y, x + 1, (size_t)(T - 1) * sizeof *y);
 }
 
+static uint64_t gpti_mix(uint64_t z) {                  // the finaliser of splitmix64 (Steele et al. 2014)
+    z += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+// Number i of a random order of 0..n-1, without a table, so that the cursor is all there is to save. Four rounds of a
+// Feistel network: one half of the bits is changed by a function of the other half, which can be undone, so each number
+// below 4^half comes once. Those from n on are sent round again until they land below it (cycle walking).
+static uint64_t gpti_shuffled(uint64_t i, uint64_t n, uint64_t key) {
+    int half = 1;
+    while (half < 32 && ((uint64_t)1 << 2 * half) < n) half++;
+    const uint64_t mask = ((uint64_t)1 << half) - 1;
+    do {
+        uint64_t left = i >> half, right = i & mask;
+        for (uint64_t round = 0; round < 4; round++) {
+            uint64_t next = left ^ (gpti_mix(key + gpti_mix(right * 4 + round)) & mask);
+            left = right, right = next;
+        }
+        i = left << half | right;
+    } while (i >= n);
+    return i;
+}
+
 int gpt_next(gpt_loader *l, int B, int T, int *x, int *y) {
     if (!l || !l->ctx || ag_error(l->ctx)) return -1;
     if (!l->tokens || !x || !y)
@@ -1082,13 +1144,18 @@ int gpt_next(gpt_loader *l, int B, int T, int *x, int *y) {
         if (l->order == GPT_SEQUENTIAL) {
             at = l->cursor < places ? (size_t)l->cursor : 0;
             l->cursor = at + (size_t)T;
+        } else if (l->order == GPT_SHUFFLED) {          // a text shorter than two windows has one, at any place
+            const uint64_t each = (uint64_t)T < places ? (uint64_t)T : places, n = (places - each) / (uint64_t)T + 1;
+            const uint64_t epoch = l->cursor / n, key = gpti_mix(ag_stream(l->ctx, AG_RNG_DATA)->key + epoch);
+            at = (size_t)(gpti_mix(key) % each + (uint64_t)T * gpti_shuffled(l->cursor % n, n, key));
+            l->cursor++;
         } else {
             at = (size_t)(ag_rng_uniform(ag_stream(l->ctx, AG_RNG_DATA)) * (double)places);
             l->cursor++;
         }
         memcpy(x + (size_t)b * T, l->tokens + at, (size_t)T * sizeof *x);
         memcpy(y + (size_t)b * T, l->tokens + at + 1, (size_t)T * sizeof *y);
-        if (l->order == GPT_RANDOM && l->repeats > 0 && ag_rng_uniform(ag_stream(l->ctx, AG_RNG_DATA)) < l->repeats)
+        if (l->order != GPT_SEQUENTIAL && l->repeats > 0 && ag_rng_uniform(ag_stream(l->ctx, AG_RNG_DATA)) < l->repeats)
             gpti_repeat(ag_stream(l->ctx, AG_RNG_DATA), T, x + (size_t)b * T, y + (size_t)b * T);
     }
     return 0;
@@ -2042,6 +2109,9 @@ static void gpti_put_metadata(gpti_text *t, gpt_model *m, const gpt_state *s) {
 #define GPTI_PUT_INT(field, low, high) \
     snprintf(text, sizeof text, "%d", m->config.field), gpti_put_pair(t, #field, text);
     GPTI_CONFIG_INTS(GPTI_PUT_INT)
+#define GPTI_PUT_PART(field, low, high) if (m->config.field) { GPTI_PUT_INT(field, low, high) }
+    GPTI_CONFIG_PARTS(GPTI_PUT_PART)
+#undef GPTI_PUT_PART
 #undef GPTI_PUT_INT
 #define GPTI_PUT_REAL(field) gpti_put_real(t, #field, m->config.field);
     GPTI_CONFIG_REALS(GPTI_PUT_REAL)
@@ -2432,10 +2502,14 @@ static int gpti_metadata(gpti_file *f, const char *key, const char *value, size_
         for (char *c = f->config.name; *c; c++) if ((unsigned char)*c < 32 || *c == 127) *c = '?';  // may be printed
         return 0;
     }
+#define GPTI_SEE_INT(field, low, high) f->config_seen += !strcmp(key, #field);
+    GPTI_CONFIG_INTS(GPTI_SEE_INT)
+#undef GPTI_SEE_INT
 #define GPTI_READ_INT(field, low, high) if (!strcmp(key, #field)) { \
         if (!gpti_get_int(value, INT_MAX, &whole)) return gpti_bad(f, #field " is not a whole number" GPTI_DAMAGED); \
-        f->config.field = (int)whole, f->config_seen++; return 0; }
+        f->config.field = (int)whole; return 0; }
     GPTI_CONFIG_INTS(GPTI_READ_INT)
+    GPTI_CONFIG_PARTS(GPTI_READ_INT)
 #undef GPTI_READ_INT
 #define GPTI_READ_REAL(where, field) if (!strcmp(key, #field)) { \
         if (!gpti_get_real(value, &f->where.field)) return gpti_bad(f, #field " is not a number" GPTI_DAMAGED); \

@@ -31,7 +31,7 @@ TABLE = "tests/results.csv"
 FIELDS = ["lesson", "measure", "seed", "value"]
 # lesson, options, options of the quick form, measures
 LESSONS = [
-    ("08_pretrain", "recipe=fast preset=small tokenizer=bpe repeats=0.5 steps=3000",
+    ("08_pretrain", "recipe=base",
      "every=1 sample=8 batch=2 steps=2", ""),
     ("10_base_model", "", "", "repeat_first repeat_second copy_train copy_val invents cut_off"),
     ("11_sft", "", "talks=100 steps=4",

@@ -22,7 +22,8 @@ run() {                                         # run LABEL COMMAND...
 for program in build/tests/test_*; do
     [ -x "$program" ] && run "${program#build/}" "$program"
 done
-if [ -z "$QUICK" ]; then
+if [ -n "$QUICK" ]; then run tests/planted/run.sh sh tests/planted/run.sh places
+else
     for program in build/asan/test_*; do
         [ -x "$program" ] && run "${program#build/}" "$program"
     done

@@ -82,6 +82,8 @@ if command -v python3 > /dev/null; then
     while read -r line; do
         grep -qxF -e "$line" README.md && ok || bad "README.md lacks this row of tests/measured.csv: $line"
     done < "$dir/table.md"
+    python3 tests/ablation.py print=1 | cmp -s - tests/bench/ABLATION.md && ok ||
+        bad "tests/bench/ABLATION.md is not what python3 tests/ablation.py print=1 makes of tests/ablation.csv"
 else echo "skipped: README's table of speed (python3 is missing)"; fi
 echo "docs: $passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -4,6 +4,9 @@
 //     torch run SHAPE L NH NKV C H V T FROM TO   reads B, time, ids, targets (int) and all parameters (float) from
 //                                                FROM; writes logits, all gradients, eleven losses, and all parameters
 //                                                after ten steps of AdamW, as float, to TO
+//
+// SHAPE is gpt2 or llama, or one of them with six digits for its parts: norm, position, mlp, tied, qk_norm, bias, as in
+// llama+121010.
 #define AG_DIE_ON_ERROR
 #define AUTOGRAD_IMPLEMENTATION
 #define GPT_IMPLEMENTATION
@@ -19,8 +22,11 @@ static void put(const float *x, size_t n) {
 
 int main(int argc, char **argv) {
     gpt_param p;
-    gpt_config c = gpt_preset(argc > 2 && !strcmp(argv[2], "llama") ? "nano-llama" : "nano");
     if (argc < 10) return 2;
+    gpt_config c = gpt_preset(!strncmp(argv[2], "llama", 5) ? "nano-llama" : "nano");
+    const char *parts = strchr(argv[2], '+');
+    if (parts && sscanf(parts, "+%1d%1d%1d%1d%1d%1d", &c.norm, &c.position, &c.mlp, &c.tied, &c.qk_norm, &c.bias) != 6)
+        return 2;
     c.n_layer = atoi(argv[3]), c.n_head = atoi(argv[4]), c.n_kv_head = atoi(argv[5]), c.n_embd = atoi(argv[6]);
     c.n_hidden = atoi(argv[7]), c.n_vocab = atoi(argv[8]), c.n_ctx = atoi(argv[9]);
     if (!strcmp(argv[1], "list")) {
