@@ -38,9 +38,9 @@ PRINTS:
      80 0.0001
     100 0.0000
 
-It does not: run on a GPU by itself (another backend table would), compute in bfloat16, differentiate twice, store
-anything but floats, have more than four dimensions, take views of parts of a tensor, or do anything behind your back:
-no graph compiler, no lazy evaluation.
+It does not: run on a GPU by itself (another backend table would), differentiate twice, learn in anything but floats
+(bfloat16 inside matrix products, and int8 copies for generation, are asked for), have more than four dimensions, take
+views of parts of a tensor, or do anything behind your back: no graph compiler, no lazy evaluation.
 
 CONCEPTS
 An op computes at once and writes down what it did, on the tape: which op, which operands. ag_backward walks the tape
@@ -60,7 +60,7 @@ Row-major, the last index runs fastest: element (i,j) of (M,N) lies at i*N + j. 
 
 MEMORY   A context owns every tensor; nobody frees one. What an op or ag_input returns dies at ag_reset, so inputs are
 made anew in each step; parameters and ag_state live until ag_free. From the second training step on nothing calls
-malloc.
+malloc. ag_new_dry tells beforehand how much it will be, and ag_forget makes it less.
 
 ERRORS   A call that fails returns NULL (ops), a negative number or NaN, and the context keeps the first message, with
 your file and line: ag_error(ctx). Ops pass NULL on, so checking once a step is enough; backward and optimizers do
@@ -301,10 +301,11 @@ void ag_randn(ag_tensor *t, ag_real std);       // normal, from the stream AG_RN
 void ag_rand(ag_tensor *t, ag_real low, ag_real high);                  // uniform in [low, high)
 void ag_name(ag_tensor *t, const char *name);   // for error messages; the string is not copied
 void ag_keep_grad(ag_tensor *t);                // keep the gradient of a result of an op: that of the latest backward
-// After the last op that reads y: its memory serves other results, and backward computes y again when it needs it (Chen
-// et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). The same bits, less memory, a little more time. For
-// results of elementwise ops, norms, ag_linear_gelu, ag_swiglu, ag_rope, ag_qk_norm_rope, and for any result that has
-// no gradient (nothing computes those again); others are an error. 0, or -1.
+// After the last op that reads y: its memory serves results of the same size, and backward computes y again when it
+// needs it (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). The same bits, less memory, a little
+// more time. For results of elementwise ops, norms, ag_linear_gelu, ag_swiglu, ag_rope, ag_qk_norm_rope, unless they
+// share their memory with a view; for others it is an error. A result that has no gradient goes for good. Inputs stay.
+// What y was made from must not be written between forward and backward. 0, or -1.
 int  ag_forget(ag_tensor *y);
 int  ag_shape_is(const ag_tensor *t, int d0, int d1, int d2, int d3);   // -1 stands for a dimension that is not there
 
@@ -1031,6 +1032,7 @@ static void agi_vfail(ag_ctx *ctx, const char *op, const char *format, va_list a
     vsnprintf(ctx->error + n, sizeof ctx->error - n, format, args);
 #endif
 #ifdef AG_DIE_ON_ERROR
+    if (ctx->dry) return;                           // a dry run asks whether something would go well
     fprintf(stderr, "%s\n", ctx->error);
     exit(1);
 #endif
@@ -1517,24 +1519,21 @@ static size_t agi_rows(const ag_tensor *x) {
 }
 static int agi_last(const ag_tensor *x) { return x->ndim ? x->shape[x->ndim - 1] : 1; }
 
-// Forward: y was read for the last time. Backward: y and all that was made from it are done.
+// y is forgotten, and all that reads it is done: its buffer is free.
 static void agi_drop_data(ag_tensor *y) {
-    if (y->forgotten && y->data && agi_spare(y->ctx, y->data, y->count)) y->data = NULL;
+    if (y->data) agi_spare(y->ctx, y->data, y->count);
+    y->data = NULL;
 }
 
 int ag_forget(ag_tensor *y) {
     if (!y || y->ctx->error[0]) return -1;
-    if (!y->needs_grad) {
-        if (y->computed && !y->viewed) y->forgotten = 1, agi_drop_data(y);
-        return 0;
-    }
-    if (!y->op || !y->op->again || y->viewed) {
+    if (!y->needs_grad && (!y->computed || y->viewed)) return 0;
+    if (y->needs_grad && (!y->op || !y->op->again || y->viewed)) {
         agi_fail(y->ctx, "ag_forget", "%s %s %s", y->op ? y->op->name : "a parameter", agi_shape(y).s, y->viewed ?
                  "shares its memory with another tensor (ag_reshape, ag_detach)" : "cannot be computed again");
         return -1;
     }
-    y->forgotten = 1;
-    agi_drop_data(y);
+    if (y->ctx->n_spare < AGI_SPARES) y->forgotten = 1, agi_drop_data(y);
     return 0;
 }
 
@@ -1549,7 +1548,8 @@ static int agi_remember(ag_tensor *t) {
                      "it cannot be computed again", agi_shape(u).s, u->file ? u->file : "?", u->line);
             return -1;
         }
-        if (!(u->data = agi_take(u->ctx, AGI_TAPE, u->count)) || u->op->again(u)) return -1;
+        if (!(u->data = agi_take(u->ctx, AGI_TAPE, u->count))) return -1;
+        if (u->op->again(u)) { u->data = NULL; return -1; }
     }
     return 0;
 }
@@ -3146,13 +3146,12 @@ static void agi_blame(ag_ctx *ctx, ag_tensor *loss, double value) {
     for (ag_tensor *t = loss; t; t = t->older) {
         if (!(t->keep_grad & ANCESTOR)) continue;
         t->keep_grad &= ~ANCESTOR;
-        if (agi_remember(t)) return;
-        if (!agi_finite(ctx, t->data, t->count)) bad = t;
+        if (!agi_remember(t) && !agi_finite(ctx, t->data, t->count)) bad = t;
         for (int i = 0; i < t->n_in; i++) {
             if (t->in[i]->op) t->in[i]->keep_grad |= ANCESTOR;
-            else if (!agi_finite(ctx, t->in[i]->data, t->in[i]->count)) bad = t->in[i];
+            else if (t->in[i]->data && !agi_finite(ctx, t->in[i]->data, t->in[i]->count)) bad = t->in[i];
         }
-        agi_drop_data(t);
+        if (t->forgotten) agi_drop_data(t);
     }
     agi_fail(ctx, "ag_backward", "the loss is %g. The first tensor that is not finite is %s %s, made at %.200s:%d",
              value, bad->name ? bad->name : bad->op ? bad->op->name : bad->trainable ? "a parameter" : "an input",
@@ -3183,11 +3182,15 @@ int ag_backward(ag_tensor *loss) {
     one = accumulate ? one + 1 : 1;
     if (AGI_RUN(ctx, fill, d_loss, one, (size_t)1)) return -1;
     for (ag_tensor *y = loss; y && y->op && !ctx->error[0]; y = y->older) {
-        for (int i = 0; y->has_grad && i < y->n_in; i++) if (agi_remember(y->in[i])) return -1;
-        if (y->has_grad) y->op->backward(y);
-        agi_drop_grad(y), agi_drop_data(y);
+        int there = y->has_grad;
+        for (int i = 0; there && i < y->n_in; i++) there = !agi_remember(y->in[i]);
+        if (there) y->op->backward(y);
+        agi_drop_grad(y);
+        if (y->forgotten) agi_drop_data(y);
     }
-    return ctx->error[0] ? -1 : 0;
+    if (!ctx->error[0]) return 0;
+    for (ag_tensor *y = loss; y && y->op; y = y->older) if (y->forgotten) y->data = NULL;       // whatever came back
+    return -1;
 }
 
 void ag_zero_grad(ag_ctx *ctx) {

@@ -38,7 +38,7 @@ PRINTS:
     wood would a woodchuck chuck if a woodchuck could chuck
 
 It does not: know text (tokens are numbers here; bpe.h makes them, or your own code does), offer layers to plug
-together, store weights as anything but float, or use more than one machine.
+together, keep weights in files as anything but float, or use more than one machine.
 
 CONCEPTS
 A text is a row of tokens: small numbers that stand for letters or parts of words. A GPT is a function from the tokens
@@ -60,7 +60,8 @@ SHAPES   B batch, T time, C channels, V vocabulary, L layers, NH heads, NKV key 
 the MLP. Row-major, the last index is the fastest. Matrices are stored (in, out): y = x W.
 
 MEMORY   Tensors belong to the context and live until ag_free. What you _new or _load you _free, in any order with
-ag_free. Buffers for tokens and scores are yours.
+ag_free. Buffers for tokens and scores are yours. gpt_memory_needed tells what training will take, to the byte;
+config.recompute takes a quarter less.
 
 ERRORS   Functions return NULL or -1 (gpt_eval: NaN), and ag_error(ctx) tells what happened and where you called. Until
 ag_clear_error everything else does nothing. With AG_DIE_ON_ERROR the first error is printed and ends the program.
@@ -108,9 +109,10 @@ typedef struct gpt_config {
     int n_layer, n_head, n_kv_head; // L, NH, NKV: key and value heads; NKV divides NH, in the gpt2 shape NKV == NH
     int n_embd;                     // C; the head size is hs = C / NH
     int n_ctx, n_vocab;             // T at most, V
-    int n_hidden;                   // H, inside the MLP: 4*C in the gpt2 shape, about 8/3*C in the llama shape
+    int n_hidden;                   // H, inside the MLP: 4*C, with SwiGLU, which has a matrix more, about 8/3*C
     int tied;                       // 1: the head is the embedding table; 0: it has a matrix of its own
-    int bias;                       // gpt2 shape: 1 is GPT-2 itself, 0 leaves out the biases of linear layers and norms
+    int bias;                       // 1 is GPT-2 itself, 0 leaves out the biases of linear layers and of LayerNorm; in
+                                    // the llama shape linear layers have none
     int qk_norm;                    // RMSNorm on each query and key head; wants rotary positions
     int scalar;                     // 1: a scalar head as well, for rewards or values: gpt_scalar
     int recompute;                  // 1: backward computes norms, activations and rotations again, so that none is
@@ -250,7 +252,7 @@ double gpt_lr_linear(long step, long warmup, long total, double last_part);
 // and more with 5 %: the same number of steps learns more from windows that treat all tokens alike.
 enum { GPT_RANDOM, GPT_SEQUENTIAL, GPT_SHUFFLED };
 typedef struct gpt_loader {
-    ag_ctx *ctx;                    // GPT_RANDOM draws from its stream AG_RNG_DATA; errors go there
+    ag_ctx *ctx;                    // its stream AG_RNG_DATA decides; errors go there
     const int *tokens;              // (n), borrowed
     size_t n;
     int order;
@@ -825,8 +827,9 @@ gpt_memory gpt_memory_needed(const gpt_config *c, int B, int T, int optimizer_ki
         ag_memory used = ag_memory_used(dry);
         m.grads = used.params - m.params, m.optimizer = used.state, m.activations = used.tape_peak;
         m.total = used.params + used.state + used.tape_peak;
-        gpt_cache_free(gpt_cache_new(model, B));
-        m.kv_cache = ag_memory_used(dry).state - used.state;
+        double each = (double)B * c->n_ctx * c->n_kv_head * (c->n_embd / c->n_head) * sizeof(ag_real);
+        double kv = 2.0 * c->n_layer * ceil(each / 64) * 64;
+        m.kv_cache = kv < (double)(SIZE_MAX / 2) ? (size_t)kv : SIZE_MAX / 2;
     } else m.params = 0;
     gpt_free(model);
     if (ids) GPT_FREE(ids);
@@ -892,12 +895,13 @@ static ag_tensor *gpti_trunk(gpt_model *m, const int *ids, int B, int T, const g
         n = rms ? ag_rmsnorm(x, l->norm_2, eps) : ag_layernorm(x, l->norm_2, l->norm_2_b, eps);
         ag_tensor *up = mlp == GPT_GELU && !l->up_a ? ag_linear_gelu(n, l->up, l->up_b)         // SwiGLU: (B,T,2H)
                                                     : gpti_linear(c, n, l->up, l->up_b, l->up_a, l->up_z);
-        h = mlp == GPT_SWIGLU ? ag_swiglu(up) : mlp == GPT_RELU2 ? ag_relu(up) : l->up_a ? ag_gelu(up) : up;
-        if (mlp == GPT_RELU2) h = ag_mul(h, h);                                                 // (B,T,H)
+        ag_tensor *bent = mlp == GPT_SWIGLU ? ag_swiglu(up)
+                        : mlp == GPT_RELU2 ? ag_relu(up) : l->up_a ? ag_gelu(up) : up;
+        h = mlp == GPT_RELU2 ? ag_mul(bent, bent) : bent;                                       // (B,T,H)
         y = gpti_linear(c, h, l->down, l->down_b, l->down_a, l->down_z);                        // (B,T,C)
-        ag_tensor *the_mlp[] = {n, h, up, y, x};
+        ag_tensor *the_mlp[] = {n, h, bent, up, y, x};
         x = ag_add(x, ag_dropout(y, drop));
-        gpti_forget(c, x, the_mlp, 5, 2);
+        gpti_forget(c, x, the_mlp, 6, 3);
     }
     return rms ? ag_rmsnorm(x, m->norm_f, eps) : ag_layernorm(x, m->norm_f, m->norm_f_b, eps);
 }
@@ -1146,7 +1150,7 @@ int gpt_next(gpt_loader *l, int B, int T, int *x, int *y) {
             l->cursor = at + (size_t)T;
         } else if (l->order == GPT_SHUFFLED) {          // a text shorter than two windows has one, at any place
             const uint64_t each = (uint64_t)T < places ? (uint64_t)T : places, n = (places - each) / (uint64_t)T + 1;
-            const uint64_t epoch = l->cursor / n, key = gpti_mix(ag_stream(l->ctx, AG_RNG_DATA)->key + epoch);
+            const uint64_t epoch = l->cursor / n, key = gpti_mix(ag_stream(l->ctx, AG_RNG_DATA)->key + (epoch << 32));
             at = (size_t)(gpti_mix(key) % each + (uint64_t)T * gpti_shuffled(l->cursor % n, n, key));
             l->cursor++;
         } else {

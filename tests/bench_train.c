@@ -3,7 +3,7 @@
 //
 //     cc -O3 tests/bench_train.c -o build/bench_train -lm
 //     build/bench_train preset=nano threads=2 [batch=12] [context=64] [seconds=10] [bf16=1] [muon=1] [clip=1]
-//                       [recompute=1]
+//                       [recompute=1] [parts=8: the batch is computed in so many parts, whose gradients add up]
 //     build/bench_train preset=nano mallocs=1
 //     build/bench_train preset=nano bits=1
 //
@@ -122,12 +122,13 @@ int main(int argc, char **argv) {
     if (!model) return 1;
     const int T = (int)option(argc, argv, "context", config.n_ctx);
     const int B = (int)option(argc, argv, "batch", gpt2 ? 1 : config.n_layer > 4 ? 8 : 12);
+    const int parts = (int)option(argc, argv, "parts", 1), P = B / parts;
     const double limit = option(argc, argv, "seconds", 10);
     const int counting = option(argc, argv, "mallocs", 0) > 0;
 
     gpt_loader loader = gpt_loader_new(ctx, tokens, TOKENS, GPT_RANDOM);
     int *x = (int *)malloc(2 * (size_t)(B * T) * sizeof *x), *y = x + B * T, n = 0;
-    if (!x) return 1;
+    if (!x || parts < 1 || P * parts != B) return 1;
 
     double first = 0, last = 0, start = now();
     long most = 0;
@@ -135,11 +136,14 @@ int main(int argc, char **argv) {
         const long before = calls;
         const double t0 = now();
         if (gpt_next(&loader, B, T, x, y)) return 1;
-        ag_tensor *loss = ag_cross_entropy(gpt_forward(model, x, B, T), y, NULL);
-        ag_backward(loss);
+        last = 0;
+        for (int part = 0; part < parts; part++) {
+            ag_tensor *loss = ag_cross_entropy(gpt_forward(model, x + part * P * T, P, T), y + part * P * T, NULL);
+            ag_backward(parts > 1 ? ag_scale(loss, 1.0 / parts) : loss);
+            last += ag_item(loss) / parts;
+            ag_reset(ctx);
+        }
         if (gpt_step(model, &optimizer, 1, NULL)) return 1;
-        last = ag_item(loss);
-        ag_reset(ctx);
         if (step == 0) first = last;
         if (step >= WARM) times[n++] = now() - t0;          // the first steps pay for memory that is new to them
         if (step >= 2 && calls - before > most) most = calls - before;

@@ -216,7 +216,6 @@ static void no_malloc_after_the_second_step(void) {
     CHECK_INT(malloc_live, 0);
 }
 
-// Evaluation and generation between forward and backward, bracketed: the parameters end up with the same bits.
 // A context that computes nothing takes to the byte what one that computes takes, and says what is wrong as well.
 static void a_dry_run_tells_the_memory(void) {
     for (int forget = 0; forget < 2; forget++) {
@@ -245,6 +244,7 @@ static void a_dry_run_tells_the_memory(void) {
     }
 }
 
+// Evaluation and generation between forward and backward, bracketed: the parameters end up with the same bits.
 static void mark_and_rewind_leave_no_trace(void) {
     uint64_t hash[2];
     for (int bracket = 0; bracket < 2; bracket++) {

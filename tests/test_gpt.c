@@ -608,6 +608,13 @@ static void shuffles_windows(void) {
     again.cursor = 39 * 13;                                 // the cursor is the whole state
     gpt_next(&again, 1, 7, x, y);
     CHECK_INT(x[0], first[39]);
+    ag_ctx *next = ag_new(9);                               // the next seed's order is not the next epoch's
+    int other = 0, z[7];
+    gpt_loader mine = gpt_loader_new(ag, text, 100, GPT_SHUFFLED), its = gpt_loader_new(next, text, 100, GPT_SHUFFLED);
+    for (mine.cursor = 13; its.cursor < 13; other += x[0] != z[0])
+        gpt_next(&mine, 1, 7, x, y), gpt_next(&its, 1, 7, z, y);
+    CHECK(other > 6);
+    ag_free(next);
     l = gpt_loader_new(ag, text, 10, GPT_SHUFFLED);         // shorter than two windows
     for (int k = 0; k < 20; k++) {
         CHECK_INT(gpt_next(&l, 1, 7, x, y), 0);

@@ -764,6 +764,27 @@ static void forgotten_results_come_back(void) {
     ag_free(g);
 }
 
+// Inside a mark and a rewind, backward computes again what is older than the mark; then that is forgotten as before.
+static void forgotten_results_outlive_a_rewind(void) {
+    ag_ctx *g = ag_new(1), *h = ag_new(1);
+    ag_real x[16], y[16], junk[16 * 64];
+    make_params(g, "4,4n", 1), make_params(h, "4,4n", 1);
+    ag_tensor *t = ag_tanh(P(g, 0)), *u = ag_exp(t), *l = ag_sum(ag_mul(ag_tanh(P(h, 0)), ag_exp(ag_tanh(P(h, 0)))));
+    ag_tensor *m = ag_mul(t, u), *loss = ag_sum(m);
+    CHECK(ag_forget(t) == 0 && ag_forget(u) == 0);
+    for (int i = 0; i < 80; i++) ag_keep_grad(ag_scale(P(g, 0), 1));        // nothing here is a spare buffer
+    ag_mark_at mark = ag_mark(g);
+    CHECK(ag_backward(loss) == 0 && ag_backward(l) == 0);
+    CHECK(t->data == NULL && u->data == NULL);
+    ag_rewind(g, mark);
+    for (int i = 0; i < 16 * 64; i++) junk[i] = 7;
+    for (int i = 0; i < 8; i++) ag_input(g, junk, 16, 16);                  // over what was behind the mark
+    CHECK(ag_backward(loss) == 0 && ag_backward(l) == 0);
+    ag_get_grad(P(g, 0), x), ag_get_grad(P(h, 0), y);
+    for (int i = 0; i < 16; i++) CHECK_NEAR(x[i], y[i], 1e-12);
+    ag_free(g), ag_free(h);
+}
+
 // A forgotten tensor is a clear error for whoever wants to read it, and so is one that cannot be forgotten.
 static void forgetting_is_refused_where_it_would_lose_something(void) {
     ag_ctx *g = ag_new(1);
@@ -794,6 +815,10 @@ static void forgetting_is_refused_where_it_would_lose_something(void) {
     CHECK(again->data == at);
     CHECK(ag_reshape(again, 16) != NULL && ag_forget(again) == 0 && again->data == at);
     ag_no_grad(g, old);
+    ag_tensor *bad = ag_log(ag_scale(ag_mul(t, t), -1)), *other = ag_greater(P(g, 0), input);
+    ag_tensor *sum = ag_sum(ag_add(bad, ag_mul(other, t)));
+    CHECK(ag_forget(bad) == 0 && ag_forget(other) == 0);        // the blame for a loss that is no number finds it still
+    REFUSED(ag_backward(sum), "is ag_log (4,4)");
     ag_keep_grad(u);
     CHECK(ag_backward(ag_sum(flat)) == 0);
     CHECK(ag_get_grad(u, x) == 0 && x[0] == 2);     // the gradient is there, whatever became of the values
@@ -1067,6 +1092,7 @@ int main(int argc, char **argv) {
     T_RUN(losses_with_a_common_trunk);
     T_RUN(a_new_size_after_two_losses);
     T_RUN(forgotten_results_come_back);
+    T_RUN(forgotten_results_outlive_a_rewind);
     T_RUN(forgetting_is_refused_where_it_would_lose_something);
     T_RUN(no_grad_records_nothing);
     T_RUN(dropout_scales_and_repeats);

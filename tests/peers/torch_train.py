@@ -1,8 +1,9 @@
 """Times a training step of nanoGPT's own model.py in PyTorch on the CPU.
 
-    build/peers/venv/bin/python tests/peers/torch_train.py CHECKOUT preset=nano compile=1 dtype=bfloat16 [batch=12]
+    build/peers/venv/bin/python tests/peers/torch_train.py CHECKOUT preset=nano compile=1 dtype=bfloat16 [batch=12] [parts=1]
 
-dtype is float32, bfloat16 (autocast) or medium (float32, whose matrix products may round to bfloat16).
+dtype is float32, bfloat16 (autocast) or medium (float32, whose matrix products may round to bfloat16). parts: the batch
+is computed in so many parts, whose gradients add up.
 
 CHECKOUT is a folder that holds nanoGPT's model.py. A step is what nanoGPT's train.py does in one: batch from memory,
 forward, backward, AdamW, gradients to None; no evaluation. Gradient clipping is off by default (clip=1.0 turns it on),
@@ -15,7 +16,7 @@ import sys
 import time
 
 options = {"preset": "nano", "compile": "0", "dtype": "float32", "threads": "2", "seconds": "10", "bias": "1",
-           "fused": "1", "clip": "0", "batch": "", "context": ""}
+           "fused": "1", "clip": "0", "batch": "", "context": "", "parts": "1"}
 for word in sys.argv[2:]:
     key, _, value = word.partition("=")
     if key not in options:
@@ -61,9 +62,11 @@ def step():
     at = torch.randint(len(data) - T, (B,)).tolist()
     x = torch.stack([data[i:i + T] for i in at])
     y = torch.stack([data[i + 1:i + 1 + T] for i in at])
-    with torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
-        _, loss = run(x, y)
-    loss.backward()
+    parts = int(options["parts"])
+    for x_part, y_part in zip(x.chunk(parts), y.chunk(parts)):
+        with torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
+            _, loss = run(x_part, y_part)
+        (loss / parts).backward()
     if float(options["clip"]) > 0:
         torch.nn.utils.clip_grad_norm_(model.parameters(), float(options["clip"]))
     optimizer.step()
