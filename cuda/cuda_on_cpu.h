@@ -5,10 +5,10 @@ In a .cu file:                      #include "cuda_on_cpu.h"        (instead of 
 On a GPU:                           nvcc -std=c++17 prog.cu
 On the CPU:                         g++ -std=c++17 -g -x c++ prog.cu
 ... bounds of global and shared:    g++ -std=c++17 -g -x c++ -fsanitize=address,undefined prog.cu
-... races and all else:             g++ -std=c++17 -g -O1 -x c++ -DCUDA_ON_CPU_CHECK -fsanitize=thread prog.cu \
-                                        -nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc
-The last one is described in cuda_on_cpu_check.h. clang++ does the same; its last line ends with
--fno-sanitize-link-runtime instead of the libraries.
+... races and all else:             g++ -std=c++17 -g -O1 -fno-tree-sra -x c++ -DCUDA_ON_CPU_CHECK -fsanitize=thread \
+                                        prog.cu -nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc
+The last one is described in cuda_on_cpu_check.h. clang++ does the same; in the last line it wants neither
+-fno-tree-sra nor the libraries, but -fno-sanitize-link-runtime.
 
 EXAMPLE:
     #include "cuda_on_cpu.h"
@@ -529,19 +529,21 @@ CUDA_ON_CPU_RAW inline void fiber_main() {
     }
 }
 
-CUDA_ON_CPU_RAW inline size_t page_bytes() { return (size_t)sysconf(_SC_PAGESIZE); }
+// Below each stack lies address space that faults when a stack grows into it: much of it, so that a large local array
+// does not reach over it into the next stack.
+enum { GUARD_BYTES = 1 << 20 };
 CUDA_ON_CPU_RAW inline Fiber *new_fiber() {
     Fiber *f = new Fiber;
-    size_t guard = page_bytes();
+    size_t guard = GUARD_BYTES, page = (size_t)sysconf(_SC_PAGESIZE);
     int flags = MAP_PRIVATE | MAP_ANON;
 #ifdef MAP_NORESERVE
     flags |= MAP_NORESERVE;
 #endif
-    f->stack_bytes = (machine.stack_bytes + guard - 1) / guard * guard;
+    f->stack_bytes = (machine.stack_bytes + page - 1) / page * page;
     char *pages = (char *)mmap(nullptr, f->stack_bytes + guard, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (pages == MAP_FAILED) fail("no memory for the stack of another thread, %zu bytes. Lower CUDA_ON_CPU_STACK?",
                                   f->stack_bytes);
-    mprotect(pages, guard, PROT_NONE);              // a stack that grows too far faults there
+    mprotect(pages, guard, PROT_NONE);
     f->stack = pages + guard;
     machine.fibers.push_back(f);
 #ifdef CUDA_ON_CPU_UCONTEXT
@@ -998,7 +1000,7 @@ CUDA_ON_CPU_RAW inline cudaError_t fill(void *to, int value, size_t bytes, Strea
 CUDA_ON_CPU_RAW inline void on_fault(int number, siginfo_t *info, void *) {
     char *address = (char *)info->si_addr;
     for (Fiber *f : machine.fibers)
-        if (address < f->stack && address >= f->stack - page_bytes())
+        if (address < f->stack && address >= f->stack - GUARD_BYTES)
             fail("the stack of a thread is full, %zu bytes. Large local arrays? CUDA_ON_CPU_STACK=%zu doubles it",
                  f->stack_bytes, 2 * f->stack_bytes);
     if (machine.current) fail("ILLEGAL ADDRESS %p", (void *)address);
@@ -1048,7 +1050,7 @@ inline Machine::~Machine() {
     if (status) stop(status);
     for (Stream *s : streams) delete s;
     for (Fiber *f : fibers) {
-        munmap(f->stack - page_bytes(), f->stack_bytes + page_bytes());
+        munmap(f->stack - GUARD_BYTES, f->stack_bytes + GUARD_BYTES);
         delete f;
     }
 }

@@ -162,8 +162,8 @@ static void online_softmax(void) {
 
 // ---- c (M,N) = a (M,K) b (N,K)^T on tensor cores --------------------------------------------------------------------
 // 64x64 outputs per block, four warps of 32x32, K in steps of 32 through two buffers that cp.async fills ahead. A row
-// of a buffer is four chunks of 16 bytes; chunk c of row r lies at c ^ (r / 2 % 4), so that the eight rows that ldmatrix
-// reads at a time lie in eight different groups of banks.
+// of a buffer is four chunks of 16 bytes; chunk c of row r lies at c ^ (r / 2 % 4), so that the eight rows which
+// ldmatrix reads at a time lie in eight different groups of banks.
 enum { BLOCK = 64, STEP = 32 };
 __device__ inline int place(int row, int chunk) { return row * STEP + (chunk ^ (row >> 1 & 3)) * 8; }
 typedef __nv_bfloat16 bf16;

@@ -1,0 +1,120 @@
+# CUDA kernels without a GPU. tests/cuda/kernels.cu is right: it has to be silent in every build and with every seed.
+# Each bug of tests/cuda/planted.cu has to be reported, by each build that its table names, with the words given there;
+# a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU without a warning.
+#     sh tests/test_cuda.sh
+# CXX=g++-13 takes another compiler. 40 seconds on two cores, nearly all of it compiling.
+cd "$(dirname "$0")/.." || exit 1
+passed=0 failed=0 dir=build/cuda seeds="0 1 2 3 4"
+mkdir -p $dir && rm -f $dir/*
+export CUDA_ON_CPU_DEVICES=2                    # so that one can touch the other's memory
+unset CUDA_ON_CPU_SEED CUDA_ON_CPU_STACK CUDA_ON_CPU_BLOCKING CUDA_ON_CPU_EXITED_OK CUDA_ON_CPU_LEAKS \
+    CUDA_ON_CPU_ABORT CUDA_ON_CPU_REPORT CUDA_ON_CPU_MAX_ERRORS
+ok() { passed=$((passed + 1)); }
+bad() { failed=$((failed + 1)); echo "FAILED cuda: $*"; }
+end() { echo "cuda: $passed passed, $failed failed"; [ "$failed" = 0 ] && [ "$passed" != 0 ]; exit; }
+
+CXX=${CXX:-g++}
+command -v "$CXX" > /dev/null || { echo "skipped: CUDA kernels on the CPU, because there is no $CXX"; ok; end; }
+echo 'int main() { return 0; }' > $dir/empty.cpp
+works() { "$@" $dir/empty.cpp -o $dir/empty > $dir/empty.log 2>&1 && $dir/empty; }
+
+flags="-std=c++17 -g -O1 -Wall -Wextra -Werror -Icuda -x c++"
+address="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+libraries="-nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc"
+check="-DCUDA_ON_CPU_CHECK -fsanitize=thread"
+compile() {                                     # compile COMPILER BUILD PROGRAM: into $dir/PROGRAM_BUILD
+    to=$dir/$3_$2
+    case $2 in
+    plain|clang|ucontext) set -- "$1" "$2" "$3" "$flags" "" ;;
+    asan) set -- "$1" "$2" "$3" "$address $flags" "" ;;
+    check) set -- "$1" "$2" "$3" "-fno-tree-sra $check $flags" "$libraries" ;;
+    clang_check) set -- "$1" "$2" "$3" "$check $flags" "-fno-sanitize-link-runtime" ;;
+    esac
+    [ "$2" = ucontext ] && set -- "$1" "$2" "$3" "-DCUDA_ON_CPU_UCONTEXT $4" ""
+    $1 $4 tests/cuda/$3.cu -o "$to" $5 > "$to.log" 2>&1
+}
+
+# Everything is compiled first, two at a time.
+builds="plain check ucontext"
+if works "$CXX" -fsanitize=address,undefined; then builds="$builds asan"
+else echo "skipped: bounds of CUDA kernels, because $CXX -fsanitize=address does not work here"; fi
+clang=
+if works clang++ -std=c++17; then clang="clang"
+else echo "skipped: CUDA kernels with clang++, because there is none that works"; fi
+[ "$clang" ] && works clang++ -fsanitize=thread -fno-sanitize-link-runtime && clang="clang clang_check"
+(
+    for build in $builds; do compile "$CXX" "$build" kernels; done
+    for build in $clang; do compile clang++ "$build" kernels; done
+) &
+for build in $builds; do
+    [ "$build" = ucontext ] || compile "$CXX" "$build" planted
+done
+NVCC=${NVCC:-nvcc}
+command -v "$NVCC" > /dev/null || { [ -x /usr/local/cuda/bin/nvcc ] && NVCC=/usr/local/cuda/bin/nvcc; }
+if command -v "$NVCC" > /dev/null; then
+    for program in kernels planted; do
+        if "$NVCC" -std=c++17 -O2 -arch=sm_80 -Werror all-warnings -Icuda -c tests/cuda/$program.cu \
+            -o $dir/$program.o > $dir/$program.log 2>&1; then ok
+        else bad "$program.cu does not compile with nvcc"; head -n 20 $dir/$program.log; fi
+    done
+else echo "skipped: compiling for a GPU, because there is no nvcc"; fi
+wait
+
+built() {                                       # built PROGRAM BUILD
+    [ -x $dir/$1_$2 ] && return
+    bad "$1.cu, build $2, does not compile"
+    head -n 20 $dir/$1_$2.log
+    return 1
+}
+
+# The right program: no word but the closing line of test.h.
+for build in $builds $clang; do
+    built kernels "$build" || continue
+    for seed in $seeds; do
+        CUDA_ON_CPU_SEED=$seed timeout 20 $dir/kernels_$build > $dir/log 2>&1
+        code=$?
+        if [ $code = 0 ] && grep -q '^kernels: [1-9][0-9]* passed, 0 failed$' $dir/log && [ "$(wc -l < $dir/log)" = 1 ]
+        then ok
+        else bad "the right kernels, build $build, seed $seed: status $code"; head -n 20 $dir/log; fi
+    done
+done
+
+# sees BUILD N WORDS SEEDS: is it reported, with these words, with one of the seeds?
+sees() {
+    for seed in $4; do
+        CUDA_ON_CPU_SEED=$seed timeout 20 $dir/planted_$1 "$2" > $dir/log 2>&1
+        code=$?
+        [ $code != 0 ] && [ $code != 124 ] && grep -qF -e "$3" $dir/log && return
+    done
+    return 1
+}
+bug() {                                         # bug BUILD N NAME WORDS SEEDS
+    [ "$4" = - ] && return
+    if sees "$1" "$2" "$4" "$5"; then ok
+    else bad "planted bug $2 ($3) in build $1: '$4' is not reported, status $code"; head -n 5 $dir/log; fi
+}
+for build in plain asan check; do
+    case " $builds " in *" $build "*) built planted $build ;; esac
+done
+count=$($dir/planted_plain count 2> /dev/null || echo 0)
+[ "$count" -gt 23 ] || bad "the table of planted bugs has $count rows"
+n=0
+while [ $n -lt "$count" ]; do
+    row=$($dir/planted_plain show $n)
+    name=$(echo "$row" | cut -d'|' -f1)
+    if [ $n = 0 ]; then                         # the control has to be silent
+        for build in plain asan check; do
+            [ -x $dir/planted_$build ] || continue
+            if timeout 20 $dir/planted_$build 0 > $dir/log 2>&1 && [ ! -s $dir/log ]; then ok
+            else bad "build $build complains of the program without a bug"; head -n 5 $dir/log; fi
+        done
+    fi
+    case "$row" in
+    *"|-|-|-") [ $n = 0 ] || bad "nobody has to see planted bug $n ($name)" ;;
+    esac
+    bug plain $n "$name" "$(echo "$row" | cut -d'|' -f2)" "$seeds"
+    [ -x $dir/planted_asan ] && bug asan $n "$name" "$(echo "$row" | cut -d'|' -f3)" "0 1"
+    [ -x $dir/planted_check ] && bug check $n "$name" "$(echo "$row" | cut -d'|' -f4)" "0"
+    n=$((n + 1))
+done
+end
