@@ -391,6 +391,8 @@ struct Machine {
     int rank[WARP];                                 // of each warp; 0 goes first
     std::vector<int> ready[WARP];                   // by rank: threads that can go on
     unsigned ready_ranks = 0;                       // one bit for each list above that is not empty
+    std::vector<int> going;                         // threads of one warp that go on, one after the other
+    size_t gone = 0;                                // how many of them have done so
     std::vector<std::unique_ptr<Meeting>> meetings[WARP];
     int thread_count = 0, returned = 0, waiting = 0;
     unsigned barriers = 0;                          // __syncthreads that this block has passed
@@ -499,6 +501,37 @@ CUDA_ON_CPU_RAW inline bool may_start() {
     return !m.ready_ranks || m.rank[m.start_order[m.started] / WARP] <= __builtin_ctz(m.ready_ranks);
 }
 
+void fiber_main();
+Fiber *new_fiber();
+
+// Who runs next: the rest of the warp that is going on, else a thread that may begin, else the ready threads of the
+// warp of highest priority, each until it waits. The host, if nobody can.
+CUDA_ON_CPU_RAW inline Fiber *choose() {
+    Machine &m = machine;
+    if (m.gone == m.going.size()) {
+        if (may_start()) {
+            if (m.idle.empty()) m.idle.push_back(new_fiber());
+            Fiber *f = m.idle.back();
+            m.idle.pop_back();
+            return f;
+        }
+        if (!m.ready_ranks) return &m.host;
+        int rank = __builtin_ctz(m.ready_ranks);
+        m.going.clear();
+        m.going.swap(m.ready[rank]);
+        m.gone = 0;
+        m.ready_ranks &= ~(1u << rank);
+        shuffle(m.going, 0);
+    }
+    return m.threads[m.going[m.gone++]].fiber;
+}
+// Fibers switch to each other; back to the host only when none of them can go on.
+CUDA_ON_CPU_RAW inline void leave(Fiber *me) {
+    Fiber *next = choose();
+    machine.current = next == &machine.host ? nullptr : next;
+    if (next != me) switch_fiber(me, next);
+}
+
 // A fiber runs threads back to back, one after the other on the same stack. Only a thread that waits keeps its stack,
 // and the next one gets another fiber: a kernel without barriers never switches.
 CUDA_ON_CPU_RAW inline void fiber_main() {
@@ -524,8 +557,7 @@ CUDA_ON_CPU_RAW inline void fiber_main() {
             m.returned++;
         }
         m.idle.push_back(me);
-        m.current = nullptr;
-        switch_fiber(me, &m.host);
+        leave(me);
     }
 }
 
@@ -582,8 +614,7 @@ CUDA_ON_CPU_RAW inline void wait_for(ThreadState state, const char *what, unsign
     t.state = state, t.waits_in = what, t.mask = mask, t.file = file, t.line = line;
     uint3 index = m.thread_index;
     int inside = m.inside;
-    m.current = nullptr;
-    switch_fiber(me, &m.host);                      // comes back when the scheduler has made this fiber current again
+    leave(me);                                      // comes back when somebody has chosen this fiber
     m.thread_index = index;
     m.inside = inside;
 }
@@ -706,6 +737,8 @@ CUDA_ON_CPU_RAW inline void begin_block() {
     Machine &m = machine;
     int n = m.thread_count, warps = (n + WARP - 1) / WARP;
     m.started = 0, m.returned = m.waiting = 0, m.barriers = 0, m.ready_ranks = 0;
+    m.going.clear();
+    m.gone = 0;
     m.vote_sum[0] = m.vote_sum[1] = 0;
     m.start_order.clear();
     std::vector<int> order;
@@ -734,31 +767,16 @@ CUDA_ON_CPU_RAW inline void begin_block() {
 #endif
 }
 
-// Lets a fiber run until its thread waits or there is no other to begin.
-CUDA_ON_CPU_RAW inline void resume(Fiber *f) {
-    int inside = machine.inside;
-    machine.current = f;
-    switch_fiber(&machine.host, f);
-    machine.inside = inside;
-}
-
 CUDA_ON_CPU_RAW inline void run_block() {
     Machine &m = machine;
-    std::vector<int> going;
     begin_block();
     while (m.returned < m.thread_count) {
-        if (may_start()) {
-            if (m.idle.empty()) m.idle.push_back(new_fiber());
-            Fiber *f = m.idle.back();
-            m.idle.pop_back();
-            resume(f);
-        } else if (m.ready_ranks) {                 // the warp of highest priority: each of its threads, until it waits
-            int rank = __builtin_ctz(m.ready_ranks);
-            going.clear();
-            going.swap(m.ready[rank]);
-            m.ready_ranks &= ~(1u << rank);
-            shuffle(going, 0);
-            for (int t : going) resume(m.threads[t].fiber);
+        Fiber *next = choose();
+        if (next != &m.host) {
+            int inside = m.inside;
+            m.current = next;
+            switch_fiber(&m.host, next);            // comes back when no fiber can go on
+            m.inside = inside;
         } else if (m.exited_ok && m.waiting && m.waiting + m.returned == m.thread_count) release_barrier();
         else stuck();
     }
@@ -1037,13 +1055,18 @@ inline Machine::~Machine() {
     inside = 1;
     for (Stream *s : streams) s->capture = nullptr;
     while (run_one(-1)) {}
+    std::map<std::tuple<std::string, int, bool>, std::pair<size_t, int>> lost;  // bytes and number by line and kind
     for (const auto &m : memory) {
-        if (leaks && !atoi(leaks)) break;
-        fflush(stdout);
-        fprintf(stderr, "cuda_on_cpu: LEAK: %zu bytes of %s memory, allocated at %s:%d, were never freed\n",
-                m.second.bytes, m.second.device == HOST ? "pinned host" : "device", m.second.file, m.second.line);
-        status = EXIT_LEAK;
+        auto &l = lost[std::make_tuple(m.second.file, m.second.line, m.second.device == HOST)];
+        l.first += m.second.bytes;
+        l.second++;
     }
+    if (leaks && !atoi(leaks)) lost.clear();
+    if (!lost.empty()) fflush(stdout), status = EXIT_LEAK;
+    for (const auto &l : lost)
+        fprintf(stderr, "cuda_on_cpu: LEAK: %zu bytes of %s memory in %d allocation%s at %s:%d were never freed\n",
+                l.second.first, std::get<2>(l.first) ? "pinned host" : "device", l.second.second,
+                l.second.second == 1 ? "" : "s", std::get<0>(l.first).c_str(), std::get<1>(l.first));
 #ifdef CUDA_ON_CPU_CHECK
     if (check_finish()) status = EXIT_CHECK;
 #endif

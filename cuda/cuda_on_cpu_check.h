@@ -23,9 +23,11 @@ ENVIRONMENT
     CUDA_ON_CPU_REPORT      off     a table at the end: bytes, 32-byte sectors per warp access, bank conflicts, by line
     CUDA_ON_CPU_MAX_ERRORS  10      stop after so many different errors
 
-LIMITS   Each two bytes remember their last writer and the last readers of two warps, so a third reader can hide a race
-(another seed shows it). Launches are taken to be ordered: a missing event between two streams shows in the data, not
-here. Local variables are not looked at. A byte of memory costs 28 of notes, taken as they are touched.
+LIMITS   An index that runs from one shared array into the next is not seen; AddressSanitizer sees it. Variables of the
+host are taken for __device__ variables, and those are not looked at, nor are local ones.
+Each two bytes remember their last writer and the last readers of two warps, so a third reader can hide a race (another
+seed shows it). Launches are taken to be ordered: a missing event between two streams shows in the data, not here.
+A byte of memory costs 26 of notes, taken as they are touched.
 Sectors and conflicts compare the k-th execution of a line by each lane of a warp, in the first two blocks of the first
 two launches of a kernel: exact if the lanes do the same things, approximate where they diverge. An optimiser that
 splits a float2 into two floats makes two accesses of it: for g++ -fno-tree-sra prevents that.
@@ -77,6 +79,7 @@ struct Checker {
     Cell *arena_cells = notes<Cell>(ARENA / GRANULE), *image_cells = notes<Cell>(image / GRANULE + 8);
     Cell *dynamic_cells = notes<Cell>(sizeof dynamic_shared / GRANULE);
     uint32_t block_run = 0, launch_first = 1;       // the first block run of this launch
+    std::vector<uint3> blocks;                      // of this launch, as they ran
     Counts *counts = nullptr;
     std::map<std::string, Counts> kernels;
     bool sampled = false;
@@ -112,11 +115,42 @@ CUDA_ON_CPU_RAW inline std::string source_line(uint32_t pc) {
     return slash ? slash + 1 : text;
 }
 
-// Each pair of places is reported once.
-__attribute__((format(printf, 3, 4)))
-CUDA_ON_CPU_RAW inline void report(uint32_t pc, uint32_t other, const char *format, ...) {
+CUDA_ON_CPU_RAW inline const Symbol *variable_at(uintptr_t address) {
+    const std::vector<const Symbol *> &v = checker().variables;
+    auto it = std::upper_bound(v.begin(), v.end(), address,
+                               [](uintptr_t a, const Symbol *s) { return a < s->address; });
+    if (it == v.begin()) return nullptr;
+    const Symbol *s = *--it;
+    return address < s->address + s->bytes ? s : nullptr;
+}
+CUDA_ON_CPU_RAW inline void print_memory(uintptr_t p) {
+    uintptr_t dynamic = p - (uintptr_t)dynamic_shared;
+    auto live = find_in(machine.memory, (void *)p, 1), gone = find_in(machine.freed, (void *)p, 1);
+    if (dynamic < sizeof dynamic_shared) fprintf(stderr, "  byte %zu of dynamic shared memory\n", (size_t)dynamic);
+    else if (const Symbol *s = variable_at(p))
+        fprintf(stderr, "  byte %zu of %s\n", (size_t)(p - s->address), demangled(s->name).c_str());
+    else if (live != machine.memory.end())
+        fprintf(stderr, "  byte %zu of the %zu allocated at %s:%d\n", (size_t)(p - live->first), live->second.bytes,
+                live->second.file, live->second.line);
+    else if (gone != machine.freed.end())
+        fprintf(stderr, "  byte %zu of the %zu freed at %s:%d\n", (size_t)(p - gone->first), gone->second.bytes,
+                gone->second.file, gone->second.line);
+    else {                                          // what lies before it?
+        auto it = machine.memory.upper_bound(p);
+        if (it == machine.memory.begin()) return;
+        --it;
+        size_t behind = p - it->first - it->second.bytes;
+        if (behind < 4096)
+            fprintf(stderr, "  %zu bytes behind the %zu allocated at %s:%d\n", behind, it->second.bytes,
+                    it->second.file, it->second.line);
+    }
+}
+
+// Each pair of source lines is reported once.
+CUDA_ON_CPU_RAW inline bool fresh(uint32_t pc, uint32_t other) { return checker().reported.insert({pc, other}).second; }
+__attribute__((format(printf, 4, 5)))
+CUDA_ON_CPU_RAW inline void report(uint32_t pc, uint32_t other, uintptr_t p, const char *format, ...) {
     Checker &c = checker();
-    if (!c.reported.insert({pc, other}).second) return;
     va_list values;
     fflush(stdout);
     fprintf(stderr, "cuda_on_cpu: ");
@@ -126,10 +160,17 @@ CUDA_ON_CPU_RAW inline void report(uint32_t pc, uint32_t other, const char *form
     fprintf(stderr, "\n  at %s", source_line(pc).c_str());
     if (other) fprintf(stderr, ", the other access at %s", source_line(other).c_str());
     fprintf(stderr, "\n");
+    print_memory(p);
     print_place();
     if (++c.errors < c.max_errors) return;
     fprintf(stderr, "cuda_on_cpu: stops after %d errors; CUDA_ON_CPU_MAX_ERRORS raises that\n", c.errors);
     stop(EXIT_CHECK);
+}
+CUDA_ON_CPU_RAW inline std::string who(const Access &a) {
+    uint3 b = checker().blocks[a.block_run - checker().launch_first];
+    char text[100];
+    snprintf(text, sizeof text, "thread %d of block (%u,%u,%u)", a.thread, b.x, b.y, b.z);
+    return text;
 }
 
 CUDA_ON_CPU_RAW inline void check_launch() {
@@ -137,11 +178,13 @@ CUDA_ON_CPU_RAW inline void check_launch() {
     c.launch_first = c.block_run + 1;
     c.counts = &c.kernels[machine.kernel->name];
     c.counts->launches++;
+    c.blocks.clear();
     c.counts->threads = (unsigned long)machine.thread_count;
 }
 CUDA_ON_CPU_RAW inline void check_block_begin() {
     Checker &c = checker();
     c.block_run++;
+    c.blocks.push_back(machine.block_index);
     c.counts->blocks++;
     c.sampled = c.counts->launches <= 2 && c.block_run - c.launch_first < 2;
 }
@@ -227,15 +270,6 @@ CUDA_ON_CPU_RAW inline bool unordered(const Access &before, const Access &now, b
     return before.thread / WARP != now.thread / WARP || before.warp_syncs == now.warp_syncs;
 }
 
-CUDA_ON_CPU_RAW inline const Symbol *variable_at(uintptr_t address) {
-    const std::vector<const Symbol *> &v = checker().variables;
-    auto it = std::upper_bound(v.begin(), v.end(), address,
-                               [](uintptr_t a, const Symbol *s) { return a < s->address; });
-    if (it == v.begin()) return nullptr;
-    const Symbol *s = *--it;
-    return address < s->address + s->bytes ? s : nullptr;
-}
-
 // The notes for an address; null if there is nothing to note. Errors that belong to the address are reported here.
 CUDA_ON_CPU_RAW inline Cell *find_cell(uintptr_t p, size_t bytes, const char *what, uint32_t pc, bool &shared) {
     Checker &c = checker();
@@ -250,14 +284,14 @@ CUDA_ON_CPU_RAW inline Cell *find_cell(uintptr_t p, size_t bytes, const char *wh
         Cell *last = c.arena_cells + (offset + bytes - 1) / GRANULE;
         for (Cell *e : {cell, last}) {
             if (e->flags & ALIVE) continue;
-            report(pc, 0, "%s of %zu bytes at %p, %s", what, bytes, (void *)p,
+            report(pc, 0, p, "%s of %zu bytes at %p, %s", what, bytes, (void *)p,
                    e->flags & FREED ? "which was freed" : "OUT OF BOUNDS of every allocation");
             stop(EXIT_CHECK);
         }
         int device = (int)(cell->flags >> DEVICE_SHIFT) - 1;
         if (device != HOST && device != m.running_device && !m.peer[m.running_device][device]) {
-            report(pc, 0, "%s of %zu bytes at %p, memory of device %d, by a kernel on device %d", what, bytes,
-                   (void *)p, device, m.running_device);
+            report(pc, 0, p, "%s of %zu bytes, memory of device %d, by a kernel on device %d", what, bytes, device,
+                   m.running_device);
             stop(EXIT_CHECK);
         }
         return cell;
@@ -266,24 +300,26 @@ CUDA_ON_CPU_RAW inline Cell *find_cell(uintptr_t p, size_t bytes, const char *wh
     offset = p - (uintptr_t)dynamic_shared;
     if (offset < sizeof dynamic_shared) {
         if (offset + bytes <= m.dynamic_bytes) return c.dynamic_cells + offset / GRANULE;
-        report(pc, 0, "%s of %zu bytes OUT OF BOUNDS of dynamic shared memory: at byte %zu, the launch asked for %zu",
-               what, bytes, offset, m.dynamic_bytes);
+        if (fresh(pc, 0))
+            report(pc, 0, p, "%s of %zu bytes OUT OF BOUNDS of dynamic shared memory: at byte %zu, the launch asked "
+                   "for %zu", what, bytes, offset, m.dynamic_bytes);
         return nullptr;
     }
     offset = p - (uintptr_t)&__executable_start;
     if (offset < c.image) {
+        if (p <= (uintptr_t)&__data_start) return nullptr;                              // constants
         const Symbol *s = variable_at(p);
         if (!s) {
-            if (p <= (uintptr_t)&__data_start) return nullptr;                          // constants of the compiler
-            report(pc, 0, "%s of %zu bytes OUT OF BOUNDS of every shared array and variable", what, bytes);
+            if (fresh(pc, 0))
+                report(pc, 0, p, "%s of %zu bytes OUT OF BOUNDS of every shared array and variable", what, bytes);
             return nullptr;
         }
         if (s->name.compare(0, 3, "_ZZ")) return nullptr;               // of no function: __constant__, __device__
-        if (p + bytes > s->address + s->bytes)
-            report(pc, 0, "%s of %zu bytes OUT OF BOUNDS of %s", what, bytes, demangled(s->name).c_str());
+        if (p + bytes > s->address + s->bytes && fresh(pc, 0))
+            report(pc, 0, p, "%s of %zu bytes OUT OF BOUNDS of %s", what, bytes, demangled(s->name).c_str());
         return c.image_cells + offset / GRANULE;
     }
-    report(pc, 0, "ILLEGAL ADDRESS %p: %s of %zu bytes. It is no device memory; a host pointer?", (void *)p, what,
+    report(pc, 0, p, "ILLEGAL ADDRESS %p: %s of %zu bytes. It is no device memory; a host pointer?", (void *)p, what,
            bytes);
     stop(EXIT_CHECK);
 }
@@ -297,26 +333,25 @@ CUDA_ON_CPU_RAW inline void sample(uintptr_t p, int bytes, bool write, bool shar
     if (list.size() < 64) list.push_back(p);
 }
 
-CUDA_ON_CPU_RAW inline void check_cell(Cell *cell, const Access &now, bool write, bool shared, size_t bytes, void *p) {
+CUDA_ON_CPU_RAW inline void check_cell(Cell *cell, const Access &now, bool write, bool shared, size_t bytes,
+                                       uintptr_t p) {
     Checker &c = checker();
+    const Access &w = cell->writer;
     const char *memory = shared ? "shared" : "global", *what = write ? now.atomic ? "atomic" : "write" : "read";
-    bool never = shared ? cell->writer.block_run != now.block_run : !(cell->flags & WRITTEN);
-    if ((!write || now.atomic) && never)
-        report(now.pc, 0, "UNINITIALISED: %s of %zu bytes of %s memory at %p that nobody has written", what, bytes,
-               memory, p);
-    if (!write && cell->flags & PENDING && cell->writer.block_run == now.block_run)
-        report(now.pc, cell->writer.pc, "TOO EARLY: read of what cp.async has not delivered; wait for its group first");
-    if (unordered(cell->writer, now, shared))
-        report(now.pc, cell->writer.pc, "RACE: %s by thread %d of block run %u is not ordered with the %s by thread %d "
-               "of block run %u, %s memory", what, now.thread, now.block_run - c.launch_first,
-               cell->writer.atomic ? "atomic" : "write", cell->writer.thread, cell->writer.block_run - c.launch_first,
+    bool never = shared ? w.block_run != now.block_run : !(cell->flags & WRITTEN);
+    if ((!write || now.atomic) && never && fresh(now.pc, 0))
+        report(now.pc, 0, p, "UNINITIALISED: %s of %zu bytes of %s memory that nobody has written", what, bytes,
                memory);
+    if (!write && cell->flags & PENDING && w.block_run == now.block_run && fresh(now.pc, w.pc))
+        report(now.pc, w.pc, p, "TOO EARLY: read of what cp.async has not delivered; wait for its group first");
+    if (unordered(w, now, shared) && fresh(now.pc, w.pc))
+        report(now.pc, w.pc, p, "RACE: %s by %s is not ordered with the %s by %s, %s memory", what, who(now).c_str(),
+               w.atomic ? "atomic" : "write", who(w).c_str(), memory);
     if (write) {
         for (const Access *r : {&cell->reader, &cell->other_reader})
-            if (unordered(*r, now, shared))
-                report(now.pc, r->pc, "RACE: %s by thread %d of block run %u is not ordered with the read by thread %d "
-                       "of block run %u, %s memory", what, now.thread, now.block_run - c.launch_first, r->thread,
-                       r->block_run - c.launch_first, memory);
+            if (unordered(*r, now, shared) && fresh(now.pc, r->pc))
+                report(now.pc, r->pc, p, "RACE: %s by %s is not ordered with the read by %s, %s memory", what,
+                       who(now).c_str(), who(*r).c_str(), memory);
         if (!shared && cell->writer.block_run < c.launch_first) c.counts->stored_once += GRANULE;
         cell->writer = now;
         cell->flags |= WRITTEN;
@@ -340,8 +375,8 @@ CUDA_ON_CPU_RAW inline void check_access(const void *pointer, size_t bytes, bool
     bool shared;
     Cell *cell = find_cell(p, bytes, write ? atomic ? "atomic" : "write" : "read", pc, shared);
     if (!cell) return;
-    if (bytes <= 16 && !(bytes & (bytes - 1)) && p % bytes)
-        report(pc, 0, "MISALIGNED: %s of %zu bytes at %p", write ? "write" : "read", bytes, pointer);
+    if (bytes <= 16 && !(bytes & (bytes - 1)) && p % bytes && fresh(pc, 0))
+        report(pc, 0, p, "MISALIGNED: %s of %zu bytes at %p", write ? "write" : "read", bytes, pointer);
     if (c.sampled) sample(p, (int)bytes, write, shared, pc);
     if (shared) c.counts->shared += bytes;
     else if (write) c.counts->stored += bytes;
@@ -354,7 +389,7 @@ CUDA_ON_CPU_RAW inline void check_access(const void *pointer, size_t bytes, bool
     now.thread = (uint16_t)m.current->thread, now.atomic = atomic;
     for (uintptr_t at = p / GRANULE * GRANULE; at < p + bytes; at += GRANULE, cell++) {
         now.part = (uint8_t)((at >= p ? 1 : 0) | (at + 1 < p + bytes ? 2 : 0));
-        check_cell(cell, now, write, shared, bytes, (void *)p);
+        check_cell(cell, now, write, shared, bytes, p);
     }
 }
 CUDA_ON_CPU_RAW inline void check_pending(const void *p, size_t bytes, bool pending) {

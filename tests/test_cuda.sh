@@ -1,6 +1,8 @@
 # CUDA kernels without a GPU. tests/cuda/kernels.cu is right: it has to be silent in every build and with every seed.
 # Each bug of tests/cuda/planted.cu has to be reported, by each build that its table names, with the words given there;
 # a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU without a warning.
+# The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
+# to say what cuda/README.md shows.
 #     sh tests/test_cuda.sh
 # CXX=g++-13 takes another compiler. 40 seconds on two cores, nearly all of it compiling.
 cd "$(dirname "$0")/.." || exit 1
@@ -25,14 +27,19 @@ check="-DCUDA_ON_CPU_CHECK -fsanitize=thread"
 compile() {                                     # compile COMPILER BUILD PROGRAM: into $dir/PROGRAM_BUILD
     to=$dir/$3_$2
     case $2 in
-    plain|clang|ucontext) set -- "$1" "$2" "$3" "$flags" "" ;;
+    plain|clang|ucontext|example) set -- "$1" "$2" "$3" "$flags" "" ;;
     asan) set -- "$1" "$2" "$3" "$address $flags" "" ;;
     check) set -- "$1" "$2" "$3" "-fno-tree-sra $check $flags" "$libraries" ;;
     clang_check) set -- "$1" "$2" "$3" "$check $flags" "-fno-sanitize-link-runtime" ;;
     esac
     [ "$2" = ucontext ] && set -- "$1" "$2" "$3" "-DCUDA_ON_CPU_UCONTEXT $4" ""
-    $1 $4 tests/cuda/$3.cu -o "$to" $5 > "$to.log" 2>&1
+    source=tests/cuda/$3.cu
+    [ -f "$source" ] || source=$dir/$3.cu
+    $1 $4 "$source" -o "$to" $5 > "$to.log" 2>&1
 }
+
+sed -n '/^EXAMPLE:/,/^Two spellings/p' cuda/cuda_on_cpu.h | sed -n 's/^    //p; s/^$//p' > $dir/reverse.cu
+grep -v '__syncthreads' $dir/reverse.cu > $dir/broken.cu
 
 # Everything is compiled first, two at a time.
 builds="plain check ucontext"
@@ -43,6 +50,8 @@ if works clang++ -std=c++17; then clang="clang"
 else echo "skipped: CUDA kernels with clang++, because there is none that works"; fi
 [ "$clang" ] && works clang++ -fsanitize=thread -fno-sanitize-link-runtime && clang="clang clang_check"
 (
+    compile "$CXX" plain reverse
+    compile "$CXX" check broken
     for build in $builds; do compile "$CXX" "$build" kernels; done
     for build in $clang; do compile clang++ "$build" kernels; done
 ) &
@@ -66,6 +75,23 @@ built() {                                       # built PROGRAM BUILD
     head -n 20 $dir/$1_$2.log
     return 1
 }
+
+# The example. Addresses of host memory and the order of the two streams of output do not matter.
+if built reverse plain; then
+    want=$(sed -n 's|^.*printf("%g %g.n", host.0., host.63.); *// ||p' $dir/reverse.cu)
+    if [ "$want" ] && [ "$($dir/reverse_plain)" = "$want" ]; then ok
+    else bad "the example of cuda_on_cpu.h prints '$($dir/reverse_plain)', not '$want'"; fi
+fi
+if built broken check; then
+    $dir/broken_check > $dir/log.out 2> $dir/log
+    [ $? = 97 ] && ok || bad "the example without its barrier does not end with status 97"
+    lines=$(grep -c . $dir/log) same=0
+    while IFS= read -r line; do
+        grep -qF -e "$(echo "$line" | sed 's|build/cuda/||g')" cuda/README.md && same=$((same + 1))
+    done < $dir/log
+    if [ "$lines" -gt 3 ] && [ "$same" = "$lines" ]; then ok
+    else bad "cuda/README.md shows $same of the checker's $lines lines"; cat $dir/log; fi
+fi
 
 # The right program: no word but the closing line of test.h.
 for build in $builds $clang; do
