@@ -27,7 +27,7 @@ LIMITS   An index that runs from one shared array into the next is not seen; Add
 host are taken for __device__ variables, and those are not looked at, nor are local ones.
 Each two bytes remember their last writer and the last readers of two warps, so a third reader can hide a race (another
 seed shows it). Launches are taken to be ordered: a missing event between two streams shows in the data, not here.
-A byte of memory costs 26 of notes, taken as they are touched.
+A byte of memory costs 26 of notes, taken as they are touched; there is 1 GB for all allocations of a run.
 Sectors and conflicts compare the k-th execution of a line by each lane of a warp, in the first two blocks of the first
 two launches of a kernel: exact if the lanes do the same things, approximate where they diverge. An optimiser that
 splits a float2 into two floats makes two accesses of it: for g++ -fno-tree-sra prevents that.
@@ -241,7 +241,9 @@ CUDA_ON_CPU_RAW inline Cell *arena_cell(const void *p) {
 }
 CUDA_ON_CPU_RAW inline void *check_allocate(size_t bytes, int device) {
     Checker &c = checker();
-    if (bytes > Checker::ARENA || (size_t)(c.top - c.arena) + bytes + 1024 > Checker::ARENA) return nullptr;
+    if (bytes > Checker::ARENA || (size_t)(c.top - c.arena) + bytes + 1024 > Checker::ARENA)
+        fail("no room for %zu bytes: the checker has %zu MB for all that a run allocates, and does not use again what "
+             "was freed. Allocate once, or take fewer steps", bytes, Checker::ARENA >> 20);
     char *p = c.top + 256;                          // a gap, so that running past an end is seen
     c.top = p + (bytes + 255) / 256 * 256;
     memset(p, 0xff, bytes);

@@ -1,8 +1,8 @@
 # CUDA kernels without a GPU. tests/cuda/kernels.cu is right: it has to be silent in every build and with every seed.
 # Each bug of tests/cuda/planted.cu has to be reported, by each build that its table names, with the words given there;
-# a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU without a warning.
+# a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU, and silently.
 # The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
-# to say what cuda/README.md shows.
+# to say what cuda/README.md shows. Each variable of the environment has to do what that comment says.
 #     sh tests/test_cuda.sh
 # CXX=g++-13 takes another compiler. 40 seconds on two cores, nearly all of it compiling.
 cd "$(dirname "$0")/.." || exit 1
@@ -50,11 +50,11 @@ if works clang++ -std=c++17; then clang="clang"
 else echo "skipped: CUDA kernels with clang++, because there is none that works"; fi
 [ "$clang" ] && works clang++ -fsanitize=thread -fno-sanitize-link-runtime && clang="clang clang_check"
 (
-    compile "$CXX" plain reverse
-    compile "$CXX" check broken
     for build in $builds; do compile "$CXX" "$build" kernels; done
-    for build in $clang; do compile clang++ "$build" kernels; done
+    compile "$CXX" plain reverse
 ) &
+compile "$CXX" check broken
+for build in $clang; do compile clang++ "$build" kernels; done
 for build in $builds; do
     [ "$build" = ucontext ] || compile "$CXX" "$build" planted
 done
@@ -122,6 +122,37 @@ bug() {                                         # bug BUILD N NAME WORDS SEEDS
 for build in plain asan check; do
     case " $builds " in *" $build "*) built planted $build ;; esac
 done
+# variable NAME=VALUE BUILD BUG STATUS: the planted bug of this name then ends with this status.
+variable() {
+    number=0
+    while [ "$($dir/planted_$2 show $number | cut -d'|' -f1)" != "$3" ]; do
+        number=$((number + 1))
+        [ $number -gt 200 ] && { bad "no planted bug is called '$3'"; return; }
+    done
+    (ulimit -c 0; env "$1" timeout 20 $dir/planted_$2 $number; exit $?) > $dir/log 2>&1
+    code=$?
+    if [ $code = "$4" ]; then ok; else bad "$1, build $2, '$3': status $code, not $4"; head -n 5 $dir/log; fi
+}
+if [ -x $dir/planted_plain ]; then
+    variable CUDA_ON_CPU_LEAKS=1 plain "cudaMalloc without cudaFree" 95
+    variable CUDA_ON_CPU_LEAKS=0 plain "cudaMalloc without cudaFree" 0
+    variable CUDA_ON_CPU_STACK=65536 plain "a local array that is too large" 99
+    variable CUDA_ON_CPU_STACK=1000000 plain "a local array that is too large" 0
+    variable CUDA_ON_CPU_SEED=0 plain "return before __syncthreads" 98
+    variable CUDA_ON_CPU_EXITED_OK=1 plain "return before __syncthreads" 0
+    variable CUDA_ON_CPU_SEED=0 plain "missing cudaStreamSynchronize" 3
+    variable CUDA_ON_CPU_BLOCKING=1 plain "missing cudaStreamSynchronize" 0
+    variable CUDA_ON_CPU_ABORT=1 plain "divergent __syncthreads" 134
+    variable CUDA_ON_CPU_DEVICES=1 plain "memory of another device" 0      # cudaSetDevice(1) fails
+fi
+if [ -x $dir/planted_check ]; then
+    variable CUDA_ON_CPU_MAX_ERRORS=1 check "missing __syncthreads, read before written" 97
+    grep -q 'stops after 1 errors' $dir/log && ok || bad "CUDA_ON_CPU_MAX_ERRORS=1 does not stop after one error"
+    variable CUDA_ON_CPU_REPORT=1 check "none: the control" 0
+    grep -q '^reverse  *1  *1  *64  *256  *256  *256  *256  *1.00  *1.00$' $dir/log && ok ||
+        { bad "CUDA_ON_CPU_REPORT=1 does not count what reverse() loads and stores"; cat $dir/log; }
+fi
+
 count=$($dir/planted_plain count 2> /dev/null || echo 0)
 [ "$count" -gt 23 ] || bad "the table of planted bugs has $count rows"
 n=0
