@@ -728,9 +728,13 @@ CUDA_ON_CPU_RAW T exchange(unsigned mask, T value, int source, const char *what,
     return result;
 }
 
-// Fills with NaN by bytes and not with memset, which AddressSanitizer watches: red zones lie between the arrays.
+// Fills with NaN. AddressSanitizer watches memset, and red zones lie between the arrays, so there it is a loop.
 CUDA_ON_CPU_RAW inline void poison(void *start, size_t bytes) {
+#ifdef CUDA_ON_CPU_ASAN
     for (volatile char *p = (char *)start, *end = p + bytes; p < end; p++) *p = (char)0xff;
+#else
+    memset(start, 0xff, bytes);
+#endif
 }
 
 CUDA_ON_CPU_RAW inline void begin_block() {
@@ -742,7 +746,7 @@ CUDA_ON_CPU_RAW inline void begin_block() {
     m.vote_sum[0] = m.vote_sum[1] = 0;
     m.start_order.clear();
     std::vector<int> order;
-    for (int w = 0; w < warps; w++) order.push_back(w), m.ready[w].clear(), m.meetings[w].clear();
+    for (int w = 0; w < warps; w++) order.push_back(w), m.ready[w].clear();
     shuffle(order, 0);
     for (int r = 0; r < warps; r++) {
         size_t first = m.start_order.size();
@@ -1458,6 +1462,17 @@ static inline cudaError_t cudaMemcpyToSymbol(T &symbol, const void *from, size_t
     std::vector<char> staged((const char *)from, (const char *)from + bytes);
     cuda_on_cpu::finish(cuda_on_cpu::issue(cuda_on_cpu::stream_of(nullptr, "cudaMemcpyToSymbol"),
                                            [=] { memcpy(to, staged.data(), staged.size()); }));
+    return cudaSuccess;
+}
+template <class T>
+static inline cudaError_t cudaMemcpyFromSymbol(void *to, const T &symbol, size_t bytes, size_t offset = 0,
+                                               cudaMemcpyKind = cudaMemcpyDeviceToHost, CUDA_ON_CPU_SITE) {
+    if (offset > sizeof(T) || bytes > sizeof(T) - offset)
+        cuda_on_cpu::fail("cudaMemcpyFromSymbol at %s:%d: bytes %zu to %zu of a variable of %zu bytes", file, line,
+                          offset, offset + bytes, sizeof(T));
+    const char *from = (const char *)&symbol + offset;
+    cuda_on_cpu::finish(cuda_on_cpu::issue(cuda_on_cpu::stream_of(nullptr, "cudaMemcpyFromSymbol"),
+                                           [=] { memcpy(to, from, bytes); }));
     return cudaSuccess;
 }
 template <class Function>

@@ -478,10 +478,20 @@ CUDA_ON_CPU_HOOK void __tsan_write_range(void *p, size_t bytes) { CUDA_ON_CPU_LO
     CUDA_ON_CPU_HOOK T __tsan_atomic##bits##_fetch_sub(volatile void *p, T v, int) { \
         return __atomic_fetch_sub((volatile T *)p, v, __ATOMIC_SEQ_CST); \
     } \
+    CUDA_ON_CPU_HOOK T __tsan_atomic##bits##_fetch_and(volatile void *p, T v, int) { \
+        return __atomic_fetch_and((volatile T *)p, v, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK T __tsan_atomic##bits##_fetch_or(volatile void *p, T v, int) { \
+        return __atomic_fetch_or((volatile T *)p, v, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK T __tsan_atomic##bits##_fetch_xor(volatile void *p, T v, int) { \
+        return __atomic_fetch_xor((volatile T *)p, v, __ATOMIC_SEQ_CST); \
+    } \
     CUDA_ON_CPU_HOOK bool __tsan_atomic##bits##_compare_exchange_strong(volatile void *p, void *old, T v, int, int) { \
         return __atomic_compare_exchange_n((volatile T *)p, (T *)old, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
     }
 CUDA_ON_CPU_HOOKS(8, unsigned char)
+CUDA_ON_CPU_HOOKS(16, unsigned short)
 CUDA_ON_CPU_HOOKS(32, unsigned)
 CUDA_ON_CPU_HOOKS(64, unsigned long)
 CUDA_ON_CPU_HOOK void __tsan_init() {}

@@ -293,6 +293,9 @@ static void constants(void) {
     launch(scale, 1, 32, 0, 0, dx, 2);
     std::vector<float> y = download_and_free(dx, 32);
     for (int i = 0; i < 32; i++) CHECK(y[i] == 4 * x[i]);
+    float back[2] = {0, 0};
+    cudaMemcpyFromSymbol(back, factors, sizeof back, 2 * sizeof(float));
+    CHECK(back[0] == 4 && back[1] == 8);
 }
 static void devices(void) {
     int count = 0;
