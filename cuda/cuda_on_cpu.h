@@ -7,8 +7,7 @@ On the CPU:                         g++ -std=c++17 -g -x c++ prog.cu
 ... bounds of global and shared:    g++ -std=c++17 -g -x c++ -fsanitize=address,undefined prog.cu
 ... races and all else:             g++ -std=c++17 -g -O1 -fno-tree-sra -x c++ -DCUDA_ON_CPU_CHECK -fsanitize=thread \
                                         prog.cu -nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc
-The last one is described in cuda_on_cpu_check.h. clang++ does the same; in the last line it wants neither
--fno-tree-sra nor the libraries, but -fno-sanitize-link-runtime.
+The last one is described in cuda_on_cpu_check.h. clang++ does the same; what its last line is, stands there.
 
 EXAMPLE:
     #include "cuda_on_cpu.h"
@@ -51,7 +50,7 @@ ENVIRONMENT
     CUDA_ON_CPU_SEED       0        the schedule
     CUDA_ON_CPU_DEVICES    1        number of devices (their memories are told apart)
     CUDA_ON_CPU_STACK      65536    bytes of stack for each thread that waits (262144 with AddressSanitizer)
-    CUDA_ON_CPU_BLOCKING   off      each operation runs when it is issued: a backtrace then shows who issued it
+    CUDA_ON_CPU_BLOCKING   off      each operation runs when it is issued, so all happens in the order of the program
     CUDA_ON_CPU_EXITED_OK  off      threads that returned count as arrived at __syncthreads, as on sm_70 and later
     CUDA_ON_CPU_LEAKS      1        0: say nothing of memory that was not freed
     CUDA_ON_CPU_ABORT      off      abort() on an error, for a debugger, instead of ending with status 99
@@ -562,8 +561,9 @@ CUDA_ON_CPU_RAW inline void fiber_main() {
 }
 
 // Below each stack lies address space that faults when a stack grows into it: much of it, so that a large local array
-// does not reach over it into the next stack.
-enum { GUARD_BYTES = 1 << 20 };
+// does not reach over it into the next stack, and so that valgrind, which takes 2,000,000 bytes for the limit, sees a
+// change of stacks and not a large frame.
+enum { GUARD_BYTES = 1 << 21 };
 CUDA_ON_CPU_RAW inline Fiber *new_fiber() {
     Fiber *f = new Fiber;
     size_t guard = GUARD_BYTES, page = (size_t)sysconf(_SC_PAGESIZE);

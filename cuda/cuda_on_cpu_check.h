@@ -3,7 +3,8 @@ cuda_on_cpu_check.h - looks at every load and store of a kernel. Part of cuda_on
 
     g++ -std=c++17 -g -O1 -fno-tree-sra -x c++ -DCUDA_ON_CPU_CHECK -fsanitize=thread prog.cu \
         -nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc
-    clang++ -std=c++17 -g -O1 -x c++ -DCUDA_ON_CPU_CHECK -fsanitize=thread prog.cu -fno-sanitize-link-runtime
+    clang++ -std=c++17 -g -O1 -x c++ -DCUDA_ON_CPU_CHECK -fsanitize=thread prog.cu \
+        -fno-sanitize-link-runtime -mllvm -tsan-instrument-read-before-write        (version 14 or later)
 
 -fsanitize=thread makes the compiler call a function before each access to memory: __tsan_read4(p), __tsan_write16(p)
 and so on. ThreadSanitizer itself is not linked; those functions are defined here. Found in this way, each with file
@@ -443,7 +444,11 @@ CUDA_ON_CPU_RAW inline int check_finish() {
 
 // What -fsanitize=thread calls. Weak, so that several files of a program may include this.
 extern "C" {
+#ifdef __clang__                // its no_sanitize("thread") leaves atomics instrumented: they would call themselves here
+#define CUDA_ON_CPU_HOOK CUDA_ON_CPU_RAW __attribute__((weak, disable_sanitizer_instrumentation))
+#else
 #define CUDA_ON_CPU_HOOK CUDA_ON_CPU_RAW __attribute__((weak))
+#endif
 #define CUDA_ON_CPU_LOOK(bytes, write) cuda_on_cpu::check_access(p, bytes, write, __builtin_return_address(0))
 #define CUDA_ON_CPU_HOOKS(n) \
     CUDA_ON_CPU_HOOK void __tsan_read##n(void *p) { CUDA_ON_CPU_LOOK(n, false); } \
@@ -488,7 +493,14 @@ CUDA_ON_CPU_HOOK void __tsan_write_range(void *p, size_t bytes) { CUDA_ON_CPU_LO
         return __atomic_fetch_xor((volatile T *)p, v, __ATOMIC_SEQ_CST); \
     } \
     CUDA_ON_CPU_HOOK bool __tsan_atomic##bits##_compare_exchange_strong(volatile void *p, void *old, T v, int, int) { \
-        return __atomic_compare_exchange_n((volatile T *)p, (T *)old, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+        return __atomic_compare_exchange_n((volatile T *)p, (T *)old, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK bool __tsan_atomic##bits##_compare_exchange_weak(volatile void *p, void *old, T v, int, int) { \
+        return __atomic_compare_exchange_n((volatile T *)p, (T *)old, v, 1, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK T __tsan_atomic##bits##_compare_exchange_val(volatile void *p, T old, T v, int, int) { \
+        __atomic_compare_exchange_n((volatile T *)p, &old, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+        return old; \
     }
 CUDA_ON_CPU_HOOKS(8, unsigned char)
 CUDA_ON_CPU_HOOKS(16, unsigned short)

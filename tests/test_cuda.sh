@@ -24,13 +24,14 @@ flags="-std=c++17 -g -O1 -Wall -Wextra -Werror -Icuda -x c++"
 address="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
 libraries="-nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc"
 check="-DCUDA_ON_CPU_CHECK -fsanitize=thread"
+clang_only="-fno-sanitize-link-runtime -mllvm -tsan-instrument-read-before-write"
 compile() {                                     # compile COMPILER BUILD PROGRAM: into $dir/PROGRAM_BUILD
     to=$dir/$3_$2
     case $2 in
     plain|clang|ucontext|example) set -- "$1" "$2" "$3" "$flags" "" ;;
     asan) set -- "$1" "$2" "$3" "$address $flags" "" ;;
     check) set -- "$1" "$2" "$3" "-fno-tree-sra $check $flags" "$libraries" ;;
-    clang_check) set -- "$1" "$2" "$3" "$check $flags" "-fno-sanitize-link-runtime" ;;
+    clang_check) set -- "$1" "$2" "$3" "$check $flags" "$clang_only" ;;
     esac
     [ "$2" = ucontext ] && set -- "$1" "$2" "$3" "-DCUDA_ON_CPU_UCONTEXT $4" ""
     source=tests/cuda/$3.cu
@@ -46,15 +47,15 @@ builds="plain check ucontext"
 if works "$CXX" -fsanitize=address,undefined; then builds="$builds asan"
 else echo "skipped: bounds of CUDA kernels, because $CXX -fsanitize=address does not work here"; fi
 clang=
-if works clang++ -std=c++17; then clang="clang"
+if works clang++ -std=c++17; then clang="clang clang_check"
 else echo "skipped: CUDA kernels with clang++, because there is none that works"; fi
-[ "$clang" ] && works clang++ -fsanitize=thread -fno-sanitize-link-runtime && clang="clang clang_check"
 (
     for build in $builds; do compile "$CXX" "$build" kernels; done
     compile "$CXX" plain reverse
 ) &
 compile "$CXX" check broken
 for build in $clang; do compile clang++ "$build" kernels; done
+[ "$clang" ] && compile clang++ clang_check planted
 for build in $builds; do
     [ "$build" = ucontext ] || compile "$CXX" "$build" planted
 done
@@ -119,8 +120,8 @@ bug() {                                         # bug BUILD N NAME WORDS SEEDS
     if sees "$1" "$2" "$4" "$5"; then ok
     else bad "planted bug $2 ($3) in build $1: '$4' is not reported, status $code"; head -n 5 $dir/log; fi
 }
-for build in plain asan check; do
-    case " $builds " in *" $build "*) built planted $build ;; esac
+for build in plain asan check clang_check; do
+    case " $builds $clang " in *" $build "*) built planted $build ;; esac
 done
 # variable NAME=VALUE BUILD BUG STATUS: the planted bug of this name then ends with this status.
 variable() {
@@ -160,7 +161,7 @@ while [ $n -lt "$count" ]; do
     row=$($dir/planted_plain show $n)
     name=$(echo "$row" | cut -d'|' -f1)
     if [ $n = 0 ]; then                         # the control has to be silent
-        for build in plain asan check; do
+        for build in plain asan check clang_check; do
             [ -x $dir/planted_$build ] || continue
             if timeout 20 $dir/planted_$build 0 > $dir/log 2>&1 && [ ! -s $dir/log ]; then ok
             else bad "build $build complains of the program without a bug"; head -n 5 $dir/log; fi
@@ -171,7 +172,9 @@ while [ $n -lt "$count" ]; do
     esac
     bug plain $n "$name" "$(echo "$row" | cut -d'|' -f2)" "$seeds"
     [ -x $dir/planted_asan ] && bug asan $n "$name" "$(echo "$row" | cut -d'|' -f3)" "0 1"
-    [ -x $dir/planted_check ] && bug check $n "$name" "$(echo "$row" | cut -d'|' -f4)" "0"
+    for build in check clang_check; do
+        [ -x $dir/planted_$build ] && bug $build $n "$name" "$(echo "$row" | cut -d'|' -f4)" "0"
+    done
     n=$((n + 1))
 done
 end
