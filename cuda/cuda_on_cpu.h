@@ -285,7 +285,7 @@ struct Thread {
     const char *waits_in = "", *file = "";          // where it waits
     int line = 0;
     unsigned mask = 0;                              // with which lanes
-    unsigned warp_syncs = 0;                        // how many __syncwarp it has passed
+    unsigned warp_syncs = 0;                        // grows with each __syncwarp; for the checker
 };
 
 // A warp operation: lanes put their values into slots and wait; the last one to come lets all go on. Two sets of slots,
@@ -1229,10 +1229,17 @@ CUDA_ON_CPU_RAW inline int __syncthreads_and(int predicate, CUDA_ON_CPU_SITE) {
 }
 // Of all warp operations only this one orders memory: CUDA C++ Programming Guide, "Warp Shuffle Functions".
 CUDA_ON_CPU_RAW inline void __syncwarp(unsigned mask = ~0u, CUDA_ON_CPU_SITE) {
-    cuda_on_cpu::Inside guard;
-    char none = 0;
-    cuda_on_cpu::warp_meet(mask, &none, 1, "__syncwarp", file, line, cuda_on_cpu::nothing);
-    cuda_on_cpu::machine.threads[cuda_on_cpu::machine.current->thread].warp_syncs++;
+    using namespace cuda_on_cpu;
+    Inside guard;
+    unsigned syncs = machine.current ? machine.threads[machine.current->thread].warp_syncs : 0;
+    Slots &slots = warp_meet(mask, &syncs, sizeof syncs, "__syncwarp", file, line, nothing);
+    // One more than any of those who met: two lanes with equal numbers have not met since.
+    for (int l = 0; l < WARP; l++) {
+        unsigned theirs;
+        memcpy(&theirs, slots[l], sizeof theirs);
+        if (mask >> l & 1 && theirs > syncs) syncs = theirs;
+    }
+    machine.threads[machine.current->thread].warp_syncs = syncs + 1;
 }
 
 // width splits the warp into segments, each a power of two; a lane that would read past its segment keeps its value.
@@ -1310,11 +1317,11 @@ inline void __threadfence_block() {}
 [[noreturn]] CUDA_ON_CPU_RAW inline void __trap() { cuda_on_cpu::fail("__trap()"); }
 static inline long long clock64() { return (long long)clock(); }
 
-template <class T> inline T __ldg(const T *p) { return *p; }
-template <class T> inline T __ldcs(const T *p) { return *p; }
-template <class T> inline T __ldcg(const T *p) { return *p; }
-template <class T> inline void __stcs(T *p, T value) { *p = value; }
-template <class T> inline void __stcg(T *p, T value) { *p = value; }
+template <class T> __forceinline__ T __ldg(const T *p) { return *p; }
+template <class T> __forceinline__ T __ldcs(const T *p) { return *p; }
+template <class T> __forceinline__ T __ldcg(const T *p) { return *p; }
+template <class T> __forceinline__ void __stcs(T *p, T value) { *p = value; }
+template <class T> __forceinline__ void __stcg(T *p, T value) { *p = value; }
 
 // glibc declares functions of these names itself, so they are macros. The host's arithmetic, not the GPU's fast one.
 #define __expf expf

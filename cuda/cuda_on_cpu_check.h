@@ -100,20 +100,28 @@ inline Checker &checker() {
     return *c;
 }
 
+// File and line of an access. For inlined functions addr2line -i gives a list, from the inside out; a line of
+// cuda_on_cpu.h (__ldg, say) stands for its caller's.
 CUDA_ON_CPU_RAW inline std::string source_line(uint32_t pc) {
-    char program[512] = "", command[700], text[600] = "?";
+    char program[512] = "", command[700], text[600];
+    std::string result;
     ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
     program[n > 0 ? n : 0] = 0;
     // The call returns behind itself, so the line is that of the byte before.
-    snprintf(command, sizeof command, "addr2line -e '%s' 0x%x 2>/dev/null", program, pc - 1);
-    if (FILE *p = popen(command, "r")) {
-        if (fgets(text, sizeof text, p)) text[strcspn(text, "\n")] = 0;
-        pclose(p);
+    snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%x 2>/dev/null", program, pc - 1);
+    FILE *p = popen(command, "r");
+    while (p && fgets(text, sizeof text, p)) {
+        text[strcspn(text, "\n")] = 0;
+        if (char *more = strstr(text, " (disc")) *more = 0;
+        const char *slash = strrchr(text, '/'), *name = slash ? slash + 1 : text;
+        if (*name == '?') break;
+        result = name;
+        if (result.compare(0, 14, "cuda_on_cpu.h:")) break;
     }
-    if (char *more = strstr(text, " (disc")) *more = 0;
-    if (text[0] == '?') snprintf(text, sizeof text, "address 0x%x (is addr2line there, and was -g given?)", pc);
-    char *slash = strrchr(text, '/');
-    return slash ? slash + 1 : text;
+    if (p) pclose(p);
+    if (!result.empty()) return result;
+    snprintf(text, sizeof text, "address 0x%x (is addr2line there, and was -g given?)", pc);
+    return text;
 }
 
 CUDA_ON_CPU_RAW inline const Symbol *variable_at(uintptr_t address) {
@@ -444,7 +452,7 @@ CUDA_ON_CPU_RAW inline int check_finish() {
 
 // What -fsanitize=thread calls. Weak, so that several files of a program may include this.
 extern "C" {
-#ifdef __clang__                // its no_sanitize("thread") leaves atomics instrumented: they would call themselves here
+#ifdef __clang__            // its no_sanitize("thread") leaves atomics instrumented: they would call themselves here
 #define CUDA_ON_CPU_HOOK CUDA_ON_CPU_RAW __attribute__((weak, disable_sanitizer_instrumentation))
 #else
 #define CUDA_ON_CPU_HOOK CUDA_ON_CPU_RAW __attribute__((weak))

@@ -270,6 +270,14 @@ __global__ void neighbours(float *x) {
         __syncwarp();
     }
 }
+__global__ void uneven(float *x) {                  // one half of the warp has passed one barrier more
+    __shared__ float s[32];
+    int i = threadIdx.x;
+    if (i < 16) __syncwarp(0x0000ffffu);
+    s[i] = x[i];
+    __syncwarp();
+    x[i] = s[31 - i];
+}
 static void warp_barrier(void) {
     std::vector<float> x = numbers(64, 1), want = x;
     float *dx = upload(x);
@@ -278,8 +286,9 @@ static void warp_barrier(void) {
         std::vector<float> old = want;
         for (int i = 0; i < 64; i++) want[i] = old[i] + old[i / 32 * 32 + (i + 1) % 32];
     }
+    launch(uneven, 1, 32, 0, 0, dx);
     x = download_and_free(dx, 64);
-    for (int i = 0; i < 64; i++) CHECK(x[i] == want[i]);
+    for (int i = 0; i < 64; i++) CHECK(x[i] == want[i < 32 ? 31 - i : i]);
 }
 
 // ---- constants and several devices ----------------------------------------------------------------------------------

@@ -114,6 +114,9 @@ template <int SIZE> __global__ void unwritten_shared_template(float *x) {
     x[threadIdx.x] = s[SIZE - 1 - threadIdx.x];
 }
 __global__ void accumulate(float *y, const float *x) { y[threadIdx.x] += x[threadIdx.x]; }
+__global__ void load_unwritten(float *x, const float *y) {
+    x[threadIdx.x] = __ldg(&y[threadIdx.x]);        // line 118: the table says so
+}
 __global__ void misaligned(float *x) {
     *reinterpret_cast<float4 *>(x + 1 + threadIdx.x * 4) = make_float4(1, 2, 3, 4);
 }
@@ -212,6 +215,7 @@ static void shared_not_written_in_template() {
     compare(device_x, "x", one);
 }
 static void global_not_written() { launch(accumulate, 1, N, 0, 0, device_y, device_x); compare(device_y, "y", same); }
+static void load_not_written() { launch(load_unwritten, 1, N, 0, 0, device_x, device_y); compare(device_x, "x", same); }
 static void host_pointer() { launch(reverse, 1, N, 0, 0, host); }
 static void host_pointer_in_struct() {
     std::vector<float> heap(N);
@@ -342,6 +346,7 @@ static const Bug bugs[] = {
     {shared_not_written, "shared memory that nobody wrote", "WRONG", "WRONG", "UNINITIALISED"},
     {shared_not_written_in_template, "the same in a template", "WRONG", "WRONG", "UNINITIALISED"},
     {global_not_written, "+= on fresh global memory", "WRONG", "WRONG", "UNINITIALISED"},
+    {load_not_written, "__ldg of fresh memory, with its line", "WRONG", "WRONG", "at planted.cu:118"},
     {host_pointer, "host pointer as argument", "a host pointer", "a host pointer", "a host pointer"},
     {host_pointer_in_struct, "host pointer inside an argument", NO, NO, "ILLEGAL ADDRESS"},
     {null_argument, "null pointer", "ILLEGAL ADDRESS", "null pointer", "ILLEGAL ADDRESS"},
