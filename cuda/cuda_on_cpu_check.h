@@ -1,0 +1,541 @@
+/*
+cuda_on_cpu_check.h - looks at every load and store of a kernel. Part of cuda_on_cpu.h, which includes it:
+
+    g++ -std=c++17 -g -O1 -fno-tree-sra -x c++ -DCUDA_ON_CPU_CHECK -fsanitize=thread prog.cu \
+        -nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc
+    clang++ -std=c++17 -g -O1 -x c++ -DCUDA_ON_CPU_CHECK -fsanitize=thread prog.cu \
+        -fno-sanitize-link-runtime -mllvm -tsan-instrument-read-before-write        (version 14 or later)
+
+-fsanitize=thread makes the compiler call a function before each access to memory: __tsan_read4(p), __tsan_write16(p)
+and so on. ThreadSanitizer itself is not linked; those functions are defined here. Found in this way, each with file
+and line:
+
+    races within a block    only __syncthreads orders, and __syncwarp within a warp; shuffles order no memory
+    races between blocks    of one launch: they are never ordered, only atomics may touch the same place
+    reads of global or shared memory that nobody has written
+    addresses outside every allocation, freed memory, host pointers, memory of another device
+    accesses that are not aligned to their size; reads of what cp.async has not delivered yet
+
+A race is found although the threads run one after another, because it is looked for in the order that barriers give
+and not in the one that happened. With errors the program ends with status 97. addr2line (binutils) turns addresses into
+lines.
+
+ENVIRONMENT
+    CUDA_ON_CPU_REPORT      off     a table at the end: bytes, 32-byte sectors per warp access, bank conflicts, by line
+    CUDA_ON_CPU_MAX_ERRORS  10      stop after so many different errors
+
+LIMITS   An index that runs from one shared array into the next is not seen; AddressSanitizer sees it. Variables of the
+host are taken for __device__ variables, and those are not looked at, nor are local ones.
+Each two bytes remember their last writer and the last readers of two warps, so a third reader can hide a race (another
+seed shows it). Launches are taken to be ordered: a missing event between two streams shows in the data, not here.
+A byte of memory costs 26 of notes, taken as they are touched; there is 1 GB for all allocations of a run.
+Sectors and conflicts compare the k-th execution of a line by each lane of a warp, in the first two blocks of the first
+two launches of a kernel: exact if the lanes do the same things, approximate where they diverge. An optimiser that
+splits a float2 into two floats makes two accesses of it: for g++ -fno-tree-sra prevents that.
+*/
+#ifndef CUDA_ON_CPU_CHECK_H
+#define CUDA_ON_CPU_CHECK_H
+#include <algorithm>
+#include <set>
+#include <unordered_map>
+extern "C" char __executable_start, __data_start, _end;     // the linker's
+
+namespace cuda_on_cpu {
+
+enum { GRANULE = 2 };                               // bytes per cell of notes
+enum { ALIVE = 1, WRITTEN = 2, FREED = 4, PENDING = 8, DEVICE_SHIFT = 8 };  // a cell's flags; device + 1 above
+
+struct Access {
+    uint32_t block_run = 0, pc = 0;                 // which block of all that have run; 0: none yet
+    uint16_t barriers = 0, warp_syncs = 0, thread = 0;
+    uint8_t atomic = 0, part = 0;                   // part: 1 low byte, 2 high byte, 3 both
+};
+struct Cell { Access writer, reader, other_reader; uint32_t flags; };
+
+enum SiteKind { GLOBAL_LOAD, GLOBAL_STORE, SHARED };
+struct Site {                                       // an instruction that touches memory
+    SiteKind kind = GLOBAL_LOAD;
+    int bytes = 0;
+    std::vector<std::vector<uintptr_t>> addresses;  // by thread: of its first executions in a sampled block
+    unsigned long warp_accesses = 0, got = 0, ideal = 0;
+};
+struct Counts {                                     // of one kernel
+    unsigned long launches = 0, blocks = 0, threads = 0, loaded = 0, stored = 0, loaded_once = 0, stored_once = 0;
+    unsigned long shared = 0, atomics = 0;
+    std::unordered_map<uint32_t, Site> sites;
+};
+
+template <class T> CUDA_ON_CPU_RAW T *notes(size_t count) {     // zeros, and no memory before they are touched
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void *p = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (p == MAP_FAILED) fail("no address space for the checker's notes, %zu bytes", count * sizeof(T));
+    return (T *)p;
+}
+
+struct Checker {
+    // All emulated memory, device and pinned. Addresses are not used again, so what was freed stays known.
+    static constexpr size_t ARENA = (size_t)1 << 30;
+    char *arena = notes<char>(ARENA), *top = arena;
+    size_t image = (size_t)(&_end - &__executable_start);
+    Cell *arena_cells = notes<Cell>(ARENA / GRANULE), *image_cells = notes<Cell>(image / GRANULE + 8);
+    Cell *dynamic_cells = notes<Cell>(sizeof dynamic_shared / GRANULE);
+    uint32_t block_run = 0, launch_first = 1;       // the first block run of this launch
+    std::vector<uint3> blocks;                      // of this launch, as they ran
+    Counts *counts = nullptr;
+    std::map<std::string, Counts> kernels;
+    bool sampled = false;
+    std::vector<const Symbol *> variables;          // by address
+    std::set<std::pair<uint32_t, uint32_t>> reported;
+    int errors = 0, max_errors = 10;
+    CUDA_ON_CPU_RAW Checker() {
+        if (getenv("CUDA_ON_CPU_MAX_ERRORS")) max_errors = atoi(getenv("CUDA_ON_CPU_MAX_ERRORS"));
+        for (const Symbol &s : symbols().all)
+            if (!s.function && s.bytes) variables.push_back(&s);
+        std::sort(variables.begin(), variables.end(),
+                  [](const Symbol *a, const Symbol *b) { return a->address < b->address; });
+    }
+};
+inline Checker &checker() {
+    static Checker *c = new Checker;                // outlives everything that is destroyed at the end
+    return *c;
+}
+
+// File and line of an access. For inlined functions addr2line -i gives a list, from the inside out; a line of
+// cuda_on_cpu.h (__ldg, say) stands for its caller's.
+CUDA_ON_CPU_RAW inline std::string source_line(uint32_t pc) {
+    char program[512] = "", command[700], text[600];
+    std::string result;
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    program[n > 0 ? n : 0] = 0;
+    // The call returns behind itself, so the line is that of the byte before.
+    snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%x 2>/dev/null", program, pc - 1);
+    FILE *p = popen(command, "r");
+    while (p && fgets(text, sizeof text, p)) {
+        text[strcspn(text, "\n")] = 0;
+        if (char *more = strstr(text, " (disc")) *more = 0;
+        const char *slash = strrchr(text, '/'), *name = slash ? slash + 1 : text;
+        if (*name == '?') break;
+        result = name;
+        if (result.compare(0, 14, "cuda_on_cpu.h:")) break;
+    }
+    if (p) pclose(p);
+    if (!result.empty()) return result;
+    snprintf(text, sizeof text, "address 0x%x (is addr2line there, and was -g given?)", pc);
+    return text;
+}
+
+CUDA_ON_CPU_RAW inline const Symbol *variable_at(uintptr_t address) {
+    const std::vector<const Symbol *> &v = checker().variables;
+    auto it = std::upper_bound(v.begin(), v.end(), address,
+                               [](uintptr_t a, const Symbol *s) { return a < s->address; });
+    if (it == v.begin()) return nullptr;
+    const Symbol *s = *--it;
+    return address < s->address + s->bytes ? s : nullptr;
+}
+CUDA_ON_CPU_RAW inline void print_memory(uintptr_t p) {
+    uintptr_t dynamic = p - (uintptr_t)dynamic_shared;
+    auto live = find_in(machine.memory, (void *)p, 1), gone = find_in(machine.freed, (void *)p, 1);
+    if (dynamic < sizeof dynamic_shared) fprintf(stderr, "  byte %zu of dynamic shared memory\n", (size_t)dynamic);
+    else if (const Symbol *s = variable_at(p))
+        fprintf(stderr, "  byte %zu of %s\n", (size_t)(p - s->address), demangled(s->name).c_str());
+    else if (live != machine.memory.end())
+        fprintf(stderr, "  byte %zu of the %zu allocated at %s:%d\n", (size_t)(p - live->first), live->second.bytes,
+                live->second.file, live->second.line);
+    else if (gone != machine.freed.end())
+        fprintf(stderr, "  byte %zu of the %zu freed at %s:%d\n", (size_t)(p - gone->first), gone->second.bytes,
+                gone->second.file, gone->second.line);
+    else {                                          // what lies before it?
+        auto it = machine.memory.upper_bound(p);
+        if (it == machine.memory.begin()) return;
+        --it;
+        size_t behind = p - it->first - it->second.bytes;
+        if (behind < 4096)
+            fprintf(stderr, "  %zu bytes behind the %zu allocated at %s:%d\n", behind, it->second.bytes,
+                    it->second.file, it->second.line);
+    }
+}
+
+// Each pair of source lines is reported once.
+CUDA_ON_CPU_RAW inline bool fresh(uint32_t pc, uint32_t other) { return checker().reported.insert({pc, other}).second; }
+__attribute__((format(printf, 4, 5)))
+CUDA_ON_CPU_RAW inline void report(uint32_t pc, uint32_t other, uintptr_t p, const char *format, ...) {
+    Checker &c = checker();
+    va_list values;
+    fflush(stdout);
+    fprintf(stderr, "cuda_on_cpu: ");
+    va_start(values, format);
+    vfprintf(stderr, format, values);
+    va_end(values);
+    fprintf(stderr, "\n  at %s", source_line(pc).c_str());
+    if (other) fprintf(stderr, ", the other access at %s", source_line(other).c_str());
+    fprintf(stderr, "\n");
+    print_memory(p);
+    print_place();
+    if (++c.errors < c.max_errors) return;
+    fprintf(stderr, "cuda_on_cpu: stops after %d errors; CUDA_ON_CPU_MAX_ERRORS raises that\n", c.errors);
+    stop(EXIT_CHECK);
+}
+CUDA_ON_CPU_RAW inline std::string who(const Access &a) {
+    uint3 b = checker().blocks[a.block_run - checker().launch_first];
+    char text[100];
+    snprintf(text, sizeof text, "thread %d of block (%u,%u,%u)", a.thread, b.x, b.y, b.z);
+    return text;
+}
+
+CUDA_ON_CPU_RAW inline void check_launch() {
+    Checker &c = checker();
+    c.launch_first = c.block_run + 1;
+    c.counts = &c.kernels[machine.kernel->name];
+    c.counts->launches++;
+    c.blocks.clear();
+    c.counts->threads = (unsigned long)machine.thread_count;
+}
+CUDA_ON_CPU_RAW inline void check_block_begin() {
+    Checker &c = checker();
+    c.block_run++;
+    c.blocks.push_back(machine.block_index);
+    c.counts->blocks++;
+    c.sampled = c.counts->launches <= 2 && c.block_run - c.launch_first < 2;
+}
+
+// What one access by a warp costs: from global memory 32-byte sectors, against those that the bytes would fill;
+// from shared memory the words in the busiest of 32 banks, against one, for each 128 bytes asked for.
+CUDA_ON_CPU_RAW inline void weigh(Site &s, const std::vector<uintptr_t> &lanes) {
+    s.warp_accesses++;
+    if (s.kind != SHARED) {
+        std::set<uintptr_t> sectors, pieces;
+        for (uintptr_t a : lanes) {
+            for (uintptr_t b = a; b < a + (uintptr_t)s.bytes; b++) pieces.insert(b), sectors.insert(b / 32);
+        }
+        s.got += sectors.size();
+        s.ideal += (pieces.size() + 31) / 32;
+        return;
+    }
+    size_t group = s.bytes <= 4 ? 32 : s.bytes == 8 ? 16 : 8;
+    for (size_t from = 0; from < lanes.size(); from += group) {
+        std::set<uintptr_t> bank[32];
+        size_t busiest = 0;
+        for (size_t i = from; i < lanes.size() && i < from + group; i++)
+            for (int b = 0; b < s.bytes; b += 4) {
+                uintptr_t word = (lanes[i] + (uintptr_t)b) / 4;
+                bank[word % 32].insert(word);
+                busiest = std::max(busiest, bank[word % 32].size());
+            }
+        s.got += busiest;
+        s.ideal++;
+    }
+}
+CUDA_ON_CPU_RAW inline void check_block_end() {
+    Checker &c = checker();
+    if (!c.sampled) return;
+    for (auto &entry : c.counts->sites) {
+        Site &s = entry.second;
+        if (s.addresses.empty()) continue;
+        for (size_t warp = 0; warp * WARP < s.addresses.size(); warp++)
+            for (size_t k = 0;; k++) {
+                std::vector<uintptr_t> lanes;
+                for (size_t t = warp * WARP; t < (warp + 1) * WARP && t < s.addresses.size(); t++)
+                    if (k < s.addresses[t].size()) lanes.push_back(s.addresses[t][k]);
+                if (lanes.empty()) break;
+                weigh(s, lanes);
+            }
+        s.addresses.clear();
+    }
+}
+
+// ---- memory ---------------------------------------------------------------------------------------------------------
+
+CUDA_ON_CPU_RAW inline Cell *arena_cell(const void *p) {
+    return checker().arena_cells + ((const char *)p - checker().arena) / GRANULE;
+}
+CUDA_ON_CPU_RAW inline void *check_allocate(size_t bytes, int device) {
+    Checker &c = checker();
+    if (bytes > Checker::ARENA || (size_t)(c.top - c.arena) + bytes + 1024 > Checker::ARENA)
+        fail("no room for %zu bytes: the checker has %zu MB for all that a run allocates, and does not use again what "
+             "was freed. Allocate once, or take fewer steps", bytes, Checker::ARENA >> 20);
+    char *p = c.top + 256;                          // a gap, so that running past an end is seen
+    c.top = p + (bytes + 255) / 256 * 256;
+    memset(p, 0xff, bytes);
+    uint32_t flags = ALIVE | (uint32_t)(device + 1) << DEVICE_SHIFT;
+    if (device == HOST) flags |= WRITTEN;           // what the host writes is not seen
+    for (Cell *e = arena_cell(p), *end = e + (bytes + GRANULE - 1) / GRANULE; e < end; e++) e->flags = flags;
+    return p;
+}
+CUDA_ON_CPU_RAW inline void check_release(void *p, size_t bytes) {
+    for (Cell *e = arena_cell(p), *end = e + (bytes + GRANULE - 1) / GRANULE; e < end; e++) e->flags = FREED;
+}
+CUDA_ON_CPU_RAW inline void check_written(const void *p, size_t bytes) {
+    if ((size_t)((const char *)p - checker().arena) >= Checker::ARENA) return;
+    for (Cell *e = arena_cell(p), *end = e + (bytes + GRANULE - 1) / GRANULE; e < end; e++) e->flags |= WRITTEN;
+}
+
+// ---- an access ------------------------------------------------------------------------------------------------------
+
+// Are these two unordered? The earlier one is what a cell remembers.
+CUDA_ON_CPU_RAW inline bool unordered(const Access &before, const Access &now, bool shared) {
+    if (!before.block_run || before.block_run < checker().launch_first) return false;   // an earlier launch
+    if (before.atomic && now.atomic) return false;
+    if (!(before.part & now.part)) return false;                            // the other byte of the cell
+    if (before.block_run != now.block_run) return !shared;                  // another block
+    if (before.thread == now.thread || before.barriers != now.barriers) return false;
+    return before.thread / WARP != now.thread / WARP || before.warp_syncs == now.warp_syncs;
+}
+
+// The notes for an address; null if there is nothing to note. Errors that belong to the address are reported here.
+CUDA_ON_CPU_RAW inline Cell *find_cell(uintptr_t p, size_t bytes, const char *what, uint32_t pc, bool &shared) {
+    Checker &c = checker();
+    Machine &m = machine;
+    if (p - (uintptr_t)m.current->stack < m.current->stack_bytes) return nullptr;       // local variables
+    if (p - (uintptr_t)m.arguments < m.argument_bytes) return nullptr;                  // parameters
+    if (p - (uintptr_t)&machine < sizeof machine) return nullptr;                       // threadIdx and so on
+    size_t offset = p - (uintptr_t)c.arena;
+    shared = false;
+    if (offset < Checker::ARENA) {
+        Cell *cell = c.arena_cells + offset / GRANULE;
+        Cell *last = c.arena_cells + (offset + bytes - 1) / GRANULE;
+        for (Cell *e : {cell, last}) {
+            if (e->flags & ALIVE) continue;
+            report(pc, 0, p, "%s of %zu bytes at %p, %s", what, bytes, (void *)p,
+                   e->flags & FREED ? "which was freed" : "OUT OF BOUNDS of every allocation");
+            stop(EXIT_CHECK);
+        }
+        int device = (int)(cell->flags >> DEVICE_SHIFT) - 1;
+        if (device != HOST && device != m.running_device && !m.peer[m.running_device][device]) {
+            report(pc, 0, p, "%s of %zu bytes, memory of device %d, by a kernel on device %d", what, bytes, device,
+                   m.running_device);
+            stop(EXIT_CHECK);
+        }
+        return cell;
+    }
+    shared = true;
+    offset = p - (uintptr_t)dynamic_shared;
+    if (offset < sizeof dynamic_shared) {
+        if (offset + bytes <= m.dynamic_bytes) return c.dynamic_cells + offset / GRANULE;
+        if (fresh(pc, 0))
+            report(pc, 0, p, "%s of %zu bytes OUT OF BOUNDS of dynamic shared memory: at byte %zu, the launch asked "
+                   "for %zu", what, bytes, offset, m.dynamic_bytes);
+        return nullptr;
+    }
+    offset = p - (uintptr_t)&__executable_start;
+    if (offset < c.image) {
+        if (p <= (uintptr_t)&__data_start) return nullptr;                              // constants
+        const Symbol *s = variable_at(p);
+        if (!s) {
+            if (fresh(pc, 0))
+                report(pc, 0, p, "%s of %zu bytes OUT OF BOUNDS of every shared array and variable", what, bytes);
+            return nullptr;
+        }
+        if (s->name.compare(0, 3, "_ZZ")) return nullptr;               // of no function: __constant__, __device__
+        if (p + bytes > s->address + s->bytes && fresh(pc, 0))
+            report(pc, 0, p, "%s of %zu bytes OUT OF BOUNDS of %s", what, bytes, demangled(s->name).c_str());
+        return c.image_cells + offset / GRANULE;
+    }
+    report(pc, 0, p, "ILLEGAL ADDRESS %p: %s of %zu bytes. It is no device memory; a host pointer?", (void *)p, what,
+           bytes);
+    stop(EXIT_CHECK);
+}
+
+CUDA_ON_CPU_RAW inline void sample(uintptr_t p, int bytes, bool write, bool shared, uint32_t pc) {
+    Site &s = checker().counts->sites[pc];
+    s.kind = shared ? SHARED : write ? GLOBAL_STORE : GLOBAL_LOAD;
+    s.bytes = bytes;
+    if (s.addresses.empty()) s.addresses.resize((size_t)machine.thread_count);
+    std::vector<uintptr_t> &list = s.addresses[(size_t)machine.current->thread];
+    if (list.size() < 64) list.push_back(p);
+}
+
+CUDA_ON_CPU_RAW inline void check_cell(Cell *cell, const Access &now, bool write, bool shared, size_t bytes,
+                                       uintptr_t p) {
+    Checker &c = checker();
+    const Access &w = cell->writer;
+    const char *memory = shared ? "shared" : "global", *what = write ? now.atomic ? "atomic" : "write" : "read";
+    bool never = shared ? w.block_run != now.block_run : !(cell->flags & WRITTEN);
+    if ((!write || now.atomic) && never && fresh(now.pc, 0))
+        report(now.pc, 0, p, "UNINITIALISED: %s of %zu bytes of %s memory that nobody has written", what, bytes,
+               memory);
+    if (!write && cell->flags & PENDING && w.block_run == now.block_run && fresh(now.pc, w.pc))
+        report(now.pc, w.pc, p, "TOO EARLY: read of what cp.async has not delivered; wait for its group first");
+    if (unordered(w, now, shared) && fresh(now.pc, w.pc))
+        report(now.pc, w.pc, p, "RACE: %s by %s is not ordered with the %s by %s, %s memory", what, who(now).c_str(),
+               w.atomic ? "atomic" : "write", who(w).c_str(), memory);
+    if (write) {
+        for (const Access *r : {&cell->reader, &cell->other_reader})
+            if (unordered(*r, now, shared) && fresh(now.pc, r->pc))
+                report(now.pc, r->pc, p, "RACE: %s by %s is not ordered with the read by %s, %s memory", what,
+                       who(now).c_str(), who(*r).c_str(), memory);
+        if (!shared && cell->writer.block_run < c.launch_first) c.counts->stored_once += GRANULE;
+        cell->writer = now;
+        cell->flags |= WRITTEN;
+    } else {
+        if (!shared && cell->reader.block_run < c.launch_first && cell->writer.block_run < c.launch_first)
+            c.counts->loaded_once += GRANULE;
+        if (cell->reader.block_run != now.block_run || cell->reader.thread / WARP != now.thread / WARP)
+            cell->other_reader = cell->reader;
+        cell->reader = now;
+    }
+}
+
+CUDA_ON_CPU_RAW inline void check_access(const void *pointer, size_t bytes, bool write, const void *return_address,
+                                         bool atomic) {
+    Machine &m = machine;
+    if (!m.current || m.inside > 0 || !bytes) return;       // the host, or the machine itself
+    Inside guard;
+    Checker &c = checker();
+    uintptr_t p = (uintptr_t)pointer;
+    uint32_t pc = (uint32_t)((const char *)return_address - &__executable_start);
+    bool shared;
+    Cell *cell = find_cell(p, bytes, write ? atomic ? "atomic" : "write" : "read", pc, shared);
+    if (!cell) return;
+    if (bytes <= 16 && !(bytes & (bytes - 1)) && p % bytes && fresh(pc, 0))
+        report(pc, 0, p, "MISALIGNED: %s of %zu bytes at %p", write ? "write" : "read", bytes, pointer);
+    if (c.sampled) sample(p, (int)bytes, write, shared, pc);
+    if (shared) c.counts->shared += bytes;
+    else if (write) c.counts->stored += bytes;
+    else c.counts->loaded += bytes;
+    c.counts->atomics += atomic;
+
+    Access now;
+    now.block_run = c.block_run, now.pc = pc;
+    now.barriers = (uint16_t)m.barriers, now.warp_syncs = (uint16_t)m.threads[m.current->thread].warp_syncs;
+    now.thread = (uint16_t)m.current->thread, now.atomic = atomic;
+    for (uintptr_t at = p / GRANULE * GRANULE; at < p + bytes; at += GRANULE, cell++) {
+        now.part = (uint8_t)((at >= p ? 1 : 0) | (at + 1 < p + bytes ? 2 : 0));
+        check_cell(cell, now, write, shared, bytes, p);
+    }
+}
+CUDA_ON_CPU_RAW inline void check_pending(const void *p, size_t bytes, bool pending) {
+    bool shared;
+    Cell *cell = find_cell((uintptr_t)p, bytes, "cp.async", 0, shared);
+    if (!cell) return;
+    for (Cell *end = cell + bytes / GRANULE; cell < end; cell++)
+        cell->flags = pending ? cell->flags | PENDING : cell->flags & ~(uint32_t)PENDING;
+}
+
+// ---- the end --------------------------------------------------------------------------------------------------------
+
+CUDA_ON_CPU_RAW inline void print_report() {
+    Checker &c = checker();
+    fprintf(stderr, "\n%-28s %7s %7s %7s %10s %10s %10s %10s %8s %6s\n", "kernel", "launch", "blocks", "threads",
+            "loaded B", "stored B", "unique ld", "unique st", "sectors", "banks");
+    for (auto &entry : c.kernels) {
+        Counts &k = entry.second;
+        double got[2] = {0, 0}, ideal[2] = {0, 0};
+        for (auto &site : k.sites)
+            got[site.second.kind == SHARED] += (double)site.second.got,
+            ideal[site.second.kind == SHARED] += (double)site.second.ideal;
+        fprintf(stderr, "%-28.28s %7lu %7lu %7lu %10lu %10lu %10lu %10lu %8.2f %6.2f\n", entry.first.c_str(),
+                k.launches, k.blocks, k.threads, k.loaded, k.stored, k.loaded_once, k.stored_once,
+                ideal[0] > 0 ? got[0] / ideal[0] : 1.0, ideal[1] > 0 ? got[1] / ideal[1] : 1.0);
+        std::map<std::pair<std::string, int>, Site> lines;      // a loop that was unrolled has several sites in a line
+        for (auto &site : k.sites) {
+            Site &line = lines[{source_line(site.first), (int)site.second.kind}];
+            line.kind = site.second.kind, line.bytes = site.second.bytes;
+            line.warp_accesses += site.second.warp_accesses;
+            line.got += site.second.got, line.ideal += site.second.ideal;
+        }
+        for (auto &line : lines) {
+            const Site &s = line.second;
+            static const char *kinds[] = {"global load", "global store", "shared"};
+            if (2 * s.got <= 3 * s.ideal) continue; // up to one and a half times the ideal is not worth a line
+            fprintf(stderr, "    %-24s %-12s %2d bytes per lane: %.1f %s per warp access, ideal %.1f\n",
+                    line.first.first.c_str(), kinds[s.kind], s.bytes, (double)s.got / (double)s.warp_accesses,
+                    s.kind == SHARED ? "passes" : "sectors", (double)s.ideal / (double)s.warp_accesses);
+        }
+    }
+    fprintf(stderr, "sectors and banks: times the ideal, 1.00 is best\n");
+}
+CUDA_ON_CPU_RAW inline int check_finish() {
+    if (getenv("CUDA_ON_CPU_REPORT")) print_report();
+    return checker().errors;
+}
+} // namespace cuda_on_cpu
+
+// What -fsanitize=thread calls. Weak, so that several files of a program may include this.
+extern "C" {
+#ifdef __clang__            // its no_sanitize("thread") leaves atomics instrumented: they would call themselves here
+#define CUDA_ON_CPU_HOOK CUDA_ON_CPU_RAW __attribute__((weak, disable_sanitizer_instrumentation))
+#else
+#define CUDA_ON_CPU_HOOK CUDA_ON_CPU_RAW __attribute__((weak))
+#endif
+#define CUDA_ON_CPU_LOOK(bytes, write) cuda_on_cpu::check_access(p, bytes, write, __builtin_return_address(0))
+#define CUDA_ON_CPU_HOOKS(n) \
+    CUDA_ON_CPU_HOOK void __tsan_read##n(void *p) { CUDA_ON_CPU_LOOK(n, false); } \
+    CUDA_ON_CPU_HOOK void __tsan_write##n(void *p) { CUDA_ON_CPU_LOOK(n, true); } \
+    CUDA_ON_CPU_HOOK void __tsan_unaligned_read##n(void *p) { CUDA_ON_CPU_LOOK(n, false); } \
+    CUDA_ON_CPU_HOOK void __tsan_unaligned_write##n(void *p) { CUDA_ON_CPU_LOOK(n, true); } \
+    CUDA_ON_CPU_HOOK void __tsan_volatile_read##n(void *p) { CUDA_ON_CPU_LOOK(n, false); } \
+    CUDA_ON_CPU_HOOK void __tsan_volatile_write##n(void *p) { CUDA_ON_CPU_LOOK(n, true); } \
+    CUDA_ON_CPU_HOOK void __tsan_read_write##n(void *p) { CUDA_ON_CPU_LOOK(n, false); CUDA_ON_CPU_LOOK(n, true); }
+CUDA_ON_CPU_HOOKS(1)
+CUDA_ON_CPU_HOOKS(2)
+CUDA_ON_CPU_HOOKS(4)
+CUDA_ON_CPU_HOOKS(8)
+CUDA_ON_CPU_HOOKS(16)
+#undef CUDA_ON_CPU_HOOKS
+CUDA_ON_CPU_HOOK void __tsan_read_range(void *p, size_t bytes) { CUDA_ON_CPU_LOOK(bytes, false); }
+CUDA_ON_CPU_HOOK void __tsan_write_range(void *p, size_t bytes) { CUDA_ON_CPU_LOOK(bytes, true); }
+// The host's own atomics, which the standard library uses. Kernels have atomicAdd and its kin.
+#define CUDA_ON_CPU_HOOKS(bits, T) \
+    CUDA_ON_CPU_HOOK T __tsan_atomic##bits##_load(const volatile void *p, int) { \
+        return __atomic_load_n((const volatile T *)p, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK void __tsan_atomic##bits##_store(volatile void *p, T v, int) { \
+        __atomic_store_n((volatile T *)p, v, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK T __tsan_atomic##bits##_exchange(volatile void *p, T v, int) { \
+        return __atomic_exchange_n((volatile T *)p, v, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK T __tsan_atomic##bits##_fetch_add(volatile void *p, T v, int) { \
+        return __atomic_fetch_add((volatile T *)p, v, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK T __tsan_atomic##bits##_fetch_sub(volatile void *p, T v, int) { \
+        return __atomic_fetch_sub((volatile T *)p, v, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK T __tsan_atomic##bits##_fetch_and(volatile void *p, T v, int) { \
+        return __atomic_fetch_and((volatile T *)p, v, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK T __tsan_atomic##bits##_fetch_or(volatile void *p, T v, int) { \
+        return __atomic_fetch_or((volatile T *)p, v, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK T __tsan_atomic##bits##_fetch_xor(volatile void *p, T v, int) { \
+        return __atomic_fetch_xor((volatile T *)p, v, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK bool __tsan_atomic##bits##_compare_exchange_strong(volatile void *p, void *old, T v, int, int) { \
+        return __atomic_compare_exchange_n((volatile T *)p, (T *)old, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK bool __tsan_atomic##bits##_compare_exchange_weak(volatile void *p, void *old, T v, int, int) { \
+        return __atomic_compare_exchange_n((volatile T *)p, (T *)old, v, 1, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+    } \
+    CUDA_ON_CPU_HOOK T __tsan_atomic##bits##_compare_exchange_val(volatile void *p, T old, T v, int, int) { \
+        __atomic_compare_exchange_n((volatile T *)p, &old, v, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+        return old; \
+    }
+CUDA_ON_CPU_HOOKS(8, unsigned char)
+CUDA_ON_CPU_HOOKS(16, unsigned short)
+CUDA_ON_CPU_HOOKS(32, unsigned)
+CUDA_ON_CPU_HOOKS(64, unsigned long)
+CUDA_ON_CPU_HOOK void __tsan_init() {}
+CUDA_ON_CPU_HOOK void __tsan_func_entry(void *) {}
+CUDA_ON_CPU_HOOK void __tsan_func_exit(void *) {}
+CUDA_ON_CPU_HOOK void __tsan_vptr_update(void *, void *) {}
+CUDA_ON_CPU_HOOK void __tsan_vptr_read(void *) {}
+// Later versions of clang call these in place of memcpy and its kin.
+CUDA_ON_CPU_HOOK void *__tsan_memcpy(void *p, const void *from, size_t n) {
+    cuda_on_cpu::check_access(from, n, false, __builtin_return_address(0));
+    CUDA_ON_CPU_LOOK(n, true);
+    return memcpy(p, from, n);
+}
+CUDA_ON_CPU_HOOK void *__tsan_memmove(void *p, const void *from, size_t n) {
+    cuda_on_cpu::check_access(from, n, false, __builtin_return_address(0));
+    CUDA_ON_CPU_LOOK(n, true);
+    return memmove(p, from, n);
+}
+CUDA_ON_CPU_HOOK void *__tsan_memset(void *p, int value, size_t n) {
+    CUDA_ON_CPU_LOOK(n, true);
+    return memset(p, value, n);
+}
+#undef CUDA_ON_CPU_HOOKS
+#undef CUDA_ON_CPU_LOOK
+#undef CUDA_ON_CPU_HOOK
+}
+#endif

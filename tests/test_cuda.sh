@@ -1,0 +1,183 @@
+# CUDA kernels without a GPU. tests/cuda/kernels.cu is right: it has to be silent in every build and with every seed.
+# Each bug of tests/cuda/planted.cu has to be reported, by each build that its table names, with the words given there;
+# a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU, and silently.
+# The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
+# to say what cuda/README.md shows. Each variable of the environment has to do what that comment says.
+#     sh tests/test_cuda.sh
+# CXX=g++-13 takes another compiler. 55 seconds of processor time, on two cores at once; nearly all of it compiles.
+cd "$(dirname "$0")/.." || exit 1
+passed=0 failed=0 dir=build/cuda seeds="0 1 2 3 4"
+mkdir -p $dir && rm -f $dir/*
+export CUDA_ON_CPU_DEVICES=2                    # so that one can touch the other's memory
+unset CUDA_ON_CPU_SEED CUDA_ON_CPU_STACK CUDA_ON_CPU_BLOCKING CUDA_ON_CPU_EXITED_OK CUDA_ON_CPU_LEAKS \
+    CUDA_ON_CPU_ABORT CUDA_ON_CPU_REPORT CUDA_ON_CPU_MAX_ERRORS
+ok() { passed=$((passed + 1)); }
+bad() { failed=$((failed + 1)); echo "FAILED cuda: $*"; }
+end() { echo "cuda: $passed passed, $failed failed"; [ "$failed" = 0 ] && [ "$passed" != 0 ]; exit; }
+
+CXX=${CXX:-g++}
+command -v "$CXX" > /dev/null || { echo "skipped: CUDA kernels on the CPU, because there is no $CXX"; ok; end; }
+echo 'int main() { return 0; }' > $dir/empty.cpp
+works() { "$@" $dir/empty.cpp -o $dir/empty > $dir/empty.log 2>&1 && $dir/empty; }
+
+flags="-std=c++17 -g -O1 -Wall -Wextra -Werror -Icuda -x c++"
+address="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+libraries="-nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc"
+check="-DCUDA_ON_CPU_CHECK -fsanitize=thread"
+clang_only="-fno-sanitize-link-runtime -mllvm -tsan-instrument-read-before-write"
+compile() {                                     # compile COMPILER BUILD PROGRAM: into $dir/PROGRAM_BUILD
+    to=$dir/$3_$2
+    case $2 in
+    plain|clang|ucontext|example) set -- "$1" "$2" "$3" "$flags" "" ;;
+    asan) set -- "$1" "$2" "$3" "$address $flags -O0" "" ;;        # compiles in a third of the time
+    check) set -- "$1" "$2" "$3" "-fno-tree-sra $check $flags" "$libraries" ;;
+    clang_check) set -- "$1" "$2" "$3" "$check $flags" "$clang_only" ;;
+    esac
+    [ "$2" = ucontext ] && set -- "$1" "$2" "$3" "-DCUDA_ON_CPU_UCONTEXT $4" ""
+    source=tests/cuda/$3.cu
+    [ -f "$source" ] || source=$dir/$3.cu
+    $1 $4 "$source" -o "$to" $5 > "$to.log" 2>&1
+}
+
+sed -n '/^EXAMPLE:/,/^Two spellings/p' cuda/cuda_on_cpu.h | sed -n 's/^    //p; s/^$//p' > $dir/reverse.cu
+grep -v '__syncthreads' $dir/reverse.cu > $dir/broken.cu
+
+# Everything is compiled first, two at a time.
+builds="plain check ucontext"
+if works "$CXX" -fsanitize=address,undefined; then builds="$builds asan"
+else echo "skipped: bounds of CUDA kernels, because $CXX -fsanitize=address does not work here"; fi
+clang=
+if works clang++ -std=c++17; then clang="clang clang_check"
+else echo "skipped: CUDA kernels with clang++, because there is none that works"; fi
+(
+    for build in $builds; do compile "$CXX" "$build" kernels; done
+    compile "$CXX" plain reverse
+) &
+compile "$CXX" check broken
+for build in $clang; do compile clang++ "$build" kernels; done
+[ "$clang" ] && compile clang++ clang_check planted
+for build in $builds; do
+    [ "$build" = ucontext ] || compile "$CXX" "$build" planted
+done
+NVCC=${NVCC:-nvcc}
+command -v "$NVCC" > /dev/null || { [ -x /usr/local/cuda/bin/nvcc ] && NVCC=/usr/local/cuda/bin/nvcc; }
+if command -v "$NVCC" > /dev/null; then
+    for what in kernels:sm_80 kernels:sm_90 kernels:sm_120 planted:sm_80; do
+        program=${what%:*} chip=${what#*:}
+        "$NVCC" --list-gpu-code 2> /dev/null | grep -qx "$chip" ||
+            { echo "skipped: compiling for $chip, which this nvcc does not know"; continue; }
+        if "$NVCC" -std=c++17 -O2 -arch=$chip -Werror all-warnings -Icuda -c tests/cuda/$program.cu \
+            -o $dir/$program.o > $dir/$program.log 2>&1; then ok
+        else bad "$program.cu does not compile with nvcc for $chip"; head -n 20 $dir/$program.log; fi
+    done
+else echo "skipped: compiling for a GPU, because there is no nvcc"; fi
+wait
+
+built() {                                       # built PROGRAM BUILD
+    [ -x $dir/$1_$2 ] && return
+    bad "$1.cu, build $2, does not compile"
+    head -n 20 $dir/$1_$2.log
+    return 1
+}
+
+# The example. Addresses of host memory and the order of the two streams of output do not matter.
+if built reverse plain; then
+    want=$(sed -n 's|^.*printf("%g %g.n", host.0., host.63.); *// ||p' $dir/reverse.cu)
+    if [ "$want" ] && [ "$($dir/reverse_plain)" = "$want" ]; then ok
+    else bad "the example of cuda_on_cpu.h prints '$($dir/reverse_plain)', not '$want'"; fi
+fi
+if built broken check; then
+    $dir/broken_check > $dir/log.out 2> $dir/log
+    [ $? = 97 ] && ok || bad "the example without its barrier does not end with status 97"
+    lines=$(grep -c . $dir/log) same=0
+    while IFS= read -r line; do
+        grep -qF -e "$(echo "$line" | sed 's|build/cuda/||g')" cuda/README.md && same=$((same + 1))
+    done < $dir/log
+    if [ "$lines" -gt 3 ] && [ "$same" = "$lines" ]; then ok
+    else bad "cuda/README.md shows $same of the checker's $lines lines"; cat $dir/log; fi
+fi
+
+# The right program: no word but the closing line of test.h.
+for build in $builds $clang; do
+    built kernels "$build" || continue
+    for seed in $seeds; do
+        CUDA_ON_CPU_SEED=$seed timeout 20 $dir/kernels_$build > $dir/log 2>&1
+        code=$?
+        if [ $code = 0 ] && grep -q '^kernels: [1-9][0-9]* passed, 0 failed$' $dir/log && [ "$(wc -l < $dir/log)" = 1 ]
+        then ok
+        else bad "the right kernels, build $build, seed $seed: status $code"; head -n 20 $dir/log; fi
+    done
+done
+
+# sees BUILD N WORDS SEEDS: is it reported, with these words, with one of the seeds?
+sees() {
+    for seed in $4; do
+        CUDA_ON_CPU_SEED=$seed timeout 20 $dir/planted_$1 "$2" > $dir/log 2>&1
+        code=$?
+        [ $code != 0 ] && [ $code != 124 ] && grep -qF -e "$3" $dir/log && return
+    done
+    return 1
+}
+bug() {                                         # bug BUILD N NAME WORDS SEEDS
+    [ "$4" = - ] && return
+    if sees "$1" "$2" "$4" "$5"; then ok
+    else bad "planted bug $2 ($3) in build $1: '$4' is not reported, status $code"; head -n 5 $dir/log; fi
+}
+for build in plain asan check clang_check; do
+    case " $builds $clang " in *" $build "*) built planted $build ;; esac
+done
+# variable NAME=VALUE BUILD BUG STATUS: the planted bug of this name then ends with this status.
+variable() {
+    number=0
+    while [ "$($dir/planted_$2 show $number | cut -d'|' -f1)" != "$3" ]; do
+        number=$((number + 1))
+        [ $number -gt 200 ] && { bad "no planted bug is called '$3'"; return; }
+    done
+    (ulimit -c 0; env "$1" timeout 20 $dir/planted_$2 $number; exit $?) > $dir/log 2>&1
+    code=$?
+    if [ $code = "$4" ]; then ok; else bad "$1, build $2, '$3': status $code, not $4"; head -n 5 $dir/log; fi
+}
+if [ -x $dir/planted_plain ]; then
+    variable CUDA_ON_CPU_LEAKS=1 plain "cudaMalloc without cudaFree" 95
+    variable CUDA_ON_CPU_LEAKS=0 plain "cudaMalloc without cudaFree" 0
+    variable CUDA_ON_CPU_STACK=65536 plain "a local array that is too large" 99
+    variable CUDA_ON_CPU_STACK=1000000 plain "a local array that is too large" 0
+    variable CUDA_ON_CPU_SEED=0 plain "return before __syncthreads" 98
+    variable CUDA_ON_CPU_EXITED_OK=1 plain "return before __syncthreads" 0
+    variable CUDA_ON_CPU_SEED=0 plain "missing cudaStreamSynchronize" 3
+    variable CUDA_ON_CPU_BLOCKING=1 plain "missing cudaStreamSynchronize" 0
+    variable CUDA_ON_CPU_ABORT=1 plain "divergent __syncthreads" 134
+    variable CUDA_ON_CPU_DEVICES=1 plain "memory of another device" 0      # cudaSetDevice(1) fails
+fi
+if [ -x $dir/planted_check ]; then
+    variable CUDA_ON_CPU_MAX_ERRORS=1 check "missing __syncthreads, read before written" 97
+    grep -q 'stops after 1 errors' $dir/log && ok || bad "CUDA_ON_CPU_MAX_ERRORS=1 does not stop after one error"
+    variable CUDA_ON_CPU_REPORT=1 check "none: the control" 0
+    grep -q '^reverse  *1  *1  *64  *256  *256  *256  *256  *1.00  *1.00$' $dir/log && ok ||
+        { bad "CUDA_ON_CPU_REPORT=1 does not count what reverse() loads and stores"; cat $dir/log; }
+fi
+
+count=$($dir/planted_plain count 2> /dev/null || echo 0)
+[ "$count" -gt 23 ] || bad "the table of planted bugs has $count rows"
+n=0
+while [ $n -lt "$count" ]; do
+    row=$($dir/planted_plain show $n)
+    name=$(echo "$row" | cut -d'|' -f1)
+    if [ $n = 0 ]; then                         # the control has to be silent
+        for build in plain asan check clang_check; do
+            [ -x $dir/planted_$build ] || continue
+            if timeout 20 $dir/planted_$build 0 > $dir/log 2>&1 && [ ! -s $dir/log ]; then ok
+            else bad "build $build complains of the program without a bug"; head -n 5 $dir/log; fi
+        done
+    fi
+    case "$row" in
+    *"|-|-|-") [ $n = 0 ] || bad "nobody has to see planted bug $n ($name)" ;;
+    esac
+    bug plain $n "$name" "$(echo "$row" | cut -d'|' -f2)" "$seeds"
+    [ -x $dir/planted_asan ] && bug asan $n "$name" "$(echo "$row" | cut -d'|' -f3)" "0 1"
+    for build in check clang_check; do
+        [ -x $dir/planted_$build ] && bug $build $n "$name" "$(echo "$row" | cut -d'|' -f4)" "0"
+    done
+    n=$((n + 1))
+done
+end
