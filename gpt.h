@@ -854,10 +854,11 @@ static ag_tensor *gpti_linear(const gpt_config *c, ag_tensor *x, ag_tensor *w, a
 }
 
 // Half a block is done, and x its result: nobody will read what it used but backward. Where nothing was recorded, all n
-// of that go, and the next half takes their memory; else, if asked to, the first few, which can be computed again.
+// of that go, and the next half takes their memory (but for a few tokens that costs more than it saves); else, if asked
+// to, the first few, which can be computed again.
 static void gpti_forget(const gpt_config *c, const ag_tensor *x, ag_tensor *const *used, int n, int again) {
     for (int i = 0; i < n && x; i++)
-        if (!x->needs_grad || (c->recompute && i < again && used[i]->needs_grad)) ag_forget(used[i]);
+        if (x->needs_grad ? c->recompute && i < again && used[i]->needs_grad : x->count > 4096) ag_forget(used[i]);
 }
 
 // Texts of different lengths without padding: all but attention treats every token alone, so they stand one after the
