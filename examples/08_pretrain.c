@@ -182,6 +182,9 @@ int main(int argc, char **argv) {
         if (!lesson_given("data")) source = kept(&state, "data");       // it may have moved, but not changed
         if (!steps) steps = atoi(kept(&state, "steps"));
         if (!lesson_given("every")) every = atoi(kept(&state, "every"));
+        if (steps < state.step) lesson_fail("steps=%d: this run has done %lld; ask for more", steps, state.step);
+        if (lesson_given("bf16") && bf16 != (ag_matmul_precision(ag) == AG_BF16))
+            lesson_fail("bf16=%d: this run was begun with bf16=%d", bf16, !bf16);
         if (bpe_vocab_size(tokens) != m->config.n_vocab || batch < 1 || parts < 1 || every < 1)
             lesson_fail("%s is damaged", path);
         if (state.other_path)
@@ -195,7 +198,7 @@ int main(int argc, char **argv) {
     r = find_recipe(name, c.n_ctx > 64);
     fill(r, word, number);
     if (!steps) steps = r->steps;
-    if (!parts) parts = batch ? 1 : r->parts;
+    if (!parts) parts = batch && batch != r->batch ? 1 : r->parts;
     if (!batch) batch = r->batch;
     const int muon = !strcmp(word[OPTIMIZER], "muon");
     if (!muon && (lesson_given("adam") || lesson_given("momentum")))
@@ -223,7 +226,7 @@ int main(int argc, char **argv) {
     if (number[TIED] < 0) number[TIED] = c.tied;
     if (number[QK_NORM] < 0) number[QK_NORM] = c.qk_norm && *word[POSITION] == 'r';     // learned positions: without
     if (number[QK_NORM] > 0 && *word[POSITION] == 'l')
-        lesson_fail("qk_norm=1 wants rotary positions; add position=rotary");
+        lesson_fail("qk_norm=1 wants rotary positions: take position=rotary, or leave out qk_norm=1");
     if (!m) {
         const int swiglu = *word[ACTIVATION] == 's', gelu = *word[ACTIVATION] == 'g';
         c.n_vocab = bpe_vocab_size(tokens);
@@ -276,7 +279,8 @@ int main(int argc, char **argv) {
     const int eval_rows = batch / parts < 8 ? 4 * (batch / parts) : 32;     // no more memory than training takes
     int newline = bpe_find(tokens, "\n", 1), first = newline >= 0 ? newline : train[0];
 
-    double busy = 0, speed = 0, trained = 0, train_loss = NAN, best = state.step ? state.best_val_loss : HUGE_VAL;
+    double busy = 0, speed = 0, trained = 0, train_loss = resume ? state.train_loss : NAN;
+    double best = state.step ? state.best_val_loss : HUGE_VAL;
     int done = (int)state.step;
     for (;; done++) {
         int last = done >= steps || lesson_interrupted();
@@ -321,7 +325,9 @@ int main(int argc, char **argv) {
 
     printf("%d steps, %s of training, %s tokens a second\n", done - (int)state.step, lesson_duration(busy),
            lesson_commas((long long)speed));
-    if (done < steps) printf("stopped at step %d of %d; go on with %s resume=1\n", done, steps, argv[0]);
+    if (done < steps)
+        printf("stopped at step %d of %d; go on with %s resume=1%s%s\n", done, steps, argv[0],
+               lesson_given("out") ? " out=" : "", lesson_given("out") ? lesson_given("out") : "");
     plot *p = plot_new("Learning to write like Shakespeare", "step",
                        *word[TOKENIZER] == 'c' ? "loss (nats a character)" : "loss (nats a token)");
     char subtitle[160];

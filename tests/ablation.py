@@ -133,7 +133,7 @@ def table(rows, prefix, seeds, done):
         mean = sum(losses) / len(losses)
         base = mean if base is None else base
         spread = " (%.3f to %.3f)" % (min(losses), max(losses)) if len(losses) > 1 else ""
-        yield "| %s | `%s` | %.3f%s | %+.3f | %.0f |" % (what, options, mean, spread, mean - base,
+        yield "| %s | `%s` | %.3f%s | %+.3f | %.0f |" % (what, options, mean, spread, round(mean - base, 3) + 0.0,
                                                         sum(g[1] for g in got) / len(got))
 
 
@@ -142,8 +142,8 @@ def page():
     lines = [
         "# What each part of the fast recipe is worth", "",
         "Written by `python3 tests/ablation.py`. Each row is one command of lesson 08 (`examples/08_pretrain.c`): mean",
-        "and range, with `seed=1` and `seed=2`, of the loss on the last tenth of Tiny Shakespeare, in disjoint windows,",
-        "after",
+        "and range, with `seed=1` and `seed=2`, of the loss on the last tenth of Tiny Shakespeare, in disjoint",
+        "windows, after",
         "977 steps of 12 windows of 64 characters (0.75 million). `by`: the difference to the first row; below about",
         "0.01 it is chance. The settings of the first row were chosen by such losses, on the same validation text.",
         "Seconds are the processor time of one thread, to about a tenth, for the whole command.", "",

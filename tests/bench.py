@@ -556,7 +556,8 @@ def readme(path):
         for row in csv.DictReader(f):
             peer = "%s: %s" % (row["peer"], row["peers_figure"]) if row["peer"] else ""
             words = WORDS[row["name"]].replace(" bf16=1", "") if "avx2" in path else WORDS[row["name"]]
-            print("| %s | %s %s | %s | %s | %s |" % (words, row["ours"], row["unit"], peer, row["ratio"], row["wanted"]))
+            print("| %s | %s %s | %s | %s | %s |" % (words, row["ours"], row["unit"], peer, row["ratio"],
+                                                   row["wanted"]))
     return 0
 
 

@@ -104,7 +104,7 @@ lesson 08 recipe=fast norm=layernorm position=learned qk_norm=0 activation=relu2
 lesson 08 resume=1 steps=6 sample=5 activation=relu2 qk_norm=0
 refused 1 "norm=rmsnorm: this run was begun with norm=layernorm" 08 resume=1 norm=rmsnorm
 refused 1 "adam= is for Muon" 08 adam=0.01
-refused 1 "add position=rotary" 08 qk_norm=1
+refused 1 "take position=rotary" 08 qk_norm=1
 refused 1 "tied=0.5: wanted 0 or 1" 08 tied=0.5
 refused 1 "lr=-0.5: wanted 0 or more" 08 lr=-0.5
 lesson 08 optimizer=muon steps=1 batch=2 sample=5; says 08 "muon 0.03"      # not at AdamW's rate
