@@ -103,6 +103,8 @@ lesson 08 recipe=fast norm=layernorm position=learned qk_norm=0 activation=relu2
     schedule=constant order=random dropout=0.1 grow=0.5 tied=1 steps=4 batch=8 accumulate=2 sample=5
 lesson 08 resume=1 steps=6 sample=5 activation=relu2 qk_norm=0
 refused 1 "norm=rmsnorm: this run was begun with norm=layernorm" 08 resume=1 norm=rmsnorm
+refused 1 "steps=3: this run has done 6; ask for more" 08 resume=1 steps=3
+refused 1 "bf16=1: this run was begun with bf16=0" 08 resume=1 bf16=1
 refused 1 "adam= is for Muon" 08 adam=0.01
 refused 1 "take position=rotary" 08 qk_norm=1
 refused 1 "tied=0.5: wanted 0 or 1" 08 tied=0.5
@@ -188,7 +190,7 @@ else echo "skipped: lessons 10 to 16 (python3 is missing)"; fi
 
 # what is wrong is refused, with what would be right
 refused 2 "stesp=5: no such option; did you mean steps=?" 08 stesp=5
-refused 2 "options are recipe= preset= data= tokenizer= vocab= steps=" 08 stesp=5
+refused 2 "options are recipe= preset= data= vocab= steps= batch=" 08 stesp=5
 refused 2 "|nano-llama|" 08 preset=huge
 refused 1 "nothing.txt" 08 data=nothing.txt
 
