@@ -1,7 +1,7 @@
 /*
 cuda_on_cpu.h - compiles plain CUDA C++ with g++ or clang++ and runs it on the CPU, one fiber per CUDA thread.
 
-In a .cu file:                      #include "cuda_on_cpu.h"        (instead of cuda_runtime.h)
+In a .cu file:                      #include "cuda_on_cpu.h"        (instead of cuda_runtime.h; -Icuda finds it)
 On a GPU:                           nvcc -std=c++17 prog.cu
 On the CPU:                         g++ -std=c++17 -g -x c++ prog.cu
 ... bounds of global and shared:    g++ -std=c++17 -g -x c++ -fsanitize=address,undefined prog.cu
