@@ -1442,7 +1442,7 @@ typedef struct agi_op { const char *name; void (*backward)(ag_tensor *y); int (*
 // The operands are there, belong to one context, and there is no error yet?
 static ag_ctx *agi_ready(const agi_op *op, int n, ag_tensor *const *in) {
     if (!in[0] || in[0]->ctx->error[0]) return NULL;
-    for (int i = 1; i < n; i++) {
+    for (int i = 0; i < n; i++) {
         if (!in[i]) return NULL;
         if (in[i]->ctx != in[0]->ctx) {
             agi_fail(in[0]->ctx, op->name,
@@ -1450,13 +1450,12 @@ static ag_ctx *agi_ready(const agi_op *op, int n, ag_tensor *const *in) {
                      "it over with ag_get and ag_input)", i);
             return NULL;
         }
-    }
-    for (int i = 0; i < n; i++)
         if (!in[i]->data) {
             agi_fail(in[0]->ctx, op->name, "operand %d, %s, was forgotten (ag_forget): use it before", i,
                      agi_shape(in[i]).s);
             return NULL;
         }
+    }
     return in[0]->ctx;
 }
 

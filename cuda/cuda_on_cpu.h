@@ -457,14 +457,17 @@ CUDA_ON_CPU_RAW inline void print_place() {
     fprintf(stderr, "  in kernel %s, block (%u,%u,%u), thread (%u,%u,%u), launched at %s:%d\n",
             machine.kernel->name.c_str(), b.x, b.y, b.z, t.x, t.y, t.z, machine.launch_file, machine.launch_line);
 }
-[[noreturn]] __attribute__((format(printf, 1, 2))) CUDA_ON_CPU_RAW inline void fail(const char *format, ...) {
-    va_list values;
+CUDA_ON_CPU_RAW inline void print_message(const char *format, va_list values) {
     fflush(stdout);
     fprintf(stderr, "cuda_on_cpu: ");
-    va_start(values, format);
     vfprintf(stderr, format, values);
-    va_end(values);
     fprintf(stderr, "\n");
+}
+[[noreturn]] __attribute__((format(printf, 1, 2))) CUDA_ON_CPU_RAW inline void fail(const char *format, ...) {
+    va_list values;
+    va_start(values, format);
+    print_message(format, values);
+    va_end(values);
     print_place();
     stop(EXIT_ERROR);
 }

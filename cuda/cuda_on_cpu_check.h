@@ -161,12 +161,10 @@ __attribute__((format(printf, 4, 5)))
 CUDA_ON_CPU_RAW inline void report(uint32_t pc, uint32_t other, uintptr_t p, const char *format, ...) {
     Checker &c = checker();
     va_list values;
-    fflush(stdout);
-    fprintf(stderr, "cuda_on_cpu: ");
     va_start(values, format);
-    vfprintf(stderr, format, values);
+    print_message(format, values);
     va_end(values);
-    fprintf(stderr, "\n  at %s", source_line(pc).c_str());
+    fprintf(stderr, "  at %s", source_line(pc).c_str());
     if (other) fprintf(stderr, ", the other access at %s", source_line(other).c_str());
     fprintf(stderr, "\n");
     print_memory(p);

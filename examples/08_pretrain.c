@@ -13,7 +13,7 @@
 //     ./pretrain data=mine.txt                  any text file of yours
 //     ./pretrain recipe=fast preset=small       2.7 million parameters, contexts of 256: below 1.47, nanoGPT's on a GPU
 //     ./pretrain recipe=fast qk_norm=0          each part of a recipe can be exchanged: tests/bench/ABLATION.md
-//     ./pretrain recipe=base                    the base of lessons 10 to 22
+//     ./pretrain recipe=base                    the base of lessons 10 to 16
 //     ./pretrain resume=1                       goes on after Ctrl-C, which saves; steps=N goes further
 //
 // It prints    the sizes of everything, the validation loss every 250 steps, samples at steps 0, 20, 400 and the end;
@@ -79,7 +79,7 @@ static const recipe recipes[] = {
      {0.02, 0.01, 0.85, 10, 0, 0, 0, 0, -1, -1}},
     {"fast", "small", 1, 1500, 8, 1, {"char", "", "", "", "muon", "linear", "shuffled"},
      {0.02, 0.01, 0.85, 10, 0, 0, 0, 0, -1, -1}},
-    // the model that lessons 10 to 22 go on with
+    // the model that lessons 10 to 16 stand on
     {"base", "small", 1, 3000, 8, 1, {"bpe", "", "", "", "muon", "linear", "random"},
      {0.03, 3e-3, 0.95, 20, 0, 0, 0, 0.5, -1, -1}}};
 
@@ -183,8 +183,7 @@ int main(int argc, char **argv) {
         if (!steps) steps = atoi(kept(&state, "steps"));
         if (!lesson_given("every")) every = atoi(kept(&state, "every"));
         if (steps < state.step) lesson_fail("steps=%d: this run has done %lld; ask for more", steps, state.step);
-        if (lesson_given("bf16") && bf16 != (ag_matmul_precision(ag) == AG_BF16))
-            lesson_fail("bf16=%d: this run was begun with bf16=%d", bf16, !bf16);
+        lesson_unchanged("bf16", ag_matmul_precision(ag) == AG_BF16 ? "1" : "0");
         if (bpe_vocab_size(tokens) != m->config.n_vocab || batch < 1 || parts < 1 || every < 1)
             lesson_fail("%s is damaged", path);
         if (state.other_path)
@@ -325,9 +324,9 @@ int main(int argc, char **argv) {
 
     printf("%d steps, %s of training, %s tokens a second\n", done - (int)state.step, lesson_duration(busy),
            lesson_commas((long long)speed));
-    if (done < steps)
-        printf("stopped at step %d of %d; go on with %s resume=1%s%s\n", done, steps, argv[0],
-               lesson_given("out") ? " out=" : "", lesson_given("out") ? lesson_given("out") : "");
+    char where[64];
+    snprintf(where, sizeof where, " at step %d of %d", done, steps);
+    if (done < steps) lesson_stopped(where);
     plot *p = plot_new("Learning to write like Shakespeare", "step",
                        *word[TOKENIZER] == 'c' ? "loss (nats a character)" : "loss (nats a token)");
     char subtitle[160];

@@ -648,9 +648,7 @@ int main(int argc, char **argv) {
         printf("\nwithout, at one of %g that does not:\n", o.free_lr);
         done = train(&w, &o, FREE, free_steps, hacked, go_on);
     }
-    if (!done)
-        printf("stopped; go on with %s resume=1%s%s\n", argv[0], lesson_given("out") ? " out=" : "",
-               lesson_given("out") ? lesson_given("out") : "");
+    if (!done) lesson_stopped("");
 
     const point *with = last_of(&w, PENALTY, o.limit), *without = last_of(&w, FREE, HUGE_VAL), *peak = without;
     for (int i = 0; i < w.points; i++)

@@ -439,6 +439,12 @@ LESSON_FN void lesson_unchanged(const char *key, const char *then) {
                 then);
 }
 
+// After Ctrl-C: the command that goes on, in the folder that this run has.
+LESSON_FN void lesson_stopped(const char *where) {
+    const char *out = lesson_given("out");
+    printf("stopped%s; go on with %s resume=1%s%s\n", where, lessoni.argv[0], out ? " out=" : "", out ? out : "");
+}
+
 // ------------------------------------------------------------------------------------------------ files
 
 LESSON_FN void lessoni_mkdir(const char *path) {
