@@ -1282,11 +1282,9 @@ static ag_tensor *agi_tensor(ag_ctx *ctx, int life, const char *op, int ndim, co
 }
 
 // Buffers on the tape that are not needed any more (gradients, forgotten results) serve others of the same size while
-// they are still in the cache. 0: there is no room to remember one more.
-static int agi_spare(ag_ctx *ctx, ag_real *data, size_t count) {
-    if (ctx->n_spare == AGI_SPARES) return 0;
-    ctx->spare[ctx->n_spare].data = data, ctx->spare[ctx->n_spare++].count = count;
-    return 1;
+// they are still in the cache. One more than AGI_SPARES is lost until ag_reset.
+static void agi_spare(ag_ctx *ctx, ag_real *data, size_t count) {
+    if (ctx->n_spare < AGI_SPARES) ctx->spare[ctx->n_spare].data = data, ctx->spare[ctx->n_spare++].count = count;
 }
 static ag_real *agi_take(ag_ctx *ctx, int life, size_t count) {
     for (int i = life == AGI_TAPE ? ctx->n_spare - 1 : -1; i >= 0; i--)             // the last one used is the warmest
