@@ -258,6 +258,7 @@ struct ag_tensor {
     ag_real *data, *grad;           // grad is NULL until the first contribution
     int needs_grad, has_grad, keep_grad;
     int computed, viewed, forgotten;    // by an op; another tensor shares the data; ag_forget was called
+    int lasting;                    // a parameter or a state: its memory is its own until ag_free
     unsigned version;               // grows with every write from outside the tape
     const struct agi_op *op;        // NULL for a leaf
     ag_tensor **in;                 // (n_in) operands
@@ -449,6 +450,8 @@ struct ag_backend {
     const char *name, *bf16;        // bf16: what ag_matmul_path says of matmul_bf16
     void *self;
     int threads;
+    unsigned steady;                // set around a product whose B is a parameter: its version. While address and version are
+                                    // the same, so are the numbers: a packed copy may be kept. 0: B may be anything
     void  (*destroy)(ag_backend *b);
     void *(*alloc)(ag_backend *b, size_t bytes);                        // aligned to 64; not cleared
     void  (*release)(ag_backend *b, void *p);
@@ -1323,13 +1326,14 @@ ag_tensor *ag_param_at(ag_ctx *ctx, int d0, int d1, int d2, int d3, int end) {
         ctx->params = more, ctx->cap_params = cap;
     }
     ctx->params[ctx->n_params++] = t;
-    t->trainable = t->needs_grad = 1, t->decay = n >= 2;
+    t->trainable = t->needs_grad = t->lasting = 1, t->decay = n >= 2;
     return AGI_RUN(ctx, fill, t->data, 0, t->count) ? NULL : t;
 }
 
 ag_tensor *ag_state_at(ag_ctx *ctx, int d0, int d1, int d2, int d3, int end) {
     int shape[AG_NDIM], n = agi_dims(ctx, "ag_state", shape, d0, d1, d2, d3, end);
     ag_tensor *t = n < 0 ? NULL : agi_new(ctx, AGI_STATE, "ag_state", n, shape);
+    if (t) t->lasting = 1;
     return !t || AGI_RUN(ctx, fill, t->data, 0, t->count) ? NULL : t;
 }
 
@@ -2135,6 +2139,19 @@ static int agi_product(ag_ctx *ctx, ag_real *C, const ag_real *A, const ag_real 
     return AGI_RUN(ctx, matmul, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
 }
 
+// The same, and B is a tensor: says to the backend how long its numbers stay what they are.
+static void agi_steady(ag_ctx *ctx, const ag_tensor *b) {
+    ctx->backend->steady = b && b->lasting && !b->viewed ? b->version + 1 : 0;
+}
+static int agi_product_by(ag_ctx *ctx, ag_real *C, const ag_real *A, const ag_tensor *b, const ag_real *bias, int M,
+                          int N, int K, int ta, int tb, const int *batch, const size_t *sc, const size_t *sa,
+                          const size_t *sb, int accumulate) {
+    agi_steady(ctx, b);
+    int failed = agi_product(ctx, C, A, b->data, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+    agi_steady(ctx, NULL);
+    return failed;
+}
+
 // In the forward pass this was Y = A B. With C += A B as the only tool:
 //     dA += dY B^T        dB += A^T dY              (Y = A B^T:  dA += dY B,  dB += dY^T A)
 static void agi_matmul_backward(ag_tensor *y) {
@@ -2147,7 +2164,7 @@ static void agi_matmul_backward(ag_tensor *y) {
     agi_batch_strides(y, flat, sy), agi_batch_strides(a, flat, sa), agi_batch_strides(b, flat, sb);
     if ((da = agi_grad(a, &accumulate)) != NULL) {
         if (!accumulate && !y->count && AGI_RUN(ctx, fill, da, 0, a->count)) return;  // an empty batch
-        if (agi_product(ctx, da, y->grad, b->data, NULL, M, K, N, 0, !tb, batch, sa, sy, sb, accumulate)) return;
+        if (agi_product_by(ctx, da, y->grad, b, NULL, M, K, N, 0, !tb, batch, sa, sy, sb, accumulate)) return;
     }
     if ((db = agi_grad(b, &accumulate)) == NULL) return;
     if (!accumulate && !y->count && AGI_RUN(ctx, fill, db, 0, b->count)) return;
@@ -2199,7 +2216,7 @@ static ag_tensor *agi_matmul(const agi_op *op, ag_tensor *a, ag_tensor *b, int t
     y->iarg[0] = M, y->iarg[1] = N, y->iarg[2] = K, y->iarg[3] = batch[0], y->iarg[4] = batch[1], y->iarg[5] = flat,
         y->iarg[6] = tb;
     agi_batch_strides(y, flat, sy), agi_batch_strides(a, flat, sa), agi_batch_strides(b, flat, sb);
-    return agi_product(ctx, y->data, a->data, b->data, NULL, M, N, K, 0, tb, batch, sy, sa, sb, 0) ? NULL : y;
+    return agi_product_by(ctx, y->data, a->data, b, NULL, M, N, K, 0, tb, batch, sy, sa, sb, 0) ? NULL : y;
 }
 
 ag_tensor *ag_matmul(ag_tensor *a, ag_tensor *b) { return agi_matmul(&agi_op_matmul, a, b, 0); }
@@ -2299,7 +2316,7 @@ static int agi_linear_back(ag_tensor *y, const ag_real *dy) {
     int rows = y->iarg[0], I = w->shape[0], O = w->shape[1], accumulate;
     ag_real *g;
     if ((g = agi_grad(x, &accumulate)) != NULL &&
-        agi_product(ctx, g, dy, w->data, NULL, rows, I, O, 0, 1, NULL, NULL, NULL, NULL, accumulate)) return -1;
+        agi_product_by(ctx, g, dy, w, NULL, rows, I, O, 0, 1, NULL, NULL, NULL, NULL, accumulate)) return -1;
     if ((g = agi_grad(w, &accumulate)) != NULL &&
         agi_product(ctx, g, x->data, dy, NULL, I, O, rows, 1, 0, NULL, NULL, NULL, NULL, accumulate)) return -1;
     return 0;
@@ -2340,8 +2357,8 @@ ag_tensor *ag_linear(ag_tensor *x, ag_tensor *w, ag_tensor *bias) {
     int int8 = 0;
     ag_tensor *y = agi_linear(&agi_op_linear, x, w, bias, &int8);
     if (int8) return y;
-    return !y || agi_product(y->ctx, y->data, x->data, w->data, bias ? bias->data : NULL, y->iarg[0], w->shape[1],
-                             w->shape[0], 0, 0, NULL, NULL, NULL, NULL, 0) ? NULL : y;
+    return !y || agi_product_by(y->ctx, y->data, x->data, w, bias ? bias->data : NULL, y->iarg[0], w->shape[1],
+                                w->shape[0], 0, 0, NULL, NULL, NULL, NULL, 0) ? NULL : y;
 }
 
 // z = x w + bias, y = gelu(z). Twice the memory moves of the product itself would go into reading z for gelu, and later
@@ -2395,8 +2412,11 @@ ag_tensor *ag_linear_gelu(ag_tensor *x, ag_tensor *w, ag_tensor *bias) {
     ag_tensor *y = agi_linear(&agi_op_linear_gelu, x, w, bias, &int8);
     if (!y || int8) return agi_map(AG_MAP_GELU, 1, y, NULL, NULL, 0, 0);
     if (y->op && !(y->saved[0] = agi_save(y->ctx, y->count * sizeof(ag_real)))) return NULL;
-    return AGI_RUN(y->ctx, linear_gelu, y->data, y->op ? (ag_real *)y->saved[0] : y->data, x->data, w->data,
-                   bias ? bias->data : NULL, y->iarg[0], w->shape[0], w->shape[1], y->ctx->precision) ? NULL : y;
+    agi_steady(y->ctx, w);
+    int failed = AGI_RUN(y->ctx, linear_gelu, y->data, y->op ? (ag_real *)y->saved[0] : y->data, x->data, w->data,
+                         bias ? bias->data : NULL, y->iarg[0], w->shape[0], w->shape[1], y->ctx->precision);
+    agi_steady(y->ctx, NULL);
+    return failed ? NULL : y;
 }
 
 // ---- softmax -------------------------------------------------------------------------------------------------------
@@ -3614,8 +3634,23 @@ typedef struct agi_turns { double theta; int size, count; float *table; } agi_tu
 typedef struct agi_worker { struct agi_cpu *cpu; int index; agi_thread thread; } agi_worker;
 #endif
 
+// The packed copy of a parameter, for products with the same version of it: those of the parts of a batch, or of many
+// forward passes. It gets its memory when the second such product comes, so a plain training step keeps nothing.
+typedef struct agi_packing {
+    const void *B;
+    int N, K, tb, kind;
+    unsigned version;
+    size_t bytes;
+    agi_buffer data;
+} agi_packing;
+#define AGI_PACKINGS 1024                   // so many, ...
+#define AGI_PACKED_MOST ((size_t)256 << 20) // ... and so many bytes in all
+
 typedef struct agi_cpu {
     agi_buffer scratch[AGI_MAX_THREADS], shared[4];
+    agi_packing *packings;
+    int n_packings;
+    size_t packed_bytes;
     agi_turns turns[4];
     int next_turn, amx;
 #if AGI_POOL
@@ -3636,9 +3671,10 @@ typedef struct agi_cpu {
 #endif
 } agi_cpu;
 
-static int agi_grow(agi_buffer *buffer, size_t bytes) {
+// At least so many bytes, and when it is given new memory, `more` beyond them, so that it seldom grows.
+static int agi_grow_by(agi_buffer *buffer, size_t bytes, size_t more) {
     if (bytes <= buffer->size) return 0;
-    size_t size = bytes + bytes / 4 + 4096;
+    size_t size = bytes + more;
     if (size < bytes || size > (size_t)-1 - AGI_ALIGN) return -1;
     AG_FREE(buffer->raw);
     buffer->size = 0, buffer->at = NULL;
@@ -3648,6 +3684,7 @@ static int agi_grow(agi_buffer *buffer, size_t bytes) {
     buffer->size = size;
     return 0;
 }
+static int agi_grow(agi_buffer *buffer, size_t bytes) { return agi_grow_by(buffer, bytes, bytes / 4 + 4096); }
 
 // Working memory, aligned to 64 bytes, kept from call to call; what it held is lost when it grows. NULL: out of memory.
 static inline void *agi_scratch(ag_backend *b, int thread, size_t bytes) {
@@ -3658,6 +3695,33 @@ static inline void *agi_scratch(ag_backend *b, int thread, size_t bytes) {
 static inline void *agi_shared_scratch(ag_backend *b, int slot, size_t bytes) {
     agi_buffer *buffer = &((agi_cpu *)b->self)->shared[slot];
     return agi_grow(buffer, bytes) ? NULL : buffer->at;
+}
+
+// at: where the packed copy of B lies, or NULL: it is not kept. full: it is there already, otherwise it has to be made.
+// -1: out of memory.
+static int agi_kept(ag_backend *b, const void *B, int N, int K, int tb, int kind, size_t bytes, float **at, int *full) {
+    agi_cpu *cpu = (agi_cpu *)b->self;
+    const unsigned version = b->steady;
+    agi_packing *p = cpu->packings, *end = p ? p + cpu->n_packings : p;
+    *at = NULL, *full = 0;
+    if (!version) return 0;
+    if (!p && !(p = end = cpu->packings = (agi_packing *)AG_MALLOC(AGI_PACKINGS * sizeof *p))) return -1;
+    while (p < end && (p->B != B || p->N != N || p->K != K || p->tb != tb || p->kind != kind || p->bytes != bytes)) p++;
+    if (p == end) {
+        if (cpu->n_packings == AGI_PACKINGS) return 0;
+        memset(p, 0, sizeof *p);
+        p->B = B, p->N = N, p->K = K, p->tb = tb, p->kind = kind, p->bytes = bytes, p->version = version;
+        cpu->n_packings++;
+        return 0;
+    }
+    if (p->version == version && p->data.at) *full = 1;
+    else if (p->version == version && bytes <= AGI_PACKED_MOST - cpu->packed_bytes) {
+        if (agi_grow_by(&p->data, bytes, 0)) return -1;
+        cpu->packed_bytes += bytes;
+    }
+    p->version = version;
+    *at = (float *)p->data.at;
+    return 0;
 }
 
 #if AGI_POOL
@@ -3843,6 +3907,8 @@ static void agi_cpu_destroy(ag_backend *b) {
     for (int i = 0; i < AGI_MAX_THREADS; i++) AG_FREE(cpu->scratch[i].raw);
     for (int i = 0; i < 4; i++) AG_FREE(cpu->shared[i].raw);
     for (int i = 0; i < 4; i++) AG_FREE(cpu->turns[i].table);
+    for (int i = 0; i < cpu->n_packings; i++) AG_FREE(cpu->packings[i].data.raw);
+    AG_FREE(cpu->packings);
     AG_FREE(b);
 }
 
@@ -5610,6 +5676,7 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 #define AGI_NC 512          // columns of B in a block: KC * NC floats are half a megabyte
 #define AGI_SKINNY 4        // products of at most so many rows are not blocked
 #define AGI_SKINNY_CUT 1    // their tasks for each thread
+#define AGI_SLIM_B 32768    // floats of B that stay in a near cache from one token to the next
 #define AGI_SMALL_JOB 65536      // multiply-adds that are over before another thread could start
 #if AGI_PASS == AGI_AVX512
 #define AGI_AMX 1
@@ -6032,12 +6099,83 @@ AGI_KERNEL void AGI_(pack_pairs)(float *to, int width, const float *from, size_t
             AGI_(pairs_across)(to + j, from + j, k + 1 < K ? from + fs + j : NULL, AGI_MAX(AGI_MIN(n - j, 16), 0));
 }
 
+// M rows of A times P packs of columns of B (both constants, M * P at most 8), the last pack with only `last` columns:
+// C stays in registers from the first k to the last, and the chains are enough to hide the latency of a multiply-add.
+AGI_WORD void AGI_(slim_tile)(const int M, const int P, const int whole, int K, const float *a, size_t rs, size_t ks,
+                              const float *b, size_t bs, float *c, size_t cs, int last, int from_c,
+                              const float *bias) {
+    agi_p s[8], x[8];
+#define AGI_EIGHT X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define AGI_LAST(i) (!whole && i % P == P - 1)
+#define AGI_READ(i, from) (AGI_LAST(i) ? p_load_n((from) + 16 * (i % P), last, 0) : p_load((from) + 16 * (i % P)))
+#define X(i) if (i < M * P) s[i] = from_c ? AGI_READ(i, c + i / P * cs) : p_zero();
+    AGI_EIGHT
+#undef X
+    for (int k = 0; k < K; k++, a += ks, b += bs) {
+#define X(i) if (i < P) x[i] = AGI_READ(i, b);
+        AGI_EIGHT
+#undef X
+#define X(i) if (i < M * P) s[i] = p_fma(p_set(a[i / P * rs]), x[i % P], s[i]);
+        AGI_EIGHT
+#undef X
+    }
+#define X(i) if (i < M * P && bias) s[i] = p_add(s[i], AGI_READ(i, bias));
+    AGI_EIGHT
+#undef X
+#define X(i) if (i < M * P && !AGI_LAST(i)) p_store(c + i / P * cs + 16 * (i % P), s[i]); \
+    else if (i < M * P) p_store_n(c + i / P * cs + 16 * (i % P), s[i], last);
+    AGI_EIGHT
+#undef X
+#undef AGI_READ
+#undef AGI_LAST
+#undef AGI_EIGHT
+}
+
+#define AGI_SLIM(name, M, P) \
+AGI_KERNEL void AGI_(name)(int K, const float *a, size_t rs, size_t ks, const float *b, size_t bs, float *c, \
+                           size_t cs, int last, int from_c, const float *bias) { \
+    if (last == 16) AGI_(slim_tile)(M, P, 1, K, a, rs, ks, b, bs, c, cs, last, from_c, bias); \
+    else AGI_(slim_tile)(M, P, 0, K, a, rs, ks, b, bs, c, cs, last, from_c, bias); \
+}
+AGI_SLIM(slim_1x1, 1, 1)
+AGI_SLIM(slim_1x2, 1, 2)
+AGI_SLIM(slim_1x4, 1, 4)
+AGI_SLIM(slim_1x8, 1, 8)
+AGI_SLIM(slim_2x1, 2, 1)
+AGI_SLIM(slim_2x2, 2, 2)
+AGI_SLIM(slim_2x4, 2, 4)
+typedef void (*AGI_(slim_function))(int, const float *, size_t, size_t, const float *, size_t, float *, size_t, int,
+                                    int, const float *);
+
+// The same for B that a cache holds: two rows of A at a time, as many packs as the tiles have room for.
+AGI_KERNEL void AGI_(slim)(int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B, size_t bs,
+                           float *C, size_t cs, int from_c, const float *bias) {
+    static const AGI_(slim_function) tiles[2][4] = {
+        { AGI_(slim_1x1), AGI_(slim_1x2), AGI_(slim_1x4), AGI_(slim_1x8) },
+        { AGI_(slim_2x1), AGI_(slim_2x2), AGI_(slim_2x4), NULL },
+    };
+    for (int m = 0; m < M; m += 2) {
+        const int two = m + 2 <= M;
+        for (int j = 0; j < N; ) {
+            int p = two ? 2 : 3;                    // the tile has 2^p packs
+            while (p && 16 << p >= N - j + 16) p--;
+            tiles[two][p](K, A + m * rs, rs, ks, B + j, bs, C + m * cs + j, cs, AGI_MIN(N - j - (16 << p) + 16, 16),
+                          from_c, bias ? bias + j : NULL);
+            j += 16 << p;
+        }
+    }
+}
+
 // A few rows of A, as when a model speaks one token at a time: B is read once and not used again, so the product runs
 // at the speed of memory, and packing would only add to the traffic. So B is read in its own order, eight rows side by
 // side, and as long as possible, because memory is fastest where it can guess what comes next; meanwhile C lies in the
 // first-level cache. The chain is the same: eight steps of it at a time.
 AGI_KERNEL void AGI_(skinny)(int M, int N, int K, const float *A, size_t rs, size_t ks, const float *B, size_t bs,
                              float *C, size_t cs, int from_c, const float *bias) {
+    if ((double)N * K <= AGI_SLIM_B) {
+        AGI_(slim)(M, N, K, A, rs, ks, B, bs, C, cs, from_c, bias);
+        return;
+    }
     const int chunk = M > 1 ? AGI_NC : 8 * AGI_NC;      // with several rows of A, those of B have to stay in a cache
     for (int j0 = 0; j0 < N; j0 += chunk) {
         const int n = AGI_MIN(N - j0, chunk), whole = n & ~15, rest = n & 15;
@@ -6340,6 +6478,12 @@ static inline int AGI_(panel_rows)(const AGI_(product) *p, int K) {
     return p->kind == AGI_(amx) ? AGI_UP16((K + 1) / 2) : p->pairs ? (K + 1) / 2 : K;
 }
 
+// Rows of the panels of all blocks of k_step.
+static inline size_t AGI_(all_rows)(const AGI_(product) *p, int k_step) {
+    const int blocks = p->K / k_step, rest = p->K - blocks * k_step;
+    return (size_t)blocks * (size_t)AGI_(panel_rows)(p, k_step) + (size_t)AGI_(panel_rows)(p, rest);
+}
+
 // n columns (at most NR) and K values of k (at most AGI_KC, or as many pairs) of B, which begin at `from`, as a panel.
 AGI_KERNEL void AGI_(pack)(const AGI_(product) *p, float *to, const float *from, int n, int K, int more, float *work) {
     const int pairs = (K + 1) / 2, filling = AGI_UP16(pairs) - pairs;
@@ -6436,16 +6580,23 @@ AGI_KERNEL int AGI_(matmul_one)(AGI_(product) *p) {
     // At most two million floats of B are packed at once.
     const int k_step = in_place ? AGI_MAX(p->K, 1) : AGI_MIN(AGI_MAX(p->K, 1), 16 * AGI_KC);
     const int n_step = in_place ? p->N : AGI_MAX((1 << 21) / k_step / AGI_NR, 1) * AGI_NR;
+    // Packed panels of all of B, if they are kept: block after block as the loops below come to them.
+    const size_t columns = ((size_t)p->N + AGI_NR - 1) / AGI_NR * AGI_NR;
+    int full = 0;
+    float *kept = NULL;
+    if (!in_place && agi_kept(p->b, p->B, p->N, p->K, p->tb, p->kind,
+                              (AGI_(all_rows)(p, k_step) * columns + AGI_NR) * sizeof(float), &kept, &full)) return -1;
     p->packed = NULL;
     for (p->n0 = 0; p->n0 < p->N; p->n0 += n_step) for (p->k0 = 0; p->k0 == 0 || p->k0 < p->K; p->k0 += k_step) {
         p->nb = AGI_MIN(p->N - p->n0, n_step), p->kb = AGI_MIN(p->K - p->k0, k_step);
         const int panels = (p->nb + AGI_NR - 1) / AGI_NR, step = AGI_KC << p->pairs, chunks = (p->kb + step - 1) / step;
         p->rows = AGI_(panel_rows)(p, p->kb);
-        if (!in_place) {
-            p->packed = (float *)agi_shared_scratch(p->b, 0, ((size_t)panels * p->rows + 1) * AGI_NR * sizeof(float));
-            if (!p->packed) return -1;
-            agi_parallel(p->b, (size_t)panels * chunks, AGI_(matmul_pack), p);
-        }
+        const size_t packed = (size_t)panels * p->rows * AGI_NR;
+        if (kept) p->packed = kept, kept += packed;
+        else if (!in_place)
+            p->packed = (float *)agi_shared_scratch(p->b, 0, (packed + AGI_NR) * sizeof(float));
+        if (!in_place && !p->packed) return -1;
+        if (!in_place && !full) agi_parallel(p->b, (size_t)panels * chunks, AGI_(matmul_pack), p);
         // Eight tasks for each thread, so that at the end nobody waits long for the last one: rows first, since a task
         // reads its rows of A once for all its columns, then columns where there are too few rows.
         const int wanted = threads > 1 ? 8 * threads : 1;
@@ -6547,13 +6698,15 @@ AGI_KERNEL int AGI_(linear_gelu)(ag_backend *b, float *y, float *z, const float 
     return AGI_(products)(b, kind, y, z, x, w, bias, rows, O, I, 0, 0, one, zero, zero, zero, 0);
 }
 
-// A unit is 64 columns, from the first row to the last: the order of the sum over rows that this replaces.
+// A unit is 64 columns, from the first row to the last: the order of the sum over rows that this replaces. Up to 16 of
+// them go side by side, since memory likes long pieces of rows.
 AGI_KERNEL void AGI_(gelu_bias_back_part)(void *arg, size_t first, size_t last, int thread) {
     const agi_part *a = (const agi_part *)arg;
+    float sum[16 * 64];
     (void)thread;
-    for (size_t unit = first; unit < last; unit++) {
-        const size_t c = unit * 64, n = AGI_MIN(a->n - c, (size_t)64);
-        float sum[64] = { 0 };
+    for (size_t unit = first; unit < last; unit += 16) {
+        const size_t c = unit * 64, n = AGI_MIN(a->n - c, AGI_MIN(last - unit, (size_t)16) * 64);
+        memset(sum, 0, sizeof sum);
         for (size_t r = 0; r < a->rows; r++) for (size_t j = 0; j < n; j += 16) {
             const size_t at = r * a->n + c + j;
             const int left = (int)AGI_MIN(n - j, (size_t)16);
@@ -6919,6 +7072,8 @@ AGI_KERNEL int AGI_(attention_back)(ag_backend *b, const ag_attention_args *a) {
 #undef AGI_NC
 #undef AGI_SKINNY
 #undef AGI_SKINNY_CUT
+#undef AGI_SLIM_B
+#undef AGI_SLIM
 #undef AGI_TURNED
 #undef AGI_EDGE
 #undef AGI_WORK

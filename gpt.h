@@ -1267,20 +1267,30 @@ static void gpti_filter(const gpt_sampling *s, ag_real *p, int V, int *heap) {
     for (int i = 0; i < V; i++) p[i] = (ag_real)(p[i] / sum);
 }
 
+// The token with the highest score, the first of them if several have it.
+static int gpti_best(gpt_model *m, const ag_real *logits) {
+    const int V = m->config.n_vocab;
+    int best = 0;
+    ag_real max = -INFINITY;
+    for (int i = 0; i < V; i++) {
+        if (logits[i] <= max) continue;             // which is false for NaN too
+        if (logits[i] != logits[i])
+            return ag_fail(m->ctx, "gpt_probs: the score of token %d is NaN: look for a NaN in the weights", i);
+        max = logits[best = i];
+    }
+    if (max - max != 0)
+        return ag_fail(m->ctx, "gpt_probs: the highest score is %g: there is nothing to choose from. Leave one "
+                       "token a finite score", (double)max);
+    return best;
+}
+
 int gpt_probs(gpt_model *m, const gpt_sampling *s, const ag_real *logits, ag_real *probs) {
-    int V, best = -1, recorded;
+    int V, best, recorded;
     if (!m || ag_error(m->ctx) || gpti_sampling_ok(m, s)) return -1;
     V = m->config.n_vocab;
     if (!logits || !probs)
         return ag_fail(m->ctx, "gpt_probs: %s is NULL: pass an array of %d numbers", logits ? "probs" : "logits", V);
-    for (int i = 0; i < V; i++) {
-        if (logits[i] != logits[i])
-            return ag_fail(m->ctx, "gpt_probs: the score of token %d is NaN: look for a NaN in the weights", i);
-        if (best < 0 || logits[i] > logits[best]) best = i;
-    }
-    if (logits[best] - logits[best] != 0)
-        return ag_fail(m->ctx, "gpt_probs: the highest score is %g: there is nothing to choose from. Leave one "
-                       "token a finite score", (double)logits[best]);
+    if ((best = gpti_best(m, logits)) < 0) return -1;
     if (s->temperature == 0) {
         for (int i = 0; i < V; i++) probs[i] = i == best;
         return 0;
@@ -1305,11 +1315,13 @@ int gpt_sample(gpt_model *m, const gpt_sampling *s, const ag_real *logits, ag_rn
     int V, last = -1;
     ag_real *p;
     if (!m) return -1;
+    if (logits && s && s->temperature == 0)         // greedy: no probabilities are needed
+        return ag_error(m->ctx) || gpti_sampling_ok(m, s) ? -1 : gpti_best(m, logits);
     V = m->config.n_vocab;
     if (!m->own->probs && !(m->own->probs = (ag_real *)gpti_alloc(m->ctx, (size_t)V, sizeof *m->own->probs))) return -1;
     p = m->own->probs;
     if (gpt_probs(m, s, logits, p)) return -1;
-    u = s->temperature == 0 ? 0 : ag_rng_uniform(rng ? rng : ag_stream(m->ctx, AG_RNG_SAMPLE));
+    u = ag_rng_uniform(rng ? rng : ag_stream(m->ctx, AG_RNG_SAMPLE));
     for (int i = 0; i < V; i++) {                   // walk until u of the probability lies behind
         if (p[i] > 0) last = i, sum += p[i];
         if (last == i && u < sum) return i;

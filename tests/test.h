@@ -4,7 +4,8 @@
 //     static void adds(void) { CHECK(1 + 1 == 2); CHECK_NEAR(0.1 + 0.2, 0.3, 1e-12); }
 //     int main(int argc, char **argv) { T_BEGIN("sums"); T_RUN(adds); return T_END(); }
 //
-// A word on the command line runs only the tests whose name contains it.
+// A word on the command line runs only the tests whose name contains it. With -DT_STOP the first failed check ends the
+// program, with status 1: for planted bugs, of which that is all one wants to know.
 #ifndef TEST_H
 #define TEST_H
 #include <math.h>
@@ -20,8 +21,13 @@ static const char *t_program = "?", *t_name = "?", *t_only;
 #define T_END() (printf("%s: %d passed, %d failed\n", t_program, t_passed, t_failed), t_failed || !t_passed)
 
 // At most ten failed checks are printed for one test: a wrong kernel fails a million times.
-#define T_FAIL(...) \
-    (t_bad++ < 10 ? (printf("%s:%d: %s: ", __FILE__, __LINE__, t_name), printf(__VA_ARGS__), putchar('\n'), 0) : 0)
+#ifdef T_STOP
+#define T_ENOUGH() exit(1)
+#else
+#define T_ENOUGH() ((void)0)
+#endif
+#define T_FAIL(...) (t_bad++ < 10 ? (printf("%s:%d: %s: ", __FILE__, __LINE__, t_name), printf(__VA_ARGS__), \
+                                     putchar('\n'), T_ENOUGH(), 0) : 0)
 #define CHECK(condition) do { if (!(condition)) T_FAIL("CHECK(%s)", #condition); } while (0)
 #define CHECK_INT(got, want) do { long long g_ = (long long)(got), w_ = (long long)(want); \
     if (g_ != w_) T_FAIL("%s is %lld, wanted %lld", #got, g_, w_); } while (0)

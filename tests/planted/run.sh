@@ -5,7 +5,9 @@
 #     sh tests/planted/run.sh places            asks only whether each bug finds its place; for make quick, 2 seconds
 cd "$(dirname "$0")/../.." || exit 1
 CC=${CC:-cc} at=build/planted jobs=${JOBS:-2}
-rm -rf $at && mkdir -p $at/green && $CC -O1 -o $at/plant tests/planted/plant.c || exit 1
+if [ "$1" != one ]; then
+    rm -rf $at && mkdir -p $at/green && $CC -O1 -o $at/plant tests/planted/plant.c || exit 1
+fi
 if [ "$*" = places ]; then
     placed=0 lost=0
     for list in tests/planted/*.txt; do
@@ -19,14 +21,6 @@ if [ "$*" = places ]; then
     echo "places: $placed passed, $lost failed"
     [ $lost = 0 ]; exit
 fi
-[ $# -gt 0 ] && lists="$*" || lists=$(ls tests/planted/*.txt)
-
-# Without stb_image_write.h there are no pictures, so nothing could be wrong in them.
-if [ "$(printf '#include "plot.h"\nPLOTI_PNG\n' | $CC -E -Iexamples -Ibuild -x c - | tail -n 1)" != 1 ]; then
-    echo "skipped: the bugs of plot.txt, because stb_image_write.h is missing"
-    lists=$(echo "$lists" | tr ' ' '\n' | grep -v 'plot\.txt$')
-fi
-
 # Copies what the tests include. Tests run in the repository's root, where they find data and golden files.
 copy() {                                        # copy DIRECTORY PROGRAM ...
     to=$1; shift
@@ -54,7 +48,7 @@ build() {
     test_gpt) flags="-O1 -DAG_NAIVE" ;;
     *) flags="-O0 -DAG_NAIVE" ;;
     esac
-    $compiler -w $flags -I"$1" -Ibuild "$1/tests/$2.c" -o "$1/$2" -lm > "$1/$2.log" 2>&1
+    $compiler -w -DT_STOP $flags -I"$1" -Ibuild "$1/tests/$2.c" -o "$1/$2" -lm > "$1/$2.log" 2>&1
 }
 
 # start DIRECTORY PROGRAM FILTER: without a bug it ends within the limits of time and memory, so a hang is found too, and
@@ -85,6 +79,17 @@ one() {                                         # one LIST N: writes its verdict
     rm -rf $dir
 }
 
+# This script calls itself for each bug, so that as many are tried at once as there are jobs.
+[ "$1" = one ] && { one "$2" "$3"; exit; }
+
+[ $# -gt 0 ] && lists="$*" || lists=$(ls tests/planted/*.txt)
+
+# Without stb_image_write.h there are no pictures, so nothing could be wrong in them.
+if [ "$(printf '#include "plot.h"\nPLOTI_PNG\n' | $CC -E -Iexamples -Ibuild -x c - | tail -n 1)" != 1 ]; then
+    echo "skipped: the bugs of plot.txt, because stb_image_write.h is missing"
+    lists=$(echo "$lists" | tr ' ' '\n' | grep -v 'plot\.txt$')
+fi
+
 # The double twin of test_float is the same for all: built once, from the headers as they are. One set of kernels is
 # enough, since all are made from one text.
 export AG_CPU=portable
@@ -113,13 +118,8 @@ done < $at/programs
 
 for list in $lists; do
     i=1 count=$($at/plant count "$list")
-    while [ $i -le $count ]; do
-        one "$list" $i &
-        [ $((i % jobs)) = 0 ] && wait
-        i=$((i + 1))
-    done
-    wait
-done
+    while [ $i -le $count ]; do echo "$list $i"; i=$((i + 1)); done
+done | xargs -L 1 -P "$jobs" sh tests/planted/run.sh one
 cat $at/*.verdict > $at/all 2> /dev/null
 grep -v '^found: ' $at/all
 found=$(grep -c '^found: ' $at/all) missed=$(grep -c '^FAILED ' $at/all)
