@@ -450,8 +450,9 @@ struct ag_backend {
     const char *name, *bf16;        // bf16: what ag_matmul_path says of matmul_bf16
     void *self;
     int threads;
-    unsigned steady;                // set around a product whose B is a parameter: its version. While address and version are
-                                    // the same, so are the numbers: a packed copy may be kept. 0: B may be anything
+    unsigned steady;                // set around a product whose B is a parameter: its version. While address and
+                                    // version are the same, so are the numbers: a packed copy may be kept. 0: B may be
+                                    // anything
     void  (*destroy)(ag_backend *b);
     void *(*alloc)(ag_backend *b, size_t bytes);                        // aligned to 64; not cleared
     void  (*release)(ag_backend *b, void *p);
@@ -5672,8 +5673,13 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 #define AGI_NP 1
 #endif
 #define AGI_NR (16 * AGI_NP)
-#define AGI_KC 256          // values of k in a block
-#define AGI_NC 512          // columns of B in a block: KC * NC floats are half a megabyte
+#if AGI_PASS == AGI_AVX512
+#define AGI_KC 384          // values of k in a block
+#define AGI_NC 384          // columns of B in a block: KC * NC floats are half a megabyte, for a second-level cache
+#else
+#define AGI_KC 256
+#define AGI_NC 512
+#endif
 #define AGI_SKINNY 4        // products of at most so many rows are not blocked
 #define AGI_SKINNY_CUT 1    // their tasks for each thread
 #define AGI_SLIM_B 32768    // floats of B that stay in a near cache from one token to the next
@@ -6021,6 +6027,13 @@ AGI_KERNEL const float *AGI_(amx_rows)(int R, int m, int K, const float *a, size
 }
 #endif
 
+// Part i of n of the next row tile, m rows of K floats, is asked for while this one is computed: the rows are too far
+// apart for the hardware to guess.
+AGI_WORD void AGI_(fetch_rows)(const float *a, int m, int K, size_t rs, int i, int n) {
+    const int from = AGI_UP16((int)((long long)K * i / n)), to = (int)((long long)K * (i + 1) / n);
+    for (int k = from; k < to; k += 16) for (int r = 0; r < m; r++) AGI_FETCH(a + r * rs + k);
+}
+
 // C (M x N) = A B, or += with from_c, tile after tile on one thread; K is at most AGI_KC. Panel p of B begins at
 // B + p*panel, its row k at k*bs after that, and the last one is readable up to the next multiple of 16 columns.
 // One of rs and ks is 1. With pairs B is packed as such, A is not, and K is at most twice as much.
@@ -6056,6 +6069,9 @@ AGI_KERNEL void AGI_(block)(int kind, int M, int N, int K, const float *A, size_
         for (int j = 0; j < N; j += AGI_NR, b += panel) {
             const int n = N - j < AGI_NR ? N - j : AGI_NR, P = (n + 15) / 16;
             float *c = C + i * cs + j;
+            if (ks == 1 && i + m < M)
+                AGI_(fetch_rows)(A + (i + m) * rs, AGI_MIN(M - i - m, mr), K, rs, j / AGI_NR,
+                                 (N + AGI_NR - 1) / AGI_NR);
             const AGI_(tile_function) tile = AGI_(tiles)[kind][P - 1][parts - 1];
             if (m == R && n == 16 * P) {
                 tile(steps, a, ars, aks, b, bs, c, cs, from_c, bias ? bias + j : NULL);
@@ -6575,8 +6591,10 @@ AGI_KERNEL void AGI_(matmul_skinny)(void *arg, size_t task, int thread) {
 // One product, all threads on it.
 AGI_KERNEL int AGI_(matmul_one)(AGI_(product) *p) {
     const int threads = p->b->threads, tiles = (p->M + p->mr - 1) / p->mr;
-    // Row-major B is read in place unless very many row tiles share it, or its rows are a multiple of 4096 bytes apart.
-    const int in_place = !p->tb && p->N % 16 == 0 && p->M < (p->N % 1024 ? 1024 : 96) && !p->pairs;
+    // Row-major B is read in place unless very many row tiles share it. They are too many sooner where its rows are a
+    // multiple of 4096 bytes apart, or where a narrow panel takes one line from each of many pages.
+    const int few = p->N % 1024 == 0 ? 96 : AGI_NP == 1 && p->N > 512 ? 200 : 1024;
+    const int in_place = !p->tb && p->N % 16 == 0 && p->M < few && !p->pairs;
     // At most two million floats of B are packed at once.
     const int k_step = in_place ? AGI_MAX(p->K, 1) : AGI_MIN(AGI_MAX(p->K, 1), 16 * AGI_KC);
     const int n_step = in_place ? p->N : AGI_MAX((1 << 21) / k_step / AGI_NR, 1) * AGI_NR;
