@@ -11,14 +11,15 @@ EXAMPLE, row-major y (M,N) = x (M,K) w (N,K)^T, which to cuBLAS, whose matrices 
                  &zero, y, CUDA_R_32F, N, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
 
 WHAT IT KNOWS      cublasCreate, Destroy, SetStream, SetWorkspace, SetMathMode, GetStatusString; cublasGemmEx and
-cublasGemmStridedBatchedEx with A and B in float32 or both in bfloat16, C in float32 or, if they are, bfloat16. alpha and
-beta are float32 in host memory. With TF32 the factors lose their last 13 bits, rounded to nearest.
+cublasGemmStridedBatchedEx with A and B in float32 or both in bfloat16, C in float32 or, if they are, bfloat16. alpha
+and beta are float32 in host memory. With TF32 the factors lose their last 13 bits, rounded to nearest.
 
 WHAT IT FINDS      Leading dimensions that are too small; operands that leave their allocation, lie on another device or
 on the host, were freed; C in the place of A, of B or of another product of its batch; a handle that belongs to another
 device or to nobody; types that cuBLAS does not multiply; with the checker, operands that nobody has written.
-With CUDA_ON_CPU_REPORT=1 it also says, once for each line of source, where rows of bfloat16 do not begin at multiples of
-16 bytes: cuBLAS then takes slower kernels (cuBLAS documentation, "Tensor Core Usage"; a vocabulary of 50257 does that).
+With CUDA_ON_CPU_REPORT=1 it also says, once for each line of source, where columns of bfloat16 do not begin at
+multiples of 16 bytes: cuBLAS then takes slower kernels (its documentation, "Tensor Core Usage"); a vocabulary of 50257
+does that.
 
 LIMITS      Sums in float32 in the order of k. Workspaces are checked and not used. No other function of cuBLAS.
 */

@@ -1,5 +1,6 @@
-// cuBLAS and NCCL as cublas_on_cpu.h and nccl_on_cpu.h make them on the CPU, compared with plain C, and wrong uses, each
-// of which has to be reported. Right uses may not say a word in any build and with any seed (tests/cuda/libraries.sh).
+// cuBLAS and NCCL as cublas_on_cpu.h and nccl_on_cpu.h make them on the CPU, compared with plain C; and wrong uses,
+// each of which has to be reported. Right uses may not say a word: tests/cuda/libraries.sh runs them in each build and
+// with five seeds.
 //     build/cuda/libraries                    the right uses
 //     build/cuda/libraries count              how many wrong uses there are
 //     build/cuda/libraries show N             the name of one, the words of its report, and without or with the checker
@@ -226,8 +227,8 @@ static void all_reduce(void) {
     }
     end_ranks();
 }
-// ZeRO: each rank sums its part of the gradients and keeps it; later all get all parts. In place and not; two calls in a
-// group, made by one rank after the other.
+// ZeRO (Rajbhandari et al. 2020): each rank sums its part of the gradients; later all get all parts. In place and not;
+// two calls in a group, made by one rank after the other.
 static void scatter_and_gather(void) {
     if (!begin_ranks()) return;
     ncclGroupStart();
@@ -322,16 +323,16 @@ static void handle_destroyed(void) {
     multiply(a, 8, c);
 }
 static void batch_overlaps(void) {                  // each product has 4 * 4 numbers, 15 apart
-    cublasGemmStridedBatchedEx(blas, CUBLAS_OP_N, CUBLAS_OP_N, 4, 4, 4, &one, a, CUDA_R_32F, 4, 16, b, CUDA_R_32F, 4, 16,
-                               &zero, c, CUDA_R_32F, 4, 15, 4, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+    cublasGemmStridedBatchedEx(blas, CUBLAS_OP_N, CUBLAS_OP_N, 4, 4, 4, &one, a, CUDA_R_32F, 4, 16, b, CUDA_R_32F, 4,
+                               16, &zero, c, CUDA_R_32F, 4, 15, 4, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
 }
 static void mixed_types(void) {
-    cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_N, 8, 8, 8, &one, a, CUDA_R_16BF, 8, b, CUDA_R_32F, 8, &zero, c, CUDA_R_32F,
-                 8, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+    cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_N, 8, 8, 8, &one, a, CUDA_R_16BF, 8, b, CUDA_R_32F, 8, &zero, c,
+                 CUDA_R_32F, 8, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
 }
 static void scalar_on_device(void) {
-    cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_N, 8, 8, 8, a, a, CUDA_R_32F, 8, b, CUDA_R_32F, 8, &zero, c, CUDA_R_32F, 8,
-                 CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+    cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_N, 8, 8, 8, a, a, CUDA_R_32F, 8, b, CUDA_R_32F, 8, &zero, c,
+                 CUDA_R_32F, 8, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
 }
 static void odd_address(void) { multiply((char *)a + 2, 8, c, 4); }
 static void workspace_unaligned(void) { cublasSetWorkspace(blas, a + 1, 128); }
@@ -342,8 +343,8 @@ static void compare(const float *got, float want) {
     }
 }
 static void unwritten_operand(void) {               // c is fresh, and beta is not zero
-    cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_N, 8, 8, 8, &zero, a, CUDA_R_32F, 8, b, CUDA_R_32F, 8, &one, c, CUDA_R_32F,
-                 8, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+    cublasGemmEx(blas, CUBLAS_OP_N, CUBLAS_OP_N, 8, 8, 8, &zero, a, CUDA_R_32F, 8, b, CUDA_R_32F, 8, &one, c,
+                 CUDA_R_32F, 8, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
     compare(download(c, 64).data(), 0);
 }
 static void slow_rows(void) {                       // says so, if it is asked, and is right
@@ -355,7 +356,7 @@ static void slow_rows(void) {                       // says so, if it is asked, 
     cudaFree(half);
     wrong = getenv("CUDA_ON_CPU_REPORT") != NULL;
 }
-static void no_stream_set(void) {                   // the product runs in the null stream, which this one does not wait for
+static void no_stream_set(void) {                   // the product is in the null stream; this one waits for no other
     float *pinned = nullptr;
     cudaStream_t own;
     cudaMallocHost(&pinned, 64 * sizeof(float));
