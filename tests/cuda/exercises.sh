@@ -4,7 +4,7 @@
 # All are compiled at once, as parts of one program, which saves most of the time. tests/test_cuda.sh calls this.
 #     sh tests/cuda/exercises.sh
 cd "$(dirname "$0")/../.." || exit 1
-passed=0 failed=0 dir=build/cuda/exercises CXX=${CXX:-g++} NVCC=${NVCC:-nvcc}
+passed=0 failed=0 dir=build/cuda_exercises CXX=${CXX:-g++} NVCC=${NVCC:-nvcc}
 rm -rf $dir && mkdir -p $dir
 unset CUDA_ON_CPU_SEED CUDA_ON_CPU_REPORT CUDA_ON_CPU_BLOCKING
 command -v "$NVCC" > /dev/null || NVCC=/usr/local/cuda/bin/nvcc

@@ -3,7 +3,7 @@
 # same file has to compile with them. tests/test_cuda.sh calls this.
 #     sh tests/cuda/libraries.sh
 cd "$(dirname "$0")/../.." || exit 1
-passed=0 failed=0 dir=build/cuda/libraries
+passed=0 failed=0 dir=build/cuda_libraries
 rm -rf $dir && mkdir -p $dir
 export CUDA_ON_CPU_DEVICES=2
 unset CUDA_ON_CPU_SEED CUDA_ON_CPU_BLOCKING CUDA_ON_CPU_REPORT

@@ -2,7 +2,7 @@
 # other rules do not hold. Without nvcc there is nothing to count. tests/test_cuda.sh calls this.
 #     sh tests/cuda/sass.sh
 cd "$(dirname "$0")/../.." || exit 1
-passed=0 failed=0 dir=build/cuda/sass NVCC=${NVCC:-nvcc}
+passed=0 failed=0 dir=build/cuda_sass NVCC=${NVCC:-nvcc}
 rm -rf $dir && mkdir -p $dir
 command -v "$NVCC" > /dev/null || NVCC=/usr/local/cuda/bin/nvcc
 ok() { passed=$((passed + 1)); }
