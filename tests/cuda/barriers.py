@@ -1,13 +1,14 @@
 """Removes each barrier of some kernels in turn, and demands that the checker says something.
 
-    python3 tests/cuda/barriers.py TEST.cu [FILE ...] [jobs=2]
+    python3 tests/cuda/barriers.py TEST.cu [FILE ...] [c=FILE.c] [jobs=2]
 
-TEST.cu is a test program whose kernels are in FILE ..., or in itself. Of each __syncthreads(), __syncwarp() and
-cp_async_wait<>() a copy of the sources is made that lacks it; of each atomicAdd() one in which it is a plain addition.
-The copy is built with the checker and run: it has to report a race, a read of what is not there, or that nobody can go
-on. A barrier that can go without a word is not needed, or no test comes to where it is needed, or the checker is blind;
-each of these is worth knowing. One that is meant to be needless says so: "// spare" behind it. This is mutation testing
-(DeMillo, Lipton and Sayward 1978) for the one kind of mistake that tests on a GPU see least.
+TEST.cu is a test program whose kernels are in FILE ..., or in itself; c=FILE.c is linked to it. Of each
+__syncthreads(), __syncwarp() and cp_async_wait<>() a copy of the sources is made that lacks it; of each atomicAdd() one
+in which it is a plain addition. The copy is built with the checker and run: it has to report a race, a read of what is
+not there, or that nobody can go on. A barrier that can go without a word is not needed, or no test comes to where it
+is needed, or the checker is blind; each of these is worth knowing. One that is meant to be needless says so: "// spare"
+behind it. This is mutation testing (DeMillo, Lipton and Sayward 1978) for the one kind of mistake that tests on a GPU
+see least.
 
 Compiling takes all the time, about four seconds for each barrier; so this is no part of make test. The last line is
 "barriers: N passed, N failed".
@@ -24,7 +25,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BUILD = 'build/barriers'
 CXX = os.environ.get('CXX', 'g++')
 FLAGS = ['-std=c++17', '-g', '-O1', '-fno-tree-sra', '-w', '-Icuda', '-I.', '-DCUDA_ON_CPU_CHECK', '-fsanitize=thread']
-LIBRARIES = ['-x', 'none', '-nodefaultlibs', '-lstdc++', '-lm', '-lc', '-lgcc_s', '-lgcc']
+LIBRARIES = ['-nodefaultlibs', '-lstdc++', '-lm', '-lc', '-lgcc_s', '-lgcc']
 SEEDS = '0', '1', '2'                               # a race that a third reader hides shows with another one
 REPORTS = {97: 'reported', 98: 'nobody can go on', 99: 'an error'}
 # A plain addition that has a value, as atomicAdd has.
@@ -68,7 +69,7 @@ def sites(path):
         yield f'{path}:{code.count(chr(10), 0, m.start()) + 1}', m.group(1), text[:m.start()] + new + text[end:]
 
 
-def build_and_run(number, program, path, source):
+def build_and_run(number, program, objects, path, source):
     """What a copy of the sources says in which this file is another one: (words, exit status)."""
     tree = os.path.join(ROOT, BUILD, str(number))
     files = [f for p in ('*.h', 'cuda/*', 'tests/*.h', 'tests/cuda/*') for f in glob.glob(os.path.join(ROOT, p))]
@@ -79,7 +80,8 @@ def build_and_run(number, program, path, source):
             os.symlink(f, to)
     if path is not None:
         open(os.path.join(tree, path), 'w').write(source)
-    made = subprocess.run([CXX, *FLAGS, '-x', 'c++', program, '-o', 'program', *LIBRARIES], cwd=tree,
+    made = subprocess.run([CXX, *FLAGS, '-x', 'c++', program, '-o', 'program', '-x', 'none', *objects,
+                           *LIBRARIES], cwd=tree,
                           capture_output=True, text=True)
     if made.returncode:
         return 'does not compile: ' + made.stderr[:500], -1
@@ -98,19 +100,25 @@ def build_and_run(number, program, path, source):
 
 def main(arguments):
     jobs = [int(a[5:]) for a in arguments if a.startswith('jobs=')] or [1]
-    names = [os.path.relpath(os.path.abspath(a), ROOT) for a in arguments if not a.startswith('jobs=')]
+    c_files = [a[2:] for a in arguments if a.startswith('c=')]
+    names = [os.path.relpath(os.path.abspath(a), ROOT) for a in arguments if '=' not in a]
     if not names:
         sys.exit(__doc__)
     program, files = names[0], names[1:] or names[:1]
     shutil.rmtree(os.path.join(ROOT, BUILD), ignore_errors=True)
-    words, status = build_and_run(0, program, None, None)
+    os.makedirs(os.path.join(ROOT, BUILD))
+    objects = []
+    for c in c_files:
+        objects.append(os.path.join(ROOT, BUILD, os.path.basename(c) + '.o'))
+        subprocess.run([os.environ.get('CC', 'cc'), '-O2', '-c', c, '-o', objects[-1]], check=True)
+    words, status = build_and_run(0, program, objects, None, None)
     if status:
         print(f'FAILED barriers: {program} as it is ends with status {status}: {words}')
         print('barriers: 0 passed, 1 failed')
         sys.exit(1)
     passed, failed, all_sites = 1, 0, [(path, *site) for path in files for site in sites(path)]
     with concurrent.futures.ThreadPoolExecutor(jobs[0]) as pool:
-        runs = [pool.submit(build_and_run, i + 1, program, path, source)
+        runs = [pool.submit(build_and_run, i + 1, program, objects, path, source)
                 for i, (path, _, _, source) in enumerate(all_sites)]
         for (path, place, what, _), run in zip(all_sites, runs):
             words, status = run.result()
