@@ -1,5 +1,5 @@
-# What can be said of the GPU backend without a GPU: for each chip it compiles without a warning, spills no register, has
-# nothing in local memory, computes nothing in double, and its machine instructions keep to the rules of
+# What can be said of the GPU backend without a GPU: for each chip it compiles without a warning, spills no register,
+# has nothing in local memory, computes nothing in double, and its machine instructions keep to the rules of
 # tests/cuda/sass_rules.txt. Called by make cuda. TABLE=1 prints the instructions of each kernel.
 #     sh tests/cuda/gates.sh
 cd "$(dirname "$0")/../.." || exit 1

@@ -56,11 +56,21 @@ while [ $n -lt "$count" ]; do
         [ $build = check ] && words=${row##*|}
         if [ "$words" = - ]; then               # the control
             $dir/$build $n > $dir/log 2>&1 && [ ! -s $dir/log ] && ok || { bad "$name, $build"; head -n 5 $dir/log; }
-        elif sees $build $n "$words"; then ok
+        elif sees $build $n "$words"; then
+            ok
+            cat $dir/log >> $dir/said
         else bad "wrong use $n ($name) in build $build: '$words' is not reported, status $code"; head -n 5 $dir/log; fi
     done
     n=$((n + 1))
 done
+# what cuda/README.md quotes, up to the dots; files and lines are others
+place() { sed 's/ at [^ ]*:[0-9]*/ at SOURCE/g' "$@"; }
+place $dir/said > $dir/places
+grep -E '^    cuda_on_cpu: (cublas|NCCL)' cuda/README.md | sed 's/^    //' | place > $dir/quotes
+[ "$(wc -l < $dir/quotes)" = 3 ] && ok || bad "cuda/README.md quotes other than three messages"
+while IFS= read -r line; do
+    grep -qF -e "${line% ...}" $dir/places && ok || bad "nobody says what cuda/README.md quotes: $line"
+done < $dir/quotes
 # rows of bfloat16 that are not aligned are right, but slow: a word if it is asked for
 $dir/plain slow > $dir/log 2>&1 && [ ! -s $dir/log ] && ok || bad "slow rows are reported unasked"
 CUDA_ON_CPU_REPORT=1 $dir/plain slow > $dir/log 2>&1
