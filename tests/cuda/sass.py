@@ -36,7 +36,10 @@ TYPE_F32 = 3                                        # of RED and ATOM before sm_
 
 def kernels(path):
     """Pairs of a kernel's mangled name and its code."""
-    data = open(path, 'rb').read()
+    try:
+        data = open(path, 'rb').read()
+    except OSError as error:
+        sys.exit(f'{path}: {error.strerror}')
     if data[:4] != b'\x7fELF':
         sys.exit(f'{path} is no cubin: nvcc -cubin makes one')
     table, = struct.unpack_from('<Q', data, 40)
@@ -118,8 +121,8 @@ def main(arguments):
         sys.exit(__doc__)
     passed = failed = 0
     for path in cubins:
-        mangled, codes = zip(*sorted(kernels(path))) if list(kernels(path)) else ((), ())
-        found = list(zip(short(list(mangled)), map(count, codes)))
+        code = sorted(kernels(path))
+        found = list(zip(short([name for name, _ in code]), [count(text) for _, text in code]))
         print(f'{path}:')
         print_table(found)
         for place, may_lack, pattern, instruction, relation, number in rules:
