@@ -1,5 +1,5 @@
-# The slow lane: each barrier of each kernel is removed in turn (tests/cuda/barriers.py); and what make gpu-check will run
-# on a GPU runs here, at small shapes. Called by make test-cuda.
+# The slow lane: each barrier of each kernel is removed in turn (tests/cuda/barriers.py); and the program that
+# make gpu-check times kernels with runs here, at small shapes. Called by make test-cuda.
 #     JOBS=2 sh tests/cuda/slow.sh
 cd "$(dirname "$0")/../.." || exit 1
 failed=0 jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN 2> /dev/null || echo 1)}
