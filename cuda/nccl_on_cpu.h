@@ -65,8 +65,10 @@ struct Collective {                                 // one rank's call
     Stream *stream;
     size_t item() const { return type == ncclBfloat16 ? 2 : 4; }
     size_t ranks() const { return rank->all->size(); }
-    size_t sends() const { return kind == BROADCAST && rank->rank != root ? 0 : kind == REDUCE_SCATTER ? count * ranks()
-                                                                                                       : count; }
+    size_t sends() const {
+        if (kind == BROADCAST && rank->rank != root) return 0;
+        return kind == REDUCE_SCATTER ? count * ranks() : count;
+    }
     size_t receives() const { return kind == ALL_GATHER ? count * ranks() : count; }
 };
 

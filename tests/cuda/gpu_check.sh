@@ -65,7 +65,7 @@ done
 build timing tests/cuda/timing.cu cuda/gpt_cuda.cu $dir/implementation.o && {
     if $dir/timing > $dir/timing.out 2>&1; then ok
     else bad "timing: $(head -n 5 $dir/timing.out)"; fi
-    name=${GPU:-$(sed -n '1s/.*\(H100\|A100\|RTX 4090\).*/\1/p' $dir/gpus)}
+    name=${GPU:-$(sed -n '1s/.*\(H100\|H200\|A100\|RTX 4090\).*/\1/p' $dir/gpus)}
     precision=bf16
     grep -q 'products float32' $dir/timing.out && precision=float32
     echo

@@ -21,6 +21,9 @@ GPUS = {
     'A100 SXM 80 GB': (312.0, 19.5, 2.039),         # NVIDIA A100 80GB datasheet, 2021
     'RTX 4090': (165.2, 82.6, 1.008),               # NVIDIA Ada GPU Architecture, 2023, appendix A
 }
+MORE = {                                            # to compare with, and not in the table
+    'H200 SXM': (989.4, 66.9, 4.8),                 # NVIDIA H200 datasheet, 2024
+}
 LAYERS, C, HEADS, VOCABULARY, T = 12, 768, 12, 50257, 1024      # GPT-2, 124 million parameters
 PARAMETERS = VOCABULARY * C + T * C + LAYERS * (12 * C * C + 13 * C) + 2 * C
 
@@ -61,7 +64,7 @@ def rows(batch):
 
 def least(gpu, operations, size, tensor):
     """Milliseconds, and by what: c computing, m memory."""
-    bf16, float32, bandwidth = GPUS[gpu]
+    bf16, float32, bandwidth = GPUS[gpu] if gpu in GPUS else MORE[gpu]
     compute = operations / (bf16 if tensor else float32) / 1e9
     memory = size / bandwidth / 1e9
     return (compute, 'c') if compute > memory else (memory, 'm')
@@ -89,9 +92,10 @@ def print_bounds(batch, precision):
 
 
 def print_measured(path, batch, precision, name):
-    gpus = [g for g in GPUS if name.lower() in g.lower()]
+    known = [*GPUS, *MORE]
+    gpus = [g for g in known if name.lower() in g.lower()]
     if len(gpus) != 1:
-        sys.exit(f'gpu={name}: one of ' + ', '.join(GPUS) + ' is needed; for another one add its peaks to this file')
+        sys.exit(f'gpu={name}: one of ' + ', '.join(known) + ' is needed; for another one add its peaks to this file')
     measured = {}
     for line in open(path):
         found = re.fullmatch(r'timing: (.+): ([0-9.]+) ms\n', line)
