@@ -5,6 +5,9 @@
 #                CPU=avx2: as on a processor without AVX-512)
 # make base      the model that lessons 10 to 16 stand on, into out/base: 17 minutes
 # make results   what lessons 10 to 16 are about, in numbers, for five seeds: hours; stops and goes on (SEEDS=1 for one)
+# make cuda      compiles the GPU backend for three chips and holds its machine instructions to rules (nvcc, no GPU)
+# make test-cuda the tests of cuda/ in emulation (no GPU, no nvcc), then each barrier is removed in turn: 20 minutes
+# make gpu-check on a GPU: the same tests, compute-sanitizer, times beside the least possible; a table for an issue
 # make clean     removes build/ and out/
 CC = cc
 CXX = c++
@@ -21,7 +24,7 @@ FAST = test_engine test_float test_matmul
 SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address $(if $(filter $(FAST),$*),,-fsanitize=undefined \
     -fno-sanitize-recover=undefined -DAG_NAIVE)
 
-.PHONY: all demo base test quick lessons bench bench-peers results setup clean
+.PHONY: all demo base test quick lessons bench bench-peers results cuda test-cuda gpu-check setup clean
 all: lessons
 
 demo: setup build/08_pretrain
@@ -67,6 +70,16 @@ bench-peers:
 
 results: lessons
 	@python3 tests/results.py seeds=$(SEEDS)
+
+cuda:
+	@sh tests/cuda/gates.sh
+
+test-cuda:
+	@sh tests/test_cuda.sh
+	@sh tests/cuda/slow.sh
+
+gpu-check:
+	@sh tests/cuda/gpu_check.sh
 
 # Pictures need stb_image_write.h, and the tests a few of Debian's packages; both are installed where that is possible.
 setup:

@@ -4,7 +4,8 @@
 # The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
 # to say what cuda/README.md shows. Each variable of the environment has to do what that comment says.
 #     sh tests/test_cuda.sh
-# CXX=g++-13 takes another compiler. 55 seconds of processor time, on two cores at once; nearly all of it compiles.
+# At the end it runs tests/cuda/*.sh: libraries, machine instructions, exercises, AArch64.
+# CXX=g++-13 takes another compiler. 100 seconds of processor time, on two cores at once; nearly all of it compiles.
 cd "$(dirname "$0")/.." || exit 1
 passed=0 failed=0 dir=build/cuda seeds="0 1 2 3 4"
 mkdir -p $dir && rm -f $dir/*
@@ -179,5 +180,23 @@ while [ $n -lt "$count" ]; do
         [ -x $dir/planted_$build ] && bug $build $n "$name" "$(echo "$row" | cut -d'|' -f4)" "0"
     done
     n=$((n + 1))
+done
+
+# What stands around the kernels has scripts of its own; two of them at a time, like everything here.
+part() { sh tests/cuda/$1.sh > $dir/part_$1.log 2>&1; }
+(part libraries; part sass) &
+part exercises
+part aarch64
+wait
+for part in libraries sass exercises aarch64; do
+    line=$(tail -n 1 $dir/part_$part.log)
+    case $line in
+    "$part: "*" passed, "*" failed")
+        line=${line#*: }
+        passed=$((passed + ${line%% *})) line=${line#*passed, }
+        failed=$((failed + ${line%% *}))
+        sed '$d' $dir/part_$part.log ;;
+    *) bad "tests/cuda/$part.sh has no closing line"; cat $dir/part_$part.log ;;
+    esac
 done
 end

@@ -86,6 +86,11 @@ if command -v python3 > /dev/null; then
     done
     python3 tests/ablation.py print=1 | cmp -s - tests/bench/ABLATION.md && ok ||
         bad "tests/bench/ABLATION.md is not what python3 tests/ablation.py print=1 makes of tests/ablation.csv"
+    python3 tests/cuda/roofline.py > "$dir/roofline.md" && [ "$(wc -l < "$dir/roofline.md")" -gt 20 ] ||
+        bad "tests/cuda/roofline.py prints no table"
+    while read -r line; do
+        grep -qxF -e "$line" cuda/README.md && ok || bad "cuda/README.md lacks this row of roofline.py: $line"
+    done < "$dir/roofline.md"
 else echo "skipped: README's table of speed (python3 is missing)"; fi
 echo "docs: $passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -273,7 +273,7 @@ __global__ void neighbours(float *x) {
 __global__ void uneven(float *x) {                  // one half of the warp has passed one barrier more
     __shared__ float s[32];
     int i = threadIdx.x;
-    if (i < 16) __syncwarp(0x0000ffffu);
+    if (i < 16) __syncwarp(0x0000ffffu);            // spare
     s[i] = x[i];
     __syncwarp();
     x[i] = s[31 - i];

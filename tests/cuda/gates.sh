@@ -1,0 +1,39 @@
+# What can be said of the GPU backend without a GPU: for each chip it compiles without a warning, spills no register,
+# has nothing in local memory, computes nothing in double, and its machine instructions keep to the rules of
+# tests/cuda/sass_rules.txt. Called by make cuda. TABLE=1 prints the instructions of each kernel.
+#     sh tests/cuda/gates.sh
+cd "$(dirname "$0")/../.." || exit 1
+passed=0 failed=0 dir=build/cuda_gates NVCC=${NVCC:-nvcc} source=cuda/gpt_cuda.cu
+rm -rf $dir && mkdir -p $dir
+ok() { passed=$((passed + 1)); }
+bad() { failed=$((failed + 1)); echo "FAILED gates: $*"; }
+command -v "$NVCC" > /dev/null || NVCC=/usr/local/cuda/bin/nvcc
+missing=
+[ -f $source ] || missing=$source
+command -v "$NVCC" > /dev/null || missing="nvcc (https://developer.nvidia.com/cuda-downloads)"
+command -v python3 > /dev/null || missing=python3
+[ "$missing" ] && { echo "make cuda needs $missing, which is missing here"; exit 1; }
+
+for chip in sm_80 sm_90 sm_120; do
+    "$NVCC" --list-gpu-code | grep -qx $chip || { echo "skipped: $chip, which this nvcc does not know"; continue; }
+    if ! "$NVCC" -std=c++17 -O3 -arch=$chip -Werror all-warnings \
+        -Xptxas -v,-warn-spills,-warn-lmem-usage,-warn-double-usage,-Werror \
+        -Icuda -cubin $source -o $dir/$chip.cubin > $dir/$chip.log 2>&1; then
+        bad "$source for $chip:"
+        grep -v -e '^ptxas info' -e '^$' $dir/$chip.log | head -n 20
+        continue
+    fi
+    ok
+    # nvcc says "Used 40 registers" per kernel; a block of 1024 threads can have 64 of them each
+    most=$(sed -n 's/.*Used \([0-9]*\) registers.*/\1/p' $dir/$chip.log | sort -n | tail -n 1)
+    python3 tests/cuda/sass.py $dir/$chip.cubin rules=tests/cuda/sass_rules.txt > $dir/$chip.sass 2>&1
+    line=$(tail -n 1 $dir/$chip.sass)
+    case $line in
+    "sass: "*" passed, 0 failed") ok ;;
+    *) bad "machine instructions for $chip: $line"; grep FAILED $dir/$chip.sass ;;
+    esac
+    echo "$chip: $(grep -c 'Used [0-9]* registers' $dir/$chip.log) kernels, at most $most registers; $line"
+    [ "$TABLE" ] && cat $dir/$chip.sass
+done
+echo "gates: $passed passed, $failed failed"
+[ "$failed" = 0 ] && [ "$passed" != 0 ]
