@@ -1,0 +1,151 @@
+// Matrix products and attention of the GPU backend (cuda/matmul.cuh, cuda/attention.cuh) against plain loops in double,
+// and the versions against each other. Built and run like kernels.cu, in every build and with every seed:
+//     g++ -std=c++17 -g -O1 -x c++ -Icuda tests/cuda/products.cu -o build/cuda/products && build/cuda/products
+#include "matmul.cuh"
+#include "../test.h"
+#include <vector>
+
+typedef std::vector<float> Floats;
+template <class T> static T *upload(const std::vector<T> &host) {
+    T *device = nullptr;
+    cudaMalloc(&device, host.size() * sizeof(T));
+    cudaMemcpy(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice);
+    return device;
+}
+template <class T> static std::vector<T> download(const T *device, size_t n) {
+    std::vector<T> host(n);
+    cudaMemcpy(host.data(), device, n * sizeof(T), cudaMemcpyDeviceToHost);
+    return host;
+}
+static uint64_t state = 1;
+static float number() {                             // between -1 and 1; xorshift64, Marsaglia 2003
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    return (float)((double)(state >> 40) / (1 << 23) - 1);
+}
+static Floats numbers(size_t n) {
+    Floats x(n);
+    for (float &v : x) v = number();
+    return x;
+}
+// |got - want| / |want|, as vectors
+static double distance(const Floats &got, const std::vector<double> &want) {
+    double d = 0, n = 0;
+    for (size_t i = 0; i < want.size(); i++) d += (got[i] - want[i]) * (got[i] - want[i]), n += want[i] * want[i];
+    return n > 0 ? sqrt(d / n) : sqrt(d);
+}
+
+// ---- matrix products ------------------------------------------------------------------------------------------------
+struct Product {
+    int M, N, K, ta, tb, bias, accumulate, batch[2];
+    size_t sc[2], sa[2], sb[2];
+    int skew;                                       // A starts so many elements behind a multiple of 16 bytes
+};
+static Product plain(int M, int N, int K, int form, int extras) {
+    return {M, N, K, form & 1, form >> 1 & 1, extras & 1, extras >> 1 & 1, {1, 1}, {0, 0}, {0, 0}, {0, 0}, 0};
+}
+static size_t extent(const int batch[2], const size_t stride[2], size_t one) {
+    return (size_t)(batch[0] - 1) * stride[0] + (size_t)(batch[1] - 1) * stride[1] + one;
+}
+static std::vector<double> reference(const Product &p, const Floats &C, const Floats &A, const Floats &B,
+                                     const Floats &bias) {
+    std::vector<double> c(C.begin(), C.end());
+    for (int b0 = 0; b0 < p.batch[0]; b0++) for (int b1 = 0; b1 < p.batch[1]; b1++) {
+        const float *a = A.data() + p.skew + b0 * p.sa[0] + b1 * p.sa[1];
+        const float *b = B.data() + b0 * p.sb[0] + b1 * p.sb[1];
+        double *to = &c[b0 * p.sc[0] + b1 * p.sc[1]];
+        bool add = p.accumulate || (b0 && !p.sc[0]) || (b1 && !p.sc[1]);
+        for (int m = 0; m < p.M; m++) for (int n = 0; n < p.N; n++) {
+            double s = add ? to[m * p.N + n] : 0;
+            for (int k = 0; k < p.K; k++)
+                s += (double)(p.ta ? a[k * p.M + m] : a[m * p.K + k]) * (p.tb ? b[n * p.K + k] : b[k * p.N + n]);
+            to[m * p.N + n] = p.bias ? s + bias[n] : s;
+        }
+    }
+    return c;
+}
+
+struct Buffers { float *c, *a, *b, *bias; };
+typedef int (*Version)(const Product &p, const Buffers &d);
+static MatmulCall call(const Product &p, const Buffers &d) {
+    return matmul_call(d.c, d.a, d.b, d.bias, p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sc, p.sa, p.sb, p.accumulate);
+}
+static int naive(const Product &p, const Buffers &d) {
+    return cuda_matmul_naive(0, d.c, d.a, d.b, d.bias, call(p, d), p.ta, p.tb, 0);
+}
+template <class T> static int tiled(const Product &p, const Buffers &d) {
+    return cuda_matmul_tiled<T>(0, d.c, d.a, d.b, d.bias, call(p, d), p.ta, p.tb);
+}
+static int chosen(const Product &p, const Buffers &d) {
+    return cuda_matmul(0, d.c, d.a, d.b, d.bias, p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sc, p.sa, p.sb, p.accumulate);
+}
+
+// Runs the versions on the same numbers: the first one against double, the others bit for bit against the first.
+static void compare(const Product &p, const std::vector<Version> &versions) {
+    Floats C = numbers(extent(p.batch, p.sc, (size_t)p.M * p.N)), bias = numbers(p.N), first;
+    Floats A = numbers(p.skew + extent(p.batch, p.sa, (size_t)p.M * p.K));
+    Floats B = numbers(extent(p.batch, p.sb, (size_t)p.K * p.N));
+    float *a = upload(A), *b = upload(B), *added = upload(bias);
+    for (Version version : versions) {
+        float *c = upload(C);
+        CHECK_INT(version(p, {c, a + p.skew, b, p.bias ? added : nullptr}), 0);
+        Floats got = download(c, C.size());
+        cudaFree(c);
+        if (version == versions[0]) {
+            first = got;
+            double d = distance(got, reference(p, C, A, B, bias));
+            if (!(d <= 2e-6)) T_FAIL("M %d N %d K %d ta %d tb %d: off by %g", p.M, p.N, p.K, p.ta, p.tb, d);
+        } else if (memcmp(got.data(), first.data(), got.size() * sizeof(float)))
+            T_FAIL("M %d N %d K %d ta %d tb %d: other bits", p.M, p.N, p.K, p.ta, p.tb);
+    }
+    cudaFree(a);
+    cudaFree(b);
+    cudaFree(added);
+}
+
+// Edges everywhere: one element, less than a tile, one more than a tile; every form, with and without bias and sum.
+static void matmul_shapes(void) {
+    const int shapes[][3] = {{1, 1, 1}, {3, 17, 1}, {1, 33, 65}, {33, 3, 17}, {17, 65, 3}, {65, 33, 40}, {32, 64, 32}};
+    for (auto &s : shapes)
+        for (int form = 0; form < 4; form++)
+            compare(plain(s[0], s[1], s[2], form, form ^ s[0]), {naive, tiled<MatmulSmall>, tiled<MatmulLarge>});
+    for (int form = 0; form < 4; form++) {
+        compare(plain(130, 127, 17, form, form), {naive, tiled<MatmulLarge>});
+        compare(plain(128, 132, 20, form, ~form), {naive, tiled<MatmulLarge>});
+    }
+}
+// Products side by side, one operand for all, and products that add up in one dimension or both.
+static void matmul_batches(void) {
+    for (int form = 0; form < 4; form++) {
+        Product p = plain(5, 36, 12, form, form);
+        p.batch[0] = 3, p.batch[1] = 2;
+        size_t c = 5 * 36, a = 5 * 12, b = 12 * 36;
+        const size_t strides[][6] = {{2 * c, c, 2 * a, a, 2 * b, b}, {2 * c, c, a, 0, 0, 0},
+                                     {0, c, 2 * a, a, 2 * b, b}, {c, 0, 2 * a, a, b, 0},
+                                     {0, 0, 2 * a, a, 2 * b, b}, {c, 3 * c, a, 3 * a, b, 3 * b}};
+        for (auto &s : strides) {
+            for (int i = 0; i < 2; i++) p.sc[i] = s[i], p.sa[i] = s[2 + i], p.sb[i] = s[4 + i];
+            compare(p, {naive, tiled<MatmulSmall>, tiled<MatmulLarge>, chosen});
+        }
+    }
+}
+// Nothing to add up, nothing to write, and an operand that is not aligned to 16 bytes though its rows would be.
+static void matmul_corners(void) {
+    for (int extras = 0; extras < 4; extras++)
+        compare(plain(3, 5, 0, 0, extras), {naive, tiled<MatmulSmall>, tiled<MatmulLarge>});
+    Product p = plain(36, 40, 16, 1, 0);
+    p.skew = 1;
+    compare(p, {naive, tiled<MatmulSmall>, tiled<MatmulLarge>, chosen});
+    float *x = upload(Floats(1, 7));
+    CHECK_INT(chosen(plain(0, 4, 4, 0, 0), {x, x, x, nullptr}), 0);
+    CHECK_INT(chosen(plain(4, 0, 4, 0, 0), {x, x, x, nullptr}), 0);
+    CHECK(download(x, 1)[0] == 7);
+    cudaFree(x);
+}
+
+int main(int argc, char **argv) {
+    T_BEGIN("products");
+    T_RUN(matmul_shapes);
+    T_RUN(matmul_batches);
+    T_RUN(matmul_corners);
+    return T_END();
+}
