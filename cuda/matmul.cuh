@@ -29,7 +29,7 @@ struct MatmulCall {
     int apart[2], summed[2];                        // batch[i] is in one of the two, the other is 1
     size_t sc[2], sa[2], sb[2];
     int tiles_m, tiles_n;                           // of one product
-    int vector, vector_c, vector_bias;              // rows of A and of B, of C, bias start at multiples of 16 bytes
+    int vector, vector_c;                           // rows of A and of B, of C start at multiples of 16 bytes
 };
 
 // ---- one thread per element -----------------------------------------------------------------------------------------
@@ -162,11 +162,10 @@ matmul_tiled(float *C, const float *A, const float *B, const float *bias, Matmul
             cp_async_wait<0>();
             __syncthreads();
         }
-        if (bias) UNROLL for (int i = 0; i < T::QN; i++) {
-            float add[4];
-            matmul_load_c(add, bias + n0 + n + 32 * i, p.N - (n0 + n + 32 * i), p.vector_bias);
-            UNROLL for (int row = 0; row < 4 * T::QM; row++)
-                UNROLL for (int column = 0; column < 4; column++) acc[row][4 * i + column] += add[column];
+        if (bias) UNROLL for (int i = 0; i < 4 * T::QN; i++) {
+            int column = n0 + n + i / 4 * 32 + i % 4;
+            float add = column < p.N ? bias[column] : 0.0f;
+            UNROLL for (int row = 0; row < 4 * T::QM; row++) acc[row][i] += add;
         }
     }
     UNROLL for (int i = 0; i < 4 * T::QM; i++) UNROLL for (int q = 0; q < T::QN; q++) {
@@ -179,8 +178,8 @@ matmul_tiled(float *C, const float *A, const float *B, const float *bias, Matmul
 static inline int matmul_aligned(const float *x, int row, const size_t stride[2]) {
     return (uintptr_t)x % 16 == 0 && row % 4 == 0 && stride[0] % 4 == 0 && stride[1] % 4 == 0;
 }
-static inline MatmulCall matmul_call(const float *C, const float *A, const float *B, const float *bias, int M, int N,
-                                     int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
+static inline MatmulCall matmul_call(const float *C, const float *A, const float *B, int M, int N, int K, int ta,
+                                     int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
                                      const size_t sb[2], int accumulate) {
     MatmulCall p = {};
     p.M = M, p.N = N, p.K = K, p.accumulate = accumulate;
@@ -189,7 +188,7 @@ static inline MatmulCall matmul_call(const float *C, const float *A, const float
         p.sc[i] = sc[i], p.sa[i] = sa[i], p.sb[i] = sb[i];
     }
     p.vector = matmul_aligned(A, ta ? M : K, sa) && matmul_aligned(B, tb ? K : N, sb);
-    p.vector_c = matmul_aligned(C, N, sc), p.vector_bias = (uintptr_t)bias % 16 == 0;
+    p.vector_c = matmul_aligned(C, N, sc);
     return p;
 }
 static inline size_t matmul_products(const MatmulCall &p) { return (size_t)p.apart[0] * p.apart[1]; }
@@ -225,7 +224,7 @@ static inline int cuda_matmul_tiled(cudaStream_t s, float *C, const float *A, co
 static inline int cuda_matmul(cudaStream_t s, float *C, const float *A, const float *B, const float *bias, int M, int N,
                               int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
                               const size_t sb[2], int accumulate) {
-    MatmulCall p = matmul_call(C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+    MatmulCall p = matmul_call(C, A, B, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
     size_t large = matmul_products(p) * cuda_tiles(M, MatmulLarge::M) * cuda_tiles(N, MatmulLarge::N);
     if (M <= 64 || N <= 64 || large < 100) return cuda_matmul_tiled<MatmulSmall>(s, C, A, B, bias, p, ta, tb);
     return cuda_matmul_tiled<MatmulLarge>(s, C, A, B, bias, p, ta, tb);

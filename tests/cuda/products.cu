@@ -67,7 +67,7 @@ static std::vector<double> reference(const Product &p, const Floats &C, const Fl
 struct Buffers { float *c, *a, *b, *bias; };
 typedef int (*Version)(const Product &p, const Buffers &d);
 static MatmulCall call(const Product &p, const Buffers &d) {
-    return matmul_call(d.c, d.a, d.b, d.bias, p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sc, p.sa, p.sb, p.accumulate);
+    return matmul_call(d.c, d.a, d.b, p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sc, p.sa, p.sb, p.accumulate);
 }
 static int naive(const Product &p, const Buffers &d) {
     return cuda_matmul_naive(0, d.c, d.a, d.b, d.bias, call(p, d), p.ta, p.tb, 0);
