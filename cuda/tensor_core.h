@@ -27,9 +27,11 @@ Limits: products are added in the order of k in float32; the hardware's order an
 #ifdef __CUDACC__
 #define UNROLL _Pragma("unroll")
 #define UNROLL_TWICE _Pragma("unroll 2")
+#define UNROLL_NOT _Pragma("unroll 1")
 #else
 #define UNROLL
 #define UNROLL_TWICE
+#define UNROLL_NOT
 #endif
 
 #ifdef __CUDACC__

@@ -1,8 +1,9 @@
 // Matrix products and attention of the GPU backend (cuda/matmul.cuh, cuda/attention.cuh) against plain loops in double,
 // and the versions against each other. Built and run like kernels.cu, in every build and with every seed:
 //     g++ -std=c++17 -g -O1 -x c++ -Icuda tests/cuda/products.cu -o build/cuda/products && build/cuda/products
-#include "matmul.cuh"
+#include "attention.cuh"
 #include "../test.h"
+#include <algorithm>
 #include <vector>
 
 typedef std::vector<float> Floats;
@@ -142,10 +143,123 @@ static void matmul_corners(void) {
     cudaFree(x);
 }
 
+// ---- attention ------------------------------------------------------------------------------------------------------
+enum { PADDED = 1, RAGGED = 2, CACHE = 4, ROWS = 8, ADD = 16 };     // ADD: the gradient is added to what is there
+struct Case { int B, T, NH, NKV, HS, kind; };
+typedef std::vector<int> Ints;
+struct Texts {                                      // a case, on the host
+    Case c;
+    size_t N;                                       // positions
+    int room;                                       // T_max
+    Ints start, len, first, row;
+    Floats qkv, k_cache, v_cache, dy, dqkv;
+    Texts(const Case &which) : c(which), N(0), room(c.T + 11) {
+        for (int b = 0; b < c.B; b++) {
+            len.push_back(c.kind & (PADDED | RAGGED) ? b == 1 ? 0 : c.T - 2 * b : c.T);
+            start.push_back(c.kind & CACHE ? (7 * b + 5) % 11 : 0), row.push_back(c.kind & ROWS ? 2 * b + 1 : b);
+            first.push_back((int)N), N += (size_t)(c.kind & RAGGED ? len[b] : c.T);
+        }
+        qkv = numbers(N * (c.NH + 2 * c.NKV) * c.HS), dqkv = numbers(qkv.size()), dy = numbers(N * c.NH * c.HS);
+        size_t cached = (size_t)(2 * c.B) * room * c.NKV * c.HS;
+        k_cache = numbers(cached), v_cache = numbers(cached);
+    }
+    int keys(int b, int t) const { return t < len[b] ? start[b] + t + 1 : 0; }
+    size_t at(int b, int t, int head) const { return ((size_t)(first[b] + t) * (c.NH + 2 * c.NKV) + head) * c.HS; }
+    // Key u of row b and head h, or its value: what is in the cache before start, what is new behind it.
+    const float *key(int b, int h, int u, bool value) const {
+        int kv = h / (c.NH / c.NKV);
+        if (u >= start[b]) return &qkv[at(b, u - start[b], c.NH + (value ? c.NKV : 0) + kv)];
+        return &(value ? v_cache : k_cache)[(((size_t)row[b] * room + u) * c.NKV + kv) * c.HS];
+    }
+};
+struct Answers { std::vector<double> y, lse, dqkv; };
+static double dot(const float *x, const float *y, int n) {
+    double s = 0;
+    for (int i = 0; i < n; i++) s += (double)x[i] * y[i];
+    return s;
+}
+static Answers answers(const Texts &x) {
+    const Case &c = x.c;
+    const int HS = c.HS;
+    const double scale = 1 / sqrt((double)HS);
+    Answers to = {std::vector<double>(x.N * c.NH * HS), std::vector<double>((size_t)c.B * c.NH * c.T), {}};
+    to.dqkv.assign(x.dqkv.begin(), x.dqkv.end());
+    if (!(c.kind & ADD)) to.dqkv.assign(to.dqkv.size(), 0);
+    for (int b = 0; b < c.B; b++) for (int h = 0; h < c.NH; h++) for (int t = 0; t < c.T; t++) {
+        int keys = x.keys(b, t);
+        if (!keys) continue;
+        const float *q = &x.qkv[x.at(b, t, h)], *dy = &x.dy[((size_t)(x.first[b] + t) * c.NH + h) * HS];
+        double *y = &to.y[((size_t)(x.first[b] + t) * c.NH + h) * HS], largest = -INFINITY, sum = 0, D = 0;
+        std::vector<double> p(keys);
+        for (int u = 0; u < keys; u++) p[u] = scale * dot(q, x.key(b, h, u, false), HS);
+        for (double s : p) largest = std::max(largest, s);
+        for (double &s : p) sum += s = exp(s - largest);
+        for (int u = 0; u < keys; u++)
+            for (int d = 0; d < HS; d++) y[d] += (p[u] /= d ? 1 : sum) * x.key(b, h, u, true)[d];
+        to.lse[((size_t)b * c.NH + h) * c.T + t] = largest + log(sum);
+        for (int d = 0; d < HS; d++) D += dy[d] * y[d];
+        for (int u = 0; u < keys && !(c.kind & CACHE); u++) {
+            const float *k = x.key(b, h, u, false), *v = x.key(b, h, u, true);
+            double ds = p[u] * (dot(dy, v, HS) - D) * scale, *dk = &to.dqkv[k - x.qkv.data()];
+            double *dv = &to.dqkv[v - x.qkv.data()], *dq = &to.dqkv[q - x.qkv.data()];
+            for (int d = 0; d < HS; d++) dv[d] += p[u] * dy[d], dq[d] += ds * k[d], dk[d] += ds * q[d];
+        }
+    }
+    return to;
+}
+
+typedef int (*Forward)(cudaStream_t, const ag_attention_args *);
+typedef int (*Backward)(cudaStream_t, const ag_attention_args *, float *scratch);
+static int naive_back(cudaStream_t s, const ag_attention_args *a, float *) { return cuda_attention_back_naive(s, a); }
+
+static void near_to(const char *what, const Case &c, const Floats &got, const std::vector<double> &want, double limit) {
+    double d = distance(got, want);
+    if (!(d <= limit)) T_FAIL("%s of B %d T %d NH %d NKV %d HS %d kind %d is off by %g", what, c.B, c.T, c.NH, c.NKV,
+                              c.HS, c.kind, d);
+}
+static void attend(const Case &c, Forward forward, Backward backward, double limit) {
+    Texts x(c);
+    Answers want = answers(x);
+    ag_attention_args a = {};
+    a.B = c.B, a.T = c.T, a.NH = c.NH, a.NKV = c.NKV, a.HS = c.HS, a.T_max = x.room, a.accumulate = !!(c.kind & ADD);
+    float *qkv = upload(x.qkv), *dy = upload(x.dy), *scratch = nullptr;
+    int *start = upload(x.start), *len = upload(x.len), *first = upload(x.first), *row = upload(x.row);
+    a.qkv = qkv, a.y = upload(Floats(want.y.size(), NAN)), a.lse = upload(Floats(want.lse.size()));
+    if (c.kind & CACHE) a.k_cache = upload(x.k_cache), a.v_cache = upload(x.v_cache), a.start = start;
+    if (c.kind & (PADDED | RAGGED)) a.len = len;
+    if (c.kind & RAGGED) a.first = first;
+    if (c.kind & ROWS) a.row = row;
+    CHECK_INT(forward(0, &a), 0);
+    near_to("y", c, download(a.y, want.y.size()), want.y, limit);
+    near_to("lse", c, download(a.lse, want.lse.size()), want.lse, limit);
+    if (!(c.kind & CACHE)) {
+        a.dy = dy, a.dqkv = upload(x.dqkv);
+        cudaMalloc(&scratch, cuda_attention_scratch(&a));
+        CHECK_INT(backward(0, &a, scratch), 0);
+        near_to("dqkv", c, download(a.dqkv, want.dqkv.size()), want.dqkv, limit);
+    }
+    for (float *p : {qkv, dy, scratch, a.y, a.lse, a.k_cache, a.v_cache, a.dqkv}) cudaFree(p);
+    for (int *p : {start, len, first, row}) cudaFree(p);
+}
+static const Case texts[] = {
+    {1, 1, 1, 1, 4, 0}, {2, 17, 2, 2, 24, ADD}, {1, 70, 2, 1, 32, 0}, {2, 33, 3, 1, 25, 0}, {1, 65, 2, 1, 64, ADD},
+    {1, 34, 2, 1, 100, 0}, {1, 19, 1, 1, 130, 0}, {1, 33, 1, 1, 256, ADD}, {3, 9, 2, 1, 16, PADDED},
+    {3, 67, 2, 1, 8, PADDED | ADD}, {3, 9, 2, 1, 16, RAGGED}, {3, 67, 4, 2, 8, RAGGED | ADD}, {2, 1, 4, 2, 24, CACHE},
+    {2, 1, 2, 2, 9, CACHE | ROWS}, {3, 5, 2, 1, 64, CACHE | PADDED}, {3, 66, 2, 1, 16, CACHE | RAGGED | ROWS}};
+
+static void attention_as_formulas(void) {
+    for (const Case &c : texts) attend(c, cuda_attention_naive, naive_back, 2e-6);
+}
+static void attention_float32(void) {
+    for (const Case &c : texts) attend(c, cuda_attention, cuda_attention_back, 2e-6);
+}
+
 int main(int argc, char **argv) {
     T_BEGIN("products");
     T_RUN(matmul_shapes);
     T_RUN(matmul_batches);
     T_RUN(matmul_corners);
+    T_RUN(attention_as_formulas);
+    T_RUN(attention_float32);
     return T_END();
 }
