@@ -29,7 +29,8 @@ struct MatmulCall {
     int apart[2], summed[2];                        // batch[i] is in one of the two, the other is 1
     size_t sc[2], sa[2], sb[2];
     int tiles_m, tiles_n;                           // of one product
-    int vector, vector_c;                           // rows of A and of B, of C start at multiples of 16 bytes
+    int vector, vector_c, vector_bias;              // rows of A and of B, of C, bias start at multiples of 16 bytes
+    int lda, ldb;                                   // bfloat16: from row to row as stored
 };
 
 // ---- one thread per element -----------------------------------------------------------------------------------------
@@ -174,6 +175,138 @@ matmul_tiled(float *C, const float *A, const float *B, const float *bias, Matmul
     }
 }
 
+// ---- bfloat16: tensor cores -----------------------------------------------------------------------------------------
+// The same tiles, but a warp multiplies 16 x 16 by 16 x 8 in one instruction (mma.sync) whose operands it collects from
+// shared memory with ldmatrix. Operands in float32 are rounded to bfloat16 in a pass of their own, into scratch memory,
+// and not on the way to shared memory: each number is read by as many blocks as there are tiles beside each other, so
+// it had better have two bytes by then; cp.async cannot convert; and rows of scratch memory can be padded to 16 bytes,
+// so that no odd size needs a slow path.
+typedef __nv_bfloat16 bf16;
+
+// A tile in shared memory has rows of W numbers, in chunks of eight, 16 bytes. ldmatrix reads the same chunk of eight
+// rows at a time: they have to lie in eight different groups of banks, so a chunk's place is mixed with its row.
+template <int W> __device__ inline int mma_place(int row, int chunk) {
+    return row * W + (chunk ^ (W == 32 ? row >> 1 & 3 : row & 7)) * 8;
+}
+// The 16 x 16 numbers of the left operand from row `at` and from k on, or 16 rows of the right one, which are columns
+// of two instructions. The tile lies as (rows, k), or across as (k, rows): then ldmatrix has to transpose.
+template <int W, bool ACROSS, bool LEFT>
+__device__ inline void mma_fragment(unsigned r[4], const bf16 *tile, int at, int k) {
+    int lane = threadIdx.x % 32, half = lane / 8 % 2, other = lane / 16;
+    int row_half = LEFT ? half : other, k_half = LEFT ? other : half;
+    if (ACROSS) ldmatrix_x4_trans(r, &tile[mma_place<W>(k + k_half * 8 + lane % 8, at / 8 + row_half)]);
+    else ldmatrix_x4(r, &tile[mma_place<W>(at + row_half * 8 + lane % 8, k / 8 + k_half)]);
+}
+
+// MI by NI instructions' results are a warp's: 16 MI rows, 8 NI columns. Three stages: while one is multiplied, two
+// more are on their way.
+template <int MI_, int NI_, int WARPS_M_, int WARPS_N> struct MmaTile {
+    static constexpr int MI = MI_, NI = NI_, WARPS_M = WARPS_M_, THREADS = 32 * WARPS_M_ * WARPS_N;
+    static constexpr int M = 16 * MI_ * WARPS_M_, N = 8 * NI_ * WARPS_N, STEP = 32, STAGES = 3;
+    static constexpr int BYTES = STAGES * (M + N) * STEP * 2;
+};
+typedef MmaTile<4, 4, 2, 4> MmaLarge;               // 128 x 128 by 256 threads
+typedef MmaTile<2, 4, 2, 2> MmaSmall;               // 64 x 64 by 128 threads
+
+// A tile of ROWS by STEP from where x points; rows and ks are how many are left there. What is not there becomes 0.
+template <bool ALONG_K, int ROWS, int STEP, int THREADS>
+__device__ inline void mma_fetch(bf16 *tile, const bf16 *x, int stride, int rows, int ks) {
+    const int width = ALONG_K ? STEP : ROWS;
+    UNROLL for (int i = 0; i < ROWS * STEP / 8 / THREADS; i++) {
+        int n = (int)threadIdx.x + i * THREADS, line = n / (width / 8), chunk = n % (width / 8);
+        int left = line < (ALONG_K ? rows : ks) ? (ALONG_K ? ks : rows) - chunk * 8 : 0;
+        const bf16 *from = left > 0 ? x + (size_t)line * stride + chunk * 8 : x;
+        cp_async<16>(&tile[mma_place<width>(line, chunk)], from, 2 * max(0, min(left, 8)));
+    }
+}
+
+// A warp's results of 16 rows and 8 NI columns to memory. The registers hold two neighbours of a row, 8 bytes; by way
+// of shared memory four of them become one access, and eight threads write 128 bytes of a row.
+template <int NI>
+__device__ inline void mma_store(float *C, const float acc[NI][4], float *stage, const float *bias,
+                                 const MatmulCall &p, int m, int n) {
+    const int W = 8 * NI + 8, lane = threadIdx.x % 32, each = p.vector_c ? 4 : 1, across = 8 * NI / each;
+    __syncwarp();
+    UNROLL for (int j = 0; j < NI; j++) UNROLL for (int h = 0; h < 2; h++)
+        *reinterpret_cast<float2 *>(&stage[(lane / 4 + 8 * h) * W + 8 * j + lane % 4 * 2]) =
+            make_float2(acc[j][2 * h], acc[j][2 * h + 1]);
+    __syncwarp();
+    for (int i = lane; i < 16 * across; i += 32) {
+        int row = i / across, column = i % across * each, left = min(each, p.N - n - column);
+        if (m + row >= p.M || left <= 0) continue;
+        float *c = &C[(size_t)(m + row) * p.N + n + column], x[4], add[4] = {}, old[4] = {};
+        matmul_load_c(x, &stage[row * W + column], left, 1);
+        if (bias) matmul_load_c(add, bias + n + column, left, p.vector_bias);
+        if (p.accumulate) matmul_load_c(old, c, left, 1);
+        UNROLL for (int j = 0; j < 4; j++) x[j] += old[j] + add[j] * p.summed[0] * p.summed[1];
+        matmul_store_c(c, x, left, 1);
+    }
+}
+
+template <bool TA, bool TB, class T>
+__global__ void __launch_bounds__(T::THREADS, 512 / T::THREADS)
+matmul_mma(float *C, const bf16 *A, const bf16 *B, const float *bias, MatmulCall p) {
+    DYNAMIC_SHARED(bf16, shared);                   // of each stage the tile of A, then that of B
+    int warp = threadIdx.x / 32, m = warp % T::WARPS_M * 16 * T::MI, n = warp / T::WARPS_M * 8 * T::NI;
+    int tiles = p.tiles_m * p.tiles_n, z = (int)blockIdx.x / tiles, z0 = z / p.apart[1], z1 = z % p.apart[1];
+    int2 tile = matmul_tile_of(p, (int)blockIdx.x % tiles);
+    int m0 = tile.x * T::M, n0 = tile.y * T::N, steps = max(1, (p.K + T::STEP - 1) / T::STEP);
+    int total = steps * p.summed[0] * p.summed[1];
+    A += z0 * p.sa[0] + z1 * p.sa[1] + (TA ? (size_t)m0 : (size_t)m0 * p.lda);
+    B += z0 * p.sb[0] + z1 * p.sb[1] + (TB ? (size_t)n0 * p.ldb : (size_t)n0);
+    float acc[T::MI][T::NI][4] = {};
+    for (int i = 1 - T::STAGES; i < total; i++) {   // products that add up are one long product
+        int next = i + T::STAGES - 1, j = next / steps, k0 = next % steps * T::STEP;
+        if (i >= 0) {
+            cp_async_wait<T::STAGES - 2>();
+            __syncthreads();                        // stage i is there, and nobody reads the one before it any more
+        }
+        if (next < total) {
+            bf16 *to = shared + next % T::STAGES * (T::M + T::N) * T::STEP;
+            const bf16 *a = A + j / p.summed[1] * p.sa[0] + j % p.summed[1] * p.sa[1];
+            const bf16 *b = B + j / p.summed[1] * p.sb[0] + j % p.summed[1] * p.sb[1];
+            mma_fetch<!TA, T::M, T::STEP, T::THREADS>(to, a + (TA ? (size_t)k0 * p.lda : (size_t)k0), p.lda, p.M - m0,
+                                                      p.K - k0);
+            mma_fetch<TB, T::N, T::STEP, T::THREADS>(to + T::M * T::STEP, b + (TB ? (size_t)k0 : (size_t)k0 * p.ldb),
+                                                     p.ldb, p.N - n0, p.K - k0);
+        }
+        cp_async_commit();
+        if (i < 0) continue;
+        const bf16 *as = shared + i % T::STAGES * (T::M + T::N) * T::STEP, *bs = as + T::M * T::STEP;
+        UNROLL for (int k = 0; k < T::STEP; k += 16) {
+            unsigned a[T::MI][4], b[T::NI / 2][4];
+            UNROLL for (int q = 0; q < T::MI; q++) mma_fragment<TA ? T::M : T::STEP, TA, true>(a[q], as, m + 16 * q, k);
+            UNROLL for (int q = 0; q < T::NI / 2; q++)
+                mma_fragment<TB ? T::STEP : T::N, !TB, false>(b[q], bs, n + 16 * q, k);
+            UNROLL for (int x = 0; x < T::MI; x++)
+                UNROLL for (int y = 0; y < T::NI; y++) mma_bf16(acc[x][y], a[x], &b[y / 2][y % 2 * 2]);
+        }
+    }
+    cp_async_wait<0>();
+    __syncthreads();                                // the stages become the warps' places for results
+    float *stage = reinterpret_cast<float *>(shared) + warp * 16 * (8 * T::NI + 8);
+    C += z0 * p.sc[0] + z1 * p.sc[1];
+    UNROLL for (int i = 0; i < T::MI; i++) mma_store<T::NI>(C, acc[i], stage, bias, p, m0 + m + 16 * i, n0 + n);
+}
+
+// y: the matrices of x one after the other, rounded, their rows padded to `stride` numbers. One thread for W numbers.
+template <int W>
+__global__ void matmul_round(bf16 *y, const float *x, size_t rows, int columns, int stride, int matrices1, size_t s0,
+                             size_t s1, size_t total) {
+    size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * W, row = i / stride, z = row / rows;
+    int column = (int)(i % stride);
+    if (i >= total) return;
+    const float *from = x + z / matrices1 * s0 + z % matrices1 * s1 + row % rows * columns + column;
+    if (W == 1) {
+        y[i] = __float2bfloat16(column < columns ? *from : 0.0f);
+        return;
+    }
+    float v[4] = {};
+    if (column < columns) matmul_four(v, from);
+    __nv_bfloat162 low = __floats2bfloat162_rn(v[0], v[1]), high = __floats2bfloat162_rn(v[2], v[3]);
+    *reinterpret_cast<uint2 *>(&y[i]) = make_uint2(bf16_word(low), bf16_word(high));
+}
+
 // ---- the host's side ------------------------------------------------------------------------------------------------
 static inline int matmul_aligned(const float *x, int row, const size_t stride[2]) {
     return (uintptr_t)x % 16 == 0 && row % 4 == 0 && stride[0] % 4 == 0 && stride[1] % 4 == 0;
@@ -228,5 +361,70 @@ static inline int cuda_matmul(cudaStream_t s, float *C, const float *A, const fl
     size_t large = matmul_products(p) * cuda_tiles(M, MatmulLarge::M) * cuda_tiles(N, MatmulLarge::N);
     if (M <= 64 || N <= 64 || large < 100) return cuda_matmul_tiled<MatmulSmall>(s, C, A, B, bias, p, ta, tb);
     return cuda_matmul_tiled<MatmulLarge>(s, C, A, B, bias, p, ta, tb);
+}
+
+// ---- the host's side, bfloat16 --------------------------------------------------------------------------------------
+// Operands in bfloat16: lda and ldb are the distances from row to row as stored, multiples of 8 like all strides of
+// batches, and A and B start at multiples of 16 bytes. -1 if not.
+template <class T>
+static inline int matmul_mma_launch(cudaStream_t s, float *C, const bf16 *A, const bf16 *B, const float *bias,
+                                    MatmulCall p, int ta, int tb) {
+    if (matmul_nothing(p)) return 0;
+    p.tiles_m = cuda_tiles(p.M, T::M), p.tiles_n = cuda_tiles(p.N, T::N);
+    size_t blocks = matmul_products(p) * p.tiles_m * p.tiles_n;
+    size_t strides = p.sa[0] | p.sa[1] | p.sb[0] | p.sb[1] | (size_t)p.lda | (size_t)p.ldb;
+    if (blocks > INT32_MAX || strides % 8 || ((uintptr_t)A | (uintptr_t)B) % 16) return -1;
+    auto kernel = ta ? tb ? matmul_mma<true, true, T> : matmul_mma<true, false, T>
+                     : tb ? matmul_mma<false, true, T> : matmul_mma<false, false, T>;
+    launch(kernel, dim3((unsigned)blocks), T::THREADS, T::BYTES, s, C, A, B, bias, p);
+    return cuda_status();
+}
+static inline int cuda_matmul_mma(cudaStream_t s, float *C, const bf16 *A, int lda, const bf16 *B, int ldb,
+                                  const float *bias, int M, int N, int K, int ta, int tb, const int batch[2],
+                                  const size_t sc[2], const size_t sa[2], const size_t sb[2], int accumulate) {
+    MatmulCall p = matmul_call(C, nullptr, nullptr, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+    p.lda = lda, p.ldb = ldb, p.vector_bias = (uintptr_t)bias % 16 == 0;
+    size_t large = matmul_products(p) * cuda_tiles(M, MmaLarge::M) * cuda_tiles(N, MmaLarge::N);
+    if (M <= 64 || N <= 64 || large < 100) return matmul_mma_launch<MmaSmall>(s, C, A, B, bias, p, ta, tb);
+    return matmul_mma_launch<MmaLarge>(s, C, A, B, bias, p, ta, tb);
+}
+
+// An operand in float32 that is to be rounded: its matrices, of which those with stride 0 are one, and where they go.
+struct MatmulRounded {
+    int rows, columns, stride, matrices[2];
+    size_t from[2], to[2], total;                   // strides between matrices, and numbers in all of them
+};
+static inline MatmulRounded matmul_rounded(int rows, int columns, const int batch[2], const size_t from[2]) {
+    MatmulRounded r = {rows, columns, cuda_tiles(columns, 8) * 8, {}, {from[0], from[1]}, {}, 0};
+    for (int i = 0; i < 2; i++) r.matrices[i] = from[i] ? batch[i] : 1;
+    size_t one = (size_t)rows * r.stride;
+    r.to[0] = from[0] ? one * r.matrices[1] : 0, r.to[1] = from[1] ? one : 0;
+    r.total = one * r.matrices[0] * r.matrices[1];
+    return r;
+}
+static inline int matmul_round_launch(cudaStream_t s, bf16 *y, const float *x, const MatmulRounded &r) {
+    int vector = matmul_aligned(x, r.columns, r.from);
+    size_t blocks = (r.total / (vector ? 4 : 1) + 255) / 256;
+    if (!blocks) return 0;
+    if (blocks > INT32_MAX) return -1;
+    launch(vector ? matmul_round<4> : matmul_round<1>, dim3((unsigned)blocks), 256, 0, s, y, x, (size_t)r.rows,
+           r.columns, r.stride, r.matrices[1], r.from[0], r.from[1], r.total);
+    return cuda_status();
+}
+static inline size_t cuda_matmul_bf16_scratch(int M, int N, int K, int ta, int tb, const int batch[2],
+                                              const size_t sa[2], const size_t sb[2]) {
+    return sizeof(bf16) * (matmul_rounded(ta ? K : M, ta ? M : K, batch, sa).total +
+                           matmul_rounded(tb ? N : K, tb ? K : N, batch, sb).total);
+}
+// As cuda_matmul; scratch: cuda_matmul_bf16_scratch() bytes, aligned to 16.
+static inline int cuda_matmul_bf16(cudaStream_t s, float *C, const float *A, const float *B, const float *bias, int M,
+                                   int N, int K, int ta, int tb, const int batch[2], const size_t sc[2],
+                                   const size_t sa[2], const size_t sb[2], int accumulate, void *scratch) {
+    MatmulRounded a = matmul_rounded(ta ? K : M, ta ? M : K, batch, sa);
+    MatmulRounded b = matmul_rounded(tb ? N : K, tb ? K : N, batch, sb);
+    bf16 *a16 = (bf16 *)scratch, *b16 = a16 + a.total;
+    if (matmul_round_launch(s, a16, A, a) || matmul_round_launch(s, b16, B, b)) return -1;
+    return cuda_matmul_mma(s, C, a16, a.stride, b16, b.stride, bias, M, N, K, ta, tb, batch, sc, a.to, b.to,
+                           accumulate);
 }
 #endif

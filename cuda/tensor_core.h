@@ -199,4 +199,11 @@ template <int N> CUDA_ON_CPU_RAW inline void cp_async_wait() {
     t.copies.resize(kept);
 }
 #endif // not nvcc
+
+// Two neighbours as ldmatrix and mma.sync have them: the first in the low half.
+__device__ inline unsigned bf16_word(__nv_bfloat162 two) {
+    unsigned word;
+    memcpy(&word, &two, sizeof word);
+    return word;
+}
 #endif

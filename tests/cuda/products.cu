@@ -80,21 +80,55 @@ static int chosen(const Product &p, const Buffers &d) {
     return cuda_matmul(0, d.c, d.a, d.b, d.bias, p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sc, p.sa, p.sb, p.accumulate);
 }
 
-// Runs the versions on the same numbers: the first one against double, the others bit for bit against the first.
-static void compare(const Product &p, const std::vector<Version> &versions) {
+static int naive_bf16(const Product &p, const Buffers &d) {
+    return cuda_matmul_naive(0, d.c, d.a, d.b, d.bias, call(p, d), p.ta, p.tb, 1);
+}
+static int chosen_bf16(const Product &p, const Buffers &d) {
+    void *scratch = nullptr;
+    cudaMalloc(&scratch, cuda_matmul_bf16_scratch(p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sa, p.sb));
+    int failed = cuda_matmul_bf16(0, d.c, d.a, d.b, d.bias, p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sc, p.sa, p.sb,
+                                  p.accumulate, scratch);
+    cudaFree(scratch);
+    return failed;
+}
+// One product of a kind that cuda_matmul_bf16 takes for larger ones.
+template <class T> static int tiled_bf16(const Product &p, const Buffers &d) {
+    MatmulRounded a = matmul_rounded(p.ta ? p.K : p.M, p.ta ? p.M : p.K, p.batch, p.sa);
+    MatmulRounded b = matmul_rounded(p.tb ? p.N : p.K, p.tb ? p.K : p.N, p.batch, p.sb);
+    bf16 *a16 = nullptr, *b16 = nullptr;
+    cudaMalloc(&a16, a.total * sizeof(bf16));
+    cudaMalloc(&b16, b.total * sizeof(bf16));
+    int failed = matmul_round_launch(0, a16, d.a, a) || matmul_round_launch(0, b16, d.b, b);
+    MatmulCall of = call(p, d);
+    of.lda = a.stride, of.ldb = b.stride;
+    for (int i = 0; i < 2; i++) of.sa[i] = a.to[i], of.sb[i] = b.to[i];
+    failed = failed || matmul_mma_launch<T>(0, d.c, a16, b16, d.bias, of, p.ta, p.tb);
+    cudaFree(a16);
+    cudaFree(b16);
+    return failed;
+}
+
+// Runs the versions on the same numbers. In float32 the first one is compared with double, the others bit for bit with
+// the first. In bfloat16 all are compared with double; products of rounded numbers are exact, and a tensor core's sums
+// are nearly those of float32.
+enum Precision { FLOAT32, BF16 };
+static void compare(const Product &p, const std::vector<Version> &versions, Precision precision = FLOAT32) {
     Floats C = numbers(extent(p.batch, p.sc, (size_t)p.M * p.N)), bias = numbers(p.N), first;
     Floats A = numbers(p.skew + extent(p.batch, p.sa, (size_t)p.M * p.K));
     Floats B = numbers(extent(p.batch, p.sb, (size_t)p.K * p.N));
     float *a = upload(A), *b = upload(B), *added = upload(bias);
+    if (precision == BF16)
+        for (Floats *x : {&A, &B}) for (float &v : *x) v = __bfloat162float(__float2bfloat16(v));
     for (Version version : versions) {
         float *c = upload(C);
         CHECK_INT(version(p, {c, a + p.skew, b, p.bias ? added : nullptr}), 0);
         Floats got = download(c, C.size());
         cudaFree(c);
-        if (version == versions[0]) {
+        if (version == versions[0] || precision == BF16) {
             first = got;
             double d = distance(got, reference(p, C, A, B, bias));
-            if (!(d <= 2e-6)) T_FAIL("M %d N %d K %d ta %d tb %d: off by %g", p.M, p.N, p.K, p.ta, p.tb, d);
+            if (!(d <= (precision == BF16 ? 1e-5 : 2e-6)))
+                T_FAIL("M %d N %d K %d ta %d tb %d: off by %g", p.M, p.N, p.K, p.ta, p.tb, d);
         } else if (memcmp(got.data(), first.data(), got.size() * sizeof(float)))
             T_FAIL("M %d N %d K %d ta %d tb %d: other bits", p.M, p.N, p.K, p.ta, p.tb);
     }
@@ -114,6 +148,17 @@ static void matmul_shapes(void) {
         compare(plain(128, 132, 20, form, ~form), {naive, tiled<MatmulLarge>});
     }
 }
+static void matmul_shapes_bf16(void) {
+    const int shapes[][3] = {{1, 1, 1}, {3, 17, 1}, {1, 33, 65}, {33, 3, 17}, {17, 65, 127}, {65, 33, 40}};
+    for (auto &s : shapes)
+        for (int form = 0; form < 4; form++)
+            compare(plain(s[0], s[1], s[2], form, form ^ s[0]), {naive_bf16, chosen_bf16}, BF16);
+    for (int form = 0; form < 4; form++) {
+        compare(plain(130, 127, 40, form, form), {tiled_bf16<MmaLarge>}, BF16);
+        compare(plain(64, 128, 64, form, ~form), {tiled_bf16<MmaSmall>, tiled_bf16<MmaLarge>}, BF16);
+        compare(plain(5, 6, 0, form, form), {naive_bf16, chosen_bf16}, BF16);
+    }
+}
 // Products side by side, one operand for all, and products that add up in one dimension or both.
 static void matmul_batches(void) {
     for (int form = 0; form < 4; form++) {
@@ -126,6 +171,7 @@ static void matmul_batches(void) {
         for (auto &s : strides) {
             for (int i = 0; i < 2; i++) p.sc[i] = s[i], p.sa[i] = s[2 + i], p.sb[i] = s[4 + i];
             compare(p, {naive, tiled<MatmulSmall>, tiled<MatmulLarge>, chosen});
+            compare(p, {naive_bf16, chosen_bf16}, BF16);
         }
     }
 }
@@ -257,6 +303,7 @@ static void attention_float32(void) {
 int main(int argc, char **argv) {
     T_BEGIN("products");
     T_RUN(matmul_shapes);
+    T_RUN(matmul_shapes_bf16);
     T_RUN(matmul_batches);
     T_RUN(matmul_corners);
     T_RUN(attention_as_formulas);
