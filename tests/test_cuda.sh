@@ -111,7 +111,7 @@ for program in kernels products; do
         built $program "$build" || continue
         case $program:$build in products:*check) few="0 3" ;; *) few=$seeds ;; esac
         for seed in $few; do
-            CUDA_ON_CPU_SEED=$seed timeout 60 $dir/${program}_$build > $dir/log 2>&1
+            CUDA_ON_CPU_SEED=$seed timeout 240 $dir/${program}_$build > $dir/log 2>&1
             code=$?
             if [ $code = 0 ] && grep -q "^$program: [1-9][0-9]* passed, 0 failed$" $dir/log &&
                 [ "$(wc -l < $dir/log)" = 1 ]; then ok
