@@ -1,4 +1,5 @@
-# CUDA kernels without a GPU. tests/cuda/kernels.cu is right: it has to be silent in every build and with every seed.
+# CUDA kernels without a GPU. tests/cuda/kernels.cu and products.cu are right: they have to be silent in every build and
+# with every seed.
 # Each bug of tests/cuda/planted.cu has to be reported, by each build that its table names, with the words given there;
 # a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU, and silently.
 # The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
@@ -51,11 +52,14 @@ clang=
 if works clang++ -std=c++17; then clang="clang clang_check"
 else echo "skipped: CUDA kernels with clang++, because there is none that works"; fi
 (
-    for build in $builds; do compile "$CXX" "$build" kernels; done
+    for build in $builds; do
+        compile "$CXX" "$build" kernels
+        [ "$build" = ucontext ] || compile "$CXX" "$build" products
+    done
     compile "$CXX" plain reverse
 ) &
 compile "$CXX" check broken
-for build in $clang; do compile clang++ "$build" kernels; done
+for build in $clang; do compile clang++ "$build" kernels; compile clang++ "$build" products; done
 [ "$clang" ] && compile clang++ clang_check planted
 for build in $builds; do
     [ "$build" = ucontext ] || compile "$CXX" "$build" planted
@@ -63,11 +67,14 @@ done
 NVCC=${NVCC:-nvcc}
 command -v "$NVCC" > /dev/null || { [ -x /usr/local/cuda/bin/nvcc ] && NVCC=/usr/local/cuda/bin/nvcc; }
 if command -v "$NVCC" > /dev/null; then
-    for what in kernels:sm_80 kernels:sm_90 kernels:sm_120 planted:sm_80; do
-        program=${what%:*} chip=${what#*:}
+    for what in kernels:sm_80 kernels:sm_90 kernels:sm_120 planted:sm_80 products:sm_80 products:sm_90 \
+        products:sm_120; do
+        program=${what%:*} chip=${what#*:} strict=
+        # Registers that overflow into memory, and sums in double by mistake, are errors where speed matters.
+        [ $program = products ] && strict="-Xptxas -v,-warn-spills,-warn-lmem-usage,-warn-double-usage,-Werror"
         "$NVCC" --list-gpu-code 2> /dev/null | grep -qx "$chip" ||
             { echo "skipped: compiling for $chip, which this nvcc does not know"; continue; }
-        if "$NVCC" -std=c++17 -O2 -arch=$chip -Werror all-warnings -Icuda -c tests/cuda/$program.cu \
+        if "$NVCC" -std=c++17 -O2 -arch=$chip -Werror all-warnings $strict -Icuda -c tests/cuda/$program.cu \
             -o $dir/$program.o > $dir/$program.log 2>&1; then ok
         else bad "$program.cu does not compile with nvcc for $chip"; head -n 20 $dir/$program.log; fi
     done
@@ -98,15 +105,19 @@ if built broken check; then
     else bad "cuda/README.md shows $same of the checker's $lines lines"; cat $dir/log; fi
 fi
 
-# The right program: no word but the closing line of test.h.
-for build in $builds $clang; do
-    built kernels "$build" || continue
-    for seed in $seeds; do
-        CUDA_ON_CPU_SEED=$seed timeout 20 $dir/kernels_$build > $dir/log 2>&1
-        code=$?
-        if [ $code = 0 ] && grep -q '^kernels: [1-9][0-9]* passed, 0 failed$' $dir/log && [ "$(wc -l < $dir/log)" = 1 ]
-        then ok
-        else bad "the right kernels, build $build, seed $seed: status $code"; head -n 20 $dir/log; fi
+# The right programs: no word but the closing line of test.h. The checker has had enough of products with two seeds.
+for program in kernels products; do
+    for build in $builds $clang; do
+        [ $program:$build = products:ucontext ] && continue
+        built $program "$build" || continue
+        case $program:$build in products:*check) few="0 3" ;; *) few=$seeds ;; esac
+        for seed in $few; do
+            CUDA_ON_CPU_SEED=$seed timeout 240 $dir/${program}_$build > $dir/log 2>&1
+            code=$?
+            if [ $code = 0 ] && grep -q "^$program: [1-9][0-9]* passed, 0 failed$" $dir/log &&
+                [ "$(wc -l < $dir/log)" = 1 ]; then ok
+            else bad "the right $program, build $build, seed $seed: status $code"; head -n 20 $dir/log; fi
+        done
     done
 done
 
