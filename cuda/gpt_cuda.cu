@@ -1115,13 +1115,13 @@ struct Product {                    // see ag_backend.matmul
 __device__ inline float rounded(float x, bool bf16) { return bf16 ? __bfloat162float(__float2bfloat16(x)) : x; }
 
 // One thread for each element of C. A batch dimension in which C does not move is a longer sum.
-__global__ void matmul_naive(float *C, const float *A, const float *B, const float *bias, Product p, int bf16,
-                             int accumulate) {
+__global__ void matmul_naive(float *C, const float *A, const float *B, const float *bias, Product p, size_t count,
+                             int bf16, int accumulate) {
     size_t i = thread_index(), one = (size_t)p.M * p.N;
+    if (i >= count) return;
     int m = (int)(i % one / p.N), n = (int)(i % p.N), batch = (int)(i / one);
     int first[2] = {p.sc[0] ? batch / (p.sc[1] ? p.batch[1] : 1) : 0, p.sc[1] ? batch % p.batch[1] : 0};
     int last[2] = {p.sc[0] ? first[0] + 1 : p.batch[0], p.sc[1] ? first[1] + 1 : p.batch[1]};
-    if (first[0] >= last[0] || first[0] >= p.batch[0] || batch >= p.batch[0] * p.batch[1]) return;
     float *c = &C[first[0] * p.sc[0] + first[1] * p.sc[1] + (size_t)m * p.N + n], sum = accumulate ? *c : 0;
     for (int b0 = first[0]; b0 < last[0]; b0++)
         for (int b1 = first[1]; b1 < last[1]; b1++)
@@ -1139,7 +1139,7 @@ static int product_naive(Cuda *c, float *C, const float *A, const float *B, cons
     Product p = {M, N, K, ta, tb, {batch[0], batch[1]}, {sc[0], sc[1]}, {sa[0], sa[1]}, {sb[0], sb[1]}};
     size_t n = (size_t)M * N * (sc[0] ? batch[0] : 1) * (sc[1] ? batch[1] : 1);
     if (!n || !batch[0] || !batch[1]) return 0;
-    return RUN(c, matmul_naive, up(n, BLOCK), BLOCK, C, A, B, bias, p, bf16, accumulate);
+    return RUN(c, matmul_naive, up(n, BLOCK), BLOCK, C, A, B, bias, p, n, bf16, accumulate);
 }
 
 static int cuda_matmul_entry(ag_backend *b, float *C, const float *A, const float *B, const float *bias, int M, int N,
@@ -1339,38 +1339,38 @@ static int cuda_attention_back_entry(ag_backend *b, const ag_attention_args *a) 
 // 1978, "A Portable Fortran Program to Find the Euclidean Norm of a Vector"). The host joins those of all blocks in
 // double. What is not finite is large, and stays what it is.
 enum { SQUARES = 256 };             // blocks at most, the same on every GPU
-__global__ void sum_squares_kernel(float *part, const float *x, unsigned n, unsigned per) {
+struct Squares { float ordinary, large, small; };
+__device__ inline void add_square(Squares *s, float v) {
     const float two_40 = 1.0995116e12f, two_80 = two_40 * two_40;
-    float sum[3] = {0, 0, 0};                       // ordinary, large, small
-    unsigned first = blockIdx.x * per, last = min(n, first + per);
-    for (unsigned i = first + threadIdx.x; i < last; i += BLOCK) {
-        float v = x[i], size = fabsf(v);
-        if (size < 1 / two_40) v *= two_80, sum[2] += v * v;
-        else if (size < two_40) sum[0] += v * v;
-        else v /= two_80, sum[1] += v * v;
-    }
-    for (int k = 0; k < 3; k++) {
-        float total = team_sum<WARPS>(sum[k]);
-        if (threadIdx.x == 0) part[blockIdx.x * 3 + k] = total;
-    }
+    float size = fabsf(v);
+    if (size < 1 / two_40) v *= two_80, s->small += v * v;
+    else if (size < two_40) s->ordinary += v * v;
+    else v /= two_80, s->large += v * v;
 }
-__global__ void sum_squares_naive(float *part, const float *x, unsigned n) {
-    if (thread_index()) return;                     // and part[0] to part[2] stay what they are for large and small x
-    float sum = 0;
-    for (unsigned i = 0; i < n; i++) sum += x[i] * x[i];
-    part[0] = sum, part[1] = part[2] = 0;
+__global__ void sum_squares_naive(Squares *part, const float *x, unsigned n) {
+    if (thread_index()) return;
+    Squares s = {0, 0, 0};
+    for (unsigned i = 0; i < n; i++) add_square(&s, x[i]);
+    *part = s;
+}
+__global__ void sum_squares(Squares *part, const float *x, unsigned n, unsigned per) {
+    Squares s = {0, 0, 0};
+    unsigned first = blockIdx.x * per, last = min(n, first + per);
+    for (unsigned i = first + threadIdx.x; i < last; i += BLOCK) add_square(&s, x[i]);
+    s = {team_sum<WARPS>(s.ordinary), team_sum<WARPS>(s.large), team_sum<WARPS>(s.small)};
+    if (threadIdx.x == 0) part[blockIdx.x] = s;
 }
 static int cuda_sum_squares(ag_backend *b, double *out, const float *x, size_t n) {
     Cuda *c = cuda_of(b);
-    float host[SQUARES * 3], *part = (float *)scratch(c, sizeof host);
+    Squares host[SQUARES], *part = (Squares *)scratch(c, sizeof host);
     unsigned per = max(4u * BLOCK, up(n, SQUARES)), blocks = c->naive ? 1 : up(n, per);
     *out = 0;
     if (!n) return 0;
     if (!part || (c->naive ? RUN(c, sum_squares_naive, 1, WARP, part, x, (unsigned)n)
-                           : RUN(c, sum_squares_kernel, blocks, BLOCK, part, x, (unsigned)n, per)) ||
-        cuda_read(b, host, part, blocks * 3 * sizeof *host)) return -1;
+                           : RUN(c, sum_squares, blocks, BLOCK, part, x, (unsigned)n, per)) ||
+        cuda_read(b, host, part, blocks * sizeof *host)) return -1;
     for (unsigned i = 0; i < blocks; i++)
-        *out += host[3 * i] + ldexp((double)host[3 * i + 1], 160) + ldexp((double)host[3 * i + 2], -160);
+        *out += host[i].ordinary + ldexp((double)host[i].large, 160) + ldexp((double)host[i].small, -160);
     return 0;
 }
 
