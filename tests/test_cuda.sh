@@ -1,4 +1,6 @@
 # CUDA kernels without a GPU. tests/cuda/kernels.cu is right: it has to be silent in every build and with every seed.
+# So has tests/cuda/backend.cu, which holds cuda/gpt_cuda.cu to the kernels of the CPU; for a GPU it has to compile
+# without spilled registers, local memory and arithmetic in double.
 # Each bug of tests/cuda/planted.cu has to be reported, by each build that its table names, with the words given there;
 # a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU, and silently.
 # The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
@@ -36,7 +38,9 @@ compile() {                                     # compile COMPILER BUILD PROGRAM
     [ "$2" = ucontext ] && set -- "$1" "$2" "$3" "-DCUDA_ON_CPU_UCONTEXT $4" ""
     source=tests/cuda/$3.cu
     [ -f "$source" ] || source=$dir/$3.cu
-    $1 $4 "$source" -o "$to" $5 > "$to.log" 2>&1
+    object=
+    [ "$3" = backend ] && object="-x none $dir/implementation.o"
+    $1 $4 "$source" $object -o "$to" $5 > "$to.log" 2>&1
 }
 
 sed -n '/^EXAMPLE:/,/^Two spellings/p' cuda/cuda_on_cpu.h | sed -n 's/^    //p; s/^$//p' > $dir/reverse.cu
@@ -49,9 +53,12 @@ else echo "skipped: bounds of CUDA kernels, because $CXX -fsanitize=address does
 clang=
 if works clang++ -std=c++17; then clang="clang clang_check"
 else echo "skipped: CUDA kernels with clang++, because there is none that works"; fi
+${CC:-cc} -O2 -c tests/cuda/implementation.c -o $dir/implementation.o || bad "tests/cuda/implementation.c does not compile"
 (
     for build in $builds; do compile "$CXX" "$build" kernels; done
     compile "$CXX" plain reverse
+    compile "$CXX" plain backend
+    compile "$CXX" check backend
 ) &
 compile "$CXX" check broken
 for build in $clang; do compile clang++ "$build" kernels; done
@@ -62,15 +69,23 @@ done
 NVCC=${NVCC:-nvcc}
 command -v "$NVCC" > /dev/null || { [ -x /usr/local/cuda/bin/nvcc ] && NVCC=/usr/local/cuda/bin/nvcc; }
 if command -v "$NVCC" > /dev/null; then
-    for what in kernels:sm_80 kernels:sm_90 kernels:sm_120 planted:sm_80; do
-        program=${what%:*} chip=${what#*:}
+    for what in kernels:sm_80 kernels:sm_90 kernels:sm_120 planted:sm_80 backend:sm_80 backend:sm_90 backend:sm_120; do
+        program=${what%:*} chip=${what#*:} strict= kind=-c
+        [ $program = backend ] && strict="-Xptxas -warn-spills,-warn-lmem-usage,-warn-double-usage,-Werror"
+        [ $program = backend ] && [ $chip != sm_80 ] && kind=-cubin         # the host's half once
         "$NVCC" --list-gpu-code 2> /dev/null | grep -qx "$chip" ||
             { echo "skipped: compiling for $chip, which this nvcc does not know"; continue; }
-        if "$NVCC" -std=c++17 -O2 -arch=$chip -Werror all-warnings -Icuda -c tests/cuda/$program.cu \
+        if "$NVCC" -std=c++17 -O2 -arch=$chip -Werror all-warnings $strict -Icuda $kind tests/cuda/$program.cu \
             -o $dir/$program.o > $dir/$program.log 2>&1; then ok
         else bad "$program.cu does not compile with nvcc for $chip"; head -n 20 $dir/$program.log; fi
     done
 else echo "skipped: compiling for a GPU, because there is no nvcc"; fi
+for build in $builds $clang; do
+    case $build in
+    asan) compile "$CXX" asan backend ;;
+    clang) compile clang++ clang backend ;;
+    esac
+done
 wait
 
 built() {                                       # built PROGRAM BUILD
@@ -97,16 +112,25 @@ if built broken check; then
     else bad "cuda/README.md shows $same of the checker's $lines lines"; cat $dir/log; fi
 fi
 
-# The right program: no word but the closing line of test.h.
-for build in $builds $clang; do
-    built kernels "$build" || continue
-    for seed in $seeds; do
-        CUDA_ON_CPU_SEED=$seed timeout 20 $dir/kernels_$build > $dir/log 2>&1
+# The right programs: no word but the closing line of test.h.
+silent() {                                      # silent PROGRAM BUILD SEED...
+    built $1 $2 || return
+    program=$1 build=$2
+    shift 2
+    for seed in "$@"; do
+        CUDA_ON_CPU_SEED=$seed timeout 60 $dir/${program}_$build > $dir/$program.out 2>&1
         code=$?
-        if [ $code = 0 ] && grep -q '^kernels: [1-9][0-9]* passed, 0 failed$' $dir/log && [ "$(wc -l < $dir/log)" = 1 ]
+        if [ $code = 0 ] && [ "$(wc -l < $dir/$program.out)" = 1 ] &&
+            grep -q "^$program: [1-9][0-9]* passed, 0 failed\$" $dir/$program.out
         then ok
-        else bad "the right kernels, build $build, seed $seed: status $code"; head -n 20 $dir/log; fi
+        else bad "$program.cu, build $build, seed $seed: status $code"; head -n 20 $dir/$program.out; fi
     done
+}
+for build in $builds $clang; do silent kernels $build $seeds; done
+silent backend plain $seeds
+silent backend check 0
+for build in $builds $clang; do
+    case $build in asan|clang) silent backend $build 1 ;; esac
 done
 
 # sees BUILD N WORDS SEEDS: is it reported, with these words, with one of the seeds?

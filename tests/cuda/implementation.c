@@ -7,7 +7,7 @@
 #include "../../gpt.h"
 #include "../op_cases.h"
 
-int case_count(void) { return N_OP_CASES + N_BIG_CASES; }
+int case_count(int with_big_ones) { return N_OP_CASES + (with_big_ones ? N_BIG_CASES : 0); }
 static const op_case *case_at(int i) { return i < N_OP_CASES ? &op_cases[i] : &big_cases[i - N_OP_CASES]; }
 const char *case_name(int i) { return case_at(i)->name; }
 
