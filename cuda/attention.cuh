@@ -1,0 +1,412 @@
+/*
+attention.cuh - causal attention for the GPU backend: what `attention` and `attention_back` of autograd.h's table mean.
+
+    cuda_attention(stream, &args)                   y and lse; 0, or -1: a launch failed
+    cuda_attention_back(stream, &args, scratch)     dqkv; scratch: cuda_attention_scratch(&args) bytes of the device
+
+All pointers in the arguments are device memory, also start, len, first and row, which only kernels read: a launch has
+blocks for rows of T positions, and those behind the end of a shorter row return at once.
+
+For each head, with q_t, k_u, v_u the slices of qkv at positions t and u (Vaswani et al. 2017):
+    s_tu = q_t . k_u / sqrt(HS)   for u <= t          p_t = softmax(s_t)          y_t = sum_u p_tu v_u
+The versions, in the order in which to read them:
+    attention_naive, attention_back_naive       as the formulas stand
+    attention_flash, attention_back_flash       float32: tiles in shared memory, no T x T matrix anywhere
+    attention_mma, attention_back_mma           the products in bfloat16 on tensor cores, HS 64 and 128
+
+FlashAttention (Dao et al. 2022) takes keys tile by tile and keeps for each query the largest score so far, the sum of
+exponentials against it, and the sum of values; a larger score corrects what there is (online softmax, Milakov and
+Gimelshein 2018). FlashAttention-2 (Dao 2023) gives each warp rows of its own, so that warps need not wait for each
+other. The backward pass computes the scores again, from the queries, keys and the lse that was kept. Dao's adds to dq
+from many blocks by atomics, in an order that varies; here dq has a pass of its own, query by query, and dk and dv
+another, key by key, that walks the query heads of a key head in order: no atomics, the same bits each time, for seven
+products instead of five.
+*/
+#ifndef ATTENTION_CUH
+#define ATTENTION_CUH
+#include "../autograd.h"
+#include "matmul.cuh"
+
+// ---- where things lie -----------------------------------------------------------------------------------------------
+// Rows of one head: row i of n has HS numbers from x + i * stride on. Behind n there are none.
+struct HeadRows { const float *x; size_t stride; int n; };
+
+__device__ inline size_t attention_first(const ag_attention_args &a, int b) {
+    return a.first ? (size_t)a.first[b] : (size_t)b * a.T;
+}
+__device__ inline int attention_rows(const ag_attention_args &a, int b) { return a.first ? a.len[b] : a.T; }
+__device__ inline int attention_queries(const ag_attention_args &a, int b) {    // the others are padding: y is 0
+    return a.len ? a.len[b] : a.T;
+}
+__device__ inline int attention_start(const ag_attention_args &a, int b) { return a.start ? a.start[b] : 0; }
+__device__ inline size_t attention_cached(const ag_attention_args &a, int b) {
+    return (size_t)(a.row ? a.row[b] : b) * a.T_max;
+}
+// head: 0 to NH - 1 are queries, the next NKV keys, the last NKV values. An offset into qkv and dqkv.
+__device__ inline size_t attention_at(const ag_attention_args &a, int b, int head) {
+    return (attention_first(a, b) * (a.NH + 2 * a.NKV) + head) * a.HS;
+}
+__device__ inline HeadRows attention_packed(const ag_attention_args &a, int b, int head) {
+    return {a.qkv + attention_at(a, b, head), (size_t)(a.NH + 2 * a.NKV) * a.HS, attention_queries(a, b)};
+}
+__device__ inline HeadRows attention_keys(const ag_attention_args &a, int b, int kv, bool values) {
+    const float *cache = values ? a.v_cache : a.k_cache;
+    if (!cache) return attention_packed(a, b, a.NH + (values ? a.NKV : 0) + kv);
+    size_t stride = (size_t)a.NKV * a.HS;
+    return {cache + attention_cached(a, b) * stride + (size_t)kv * a.HS, stride,
+            attention_start(a, b) + attention_queries(a, b)};
+}
+__device__ inline HeadRows attention_outputs(const ag_attention_args &a, const float *y, int b, int h) {
+    return {y + (attention_first(a, b) * a.NH + h) * a.HS, (size_t)a.NH * a.HS, attention_queries(a, b)};
+}
+
+// The new keys and values join the cache, a block for each position.
+__global__ void attention_fill_cache(ag_attention_args a) {
+    int b = (int)blockIdx.x / a.T, t = (int)blockIdx.x % a.T, n = a.NKV * a.HS;
+    if (t >= attention_queries(a, b)) return;
+    const float *k = a.qkv + attention_at(a, b, a.NH) + (size_t)t * (a.NH + 2 * a.NKV) * a.HS;
+    size_t at = (attention_cached(a, b) + attention_start(a, b) + t) * n;
+    for (int i = threadIdx.x; i < n; i += blockDim.x) a.k_cache[at + i] = k[i], a.v_cache[at + i] = k[n + i];
+}
+
+// ---- as the formulas stand ------------------------------------------------------------------------------------------
+__device__ inline float attention_dot(const float *x, const float *y, int n) {
+    float s = 0;
+    for (int i = 0; i < n; i++) s += x[i] * y[i];
+    return s;
+}
+// One thread per query: the maximum, the sum, the weighted values.
+__global__ void attention_naive(ag_attention_args a, float scale) {
+    int i = (int)(blockIdx.x * blockDim.x + threadIdx.x), t = i % a.T, h = i / a.T % a.NH, b = i / a.T / a.NH;
+    if (b >= a.B || t >= attention_rows(a, b)) return;
+    HeadRows k = attention_keys(a, b, h / (a.NH / a.NKV), false), v = attention_keys(a, b, h / (a.NH / a.NKV), true);
+    const float *q = attention_packed(a, b, h).x + t * (size_t)(a.NH + 2 * a.NKV) * a.HS;
+    float *y = a.y + ((attention_first(a, b) + t) * a.NH + h) * a.HS, largest = -INFINITY, sum = 0;
+    int keys = t < attention_queries(a, b) ? attention_start(a, b) + t + 1 : 0;
+    for (int d = 0; d < a.HS; d++) y[d] = 0;
+    for (int u = 0; u < keys; u++) largest = fmaxf(largest, scale * attention_dot(q, k.x + u * k.stride, a.HS));
+    for (int u = 0; u < keys; u++) sum += expf(scale * attention_dot(q, k.x + u * k.stride, a.HS) - largest);
+    for (int u = 0; u < keys; u++) {
+        float p = expf(scale * attention_dot(q, k.x + u * k.stride, a.HS) - largest) / sum;
+        for (int d = 0; d < a.HS; d++) y[d] += p * v.x[u * v.stride + d];
+    }
+    if (a.lse) a.lse[((size_t)b * a.NH + h) * a.T + t] = keys ? largest + logf(sum) : 0.0f;
+}
+// With dp_tu = dy_t . v_u and D_t = dy_t . y_t (which equals sum_u p_tu dp_tu):
+//     dv_u += p_tu dy_t      ds_tu = p_tu (dp_tu - D_t) / sqrt(HS)      dq_t += ds_tu k_u      dk_u += ds_tu q_t
+// One thread per key head, so that nobody else adds to its keys.
+__global__ void attention_back_naive(ag_attention_args a, float scale) {
+    int i = (int)(blockIdx.x * blockDim.x + threadIdx.x), kv = i % a.NKV, b = i / a.NKV, group = a.NH / a.NKV;
+    if (b >= a.B) return;
+    HeadRows q = attention_packed(a, b, 0);
+    size_t k0 = (size_t)(a.NH + kv) * a.HS, v0 = k0 + (size_t)a.NKV * a.HS;
+    float *to = a.dqkv + attention_at(a, b, 0);
+    for (int t = 0; t < attention_rows(a, b) && !a.accumulate; t++, to += q.stride) {
+        for (int d = 0; d < group * a.HS; d++) to[(size_t)kv * group * a.HS + d] = 0;
+        for (int d = 0; d < a.HS; d++) to[k0 + d] = to[v0 + d] = 0;
+    }
+    to = a.dqkv + attention_at(a, b, 0);
+    for (int h = kv * group; h < (kv + 1) * group; h++) for (int t = 0; t < q.n; t++) {
+        size_t q0 = t * q.stride + (size_t)h * a.HS;
+        const float *y = attention_outputs(a, a.y, b, h).x + t * (size_t)a.NH * a.HS, *dy = a.dy + (y - a.y);
+        float D = attention_dot(dy, y, a.HS), lse = a.lse[((size_t)b * a.NH + h) * a.T + t];
+        for (int u = 0; u <= t; u++) {
+            const float *k = q.x + u * q.stride + k0, *v = q.x + u * q.stride + v0;
+            float *dk = to + u * q.stride + k0, *dv = to + u * q.stride + v0;
+            float p = expf(scale * attention_dot(q.x + q0, k, a.HS) - lse);
+            float ds = p * (attention_dot(dy, v, a.HS) - D) * scale;
+            for (int d = 0; d < a.HS; d++) dv[d] += p * dy[d], to[q0 + d] += ds * k[d], dk[d] += ds * q.x[q0 + d];
+        }
+    }
+}
+
+// ---- float32: pieces of a tile --------------------------------------------------------------------------------------
+// A block has ROWS rows (queries, say) and walks over columns (keys), COLS at a time. Eight threads beside each other
+// share four rows: thread x of the eight has columns x, x + 8, ... of a product of rows and columns, and numbers 4x to
+// 4x + 3, 4x + 32 to ... of a row of HS. So what belongs to a row stays within eight lanes of a warp. HS is the head
+// size rounded up to 32, 64, 128 or 256; the numbers behind the true one are 0. Rows of a tile are padded by four
+// numbers, and the same number of eight rows then lies in eight different groups of banks.
+template <int HS> struct AttentionRow { float x[HS + 4]; };
+
+// To shared memory, behind the thread's back. Rows that do not exist, and numbers from hs on, become 0.
+template <int HS, int N, int THREADS>
+__device__ inline void attention_load(AttentionRow<HS> *to, const HeadRows &from, int row0, int hs, int vector) {
+    if (vector) UNROLL_TWICE for (int i = (int)threadIdx.x; i < N * HS / 4; i += THREADS) {
+        int row = i / (HS / 4), d = i % (HS / 4) * 4;
+        bool in = row0 + row < from.n && d < hs;
+        cp_async<16>(&to[row].x[d], in ? &from.x[(row0 + row) * from.stride + d] : from.x, in ? 16 : 0);
+    }
+    else UNROLL_TWICE for (int i = (int)threadIdx.x; i < N * HS; i += THREADS) {
+        int row = i / HS, d = i % HS;
+        bool in = row0 + row < from.n && d < hs;
+        cp_async<4>(&to[row].x[d], in ? &from.x[(row0 + row) * from.stride + d] : from.x, in ? 4 : 0);
+    }
+    cp_async_commit();
+}
+// s[r][c] = row r of this thread times its column c
+template <int HS, int C>
+__device__ inline void attention_scores(float s[4][C], const AttentionRow<HS> *rows, const AttentionRow<HS> *columns) {
+    UNROLL for (int r = 0; r < 4; r++) UNROLL for (int c = 0; c < C; c++) s[r][c] = 0;
+    UNROLL_NOT for (int d = 0; d < HS; d += 4) {
+        float x[4][4], y[C][4];
+        UNROLL for (int r = 0; r < 4; r++) matmul_four(x[r], &rows[threadIdx.x / 8 * 4 + r].x[d]);
+        UNROLL for (int c = 0; c < C; c++) matmul_four(y[c], &columns[threadIdx.x % 8 + 8 * c].x[d]);
+        UNROLL for (int r = 0; r < 4; r++) UNROLL for (int c = 0; c < C; c++)
+            UNROLL for (int i = 0; i < 4; i++) s[r][c] = fmaf(x[r][i], y[c][i], s[r][c]);
+    }
+}
+// Scores lie transposed, a column's rows beside each other: a thread writes its four rows, and reads the four rows of
+// any column, in one go. Those who read them are the eight lanes that wrote them.
+template <int ROWS> struct AttentionColumn { float x[ROWS + 4]; };
+template <int ROWS, int C>
+__device__ inline void attention_put(AttentionColumn<ROWS> *to, const float s[4][C]) {
+    UNROLL for (int c = 0; c < C; c++)
+        *reinterpret_cast<float4 *>(&to[threadIdx.x % 8 + 8 * c].x[threadIdx.x / 8 * 4]) =
+            make_float4(s[0][c], s[1][c], s[2][c], s[3][c]);
+}
+// acc (4 rows, OUT / 8 numbers of each) += weights (rows, columns) times columns' numbers from d0 on
+template <int HS, int OUT, int ROWS, int COLS>
+__device__ inline void attention_add(float acc[4][OUT / 8], const AttentionColumn<ROWS> *weights,
+                                     const AttentionRow<HS> *columns, int d0) {
+    UNROLL_TWICE for (int c = 0; c < COLS; c++) {
+        float w[4], x[4];
+        matmul_four(w, &weights[c].x[threadIdx.x / 8 * 4]);
+        UNROLL for (int j = 0; j < OUT / 32; j++) {
+            matmul_four(x, &columns[c].x[d0 + 32 * j + threadIdx.x % 8 * 4]);
+            UNROLL for (int r = 0; r < 4; r++)
+                UNROLL for (int i = 0; i < 4; i++) acc[r][4 * j + i] = fmaf(w[r], x[i], acc[r][4 * j + i]);
+        }
+    }
+}
+// One row of acc to memory; hs: how many of its numbers exist
+template <int OUT>
+__device__ inline void attention_store(float *to, const float acc[OUT / 8], int hs, int vector, int accumulate) {
+    UNROLL for (int j = 0; j < OUT / 32; j++) {
+        int d = 32 * j + threadIdx.x % 8 * 4;
+        float old[4] = {};
+        if (accumulate) matmul_load_c(old, to + d, hs - d, vector);
+        UNROLL for (int i = 0; i < 4; i++) old[i] += acc[4 * j + i];
+        matmul_store_c(to + d, old, hs - d, vector);
+    }
+}
+template <class Operation> __device__ inline float attention_of_eight(float v, Operation of_two) {
+    UNROLL for (int o = 4; o; o >>= 1) v = of_two(v, __shfl_xor_sync(0xffffffffu, v, o));
+    return v;
+}
+// Of eight lanes the first four take one of four values each: what is written then lies side by side.
+__device__ inline float attention_mine(const float v[4]) {
+    int x = threadIdx.x % 8;
+    return x == 0 ? v[0] : x == 1 ? v[1] : x == 2 ? v[2] : v[3];
+}
+
+// ---- float32: forward -----------------------------------------------------------------------------------------------
+// What a thread knows of its four rows so far: the largest score, the sum of exponentials, the sum of values.
+template <int HS> struct AttentionState { float largest[4], sum[4], acc[4][HS / 8]; };
+
+// Scores become weights, and what is there is corrected if a larger score has come.
+template <int HS, int C> __device__ inline void attention_online(AttentionState<HS> &state, float s[4][C]) {
+    UNROLL for (int r = 0; r < 4; r++) {
+        float largest = state.largest[r], sum = 0;
+        UNROLL for (int c = 0; c < C; c++) largest = fmaxf(largest, s[r][c]);
+        largest = attention_of_eight(largest, [](float x, float y) { return fmaxf(x, y); });
+        float against = largest == -INFINITY ? 0.0f : largest, correct = expf(state.largest[r] - against);
+        UNROLL for (int c = 0; c < C; c++) sum += s[r][c] = expf(s[r][c] - against);
+        state.sum[r] = state.sum[r] * correct + attention_of_eight(sum, [](float x, float y) { return x + y; });
+        state.largest[r] = largest;
+        UNROLL for (int i = 0; i < HS / 8; i++) state.acc[r][i] *= correct;
+    }
+}
+// Blocks with most keys come first, so that the last ones to run are short. K comes while the values are added up, V
+// while the scores are made.
+template <int HS, int ROWS, int COLS>
+__global__ void __launch_bounds__(2 * ROWS) attention_flash(ag_attention_args a, float scale, int vector) {
+    DYNAMIC_SHARED(AttentionRow<HS>, q);
+    AttentionRow<HS> *k = q + ROWS, *v = k + COLS;
+    AttentionColumn<ROWS> *p = reinterpret_cast<AttentionColumn<ROWS> *>(v + COLS);
+    int heads = a.B * a.NH, b = (int)blockIdx.x % heads / a.NH, h = (int)blockIdx.x % a.NH, x = threadIdx.x % 8;
+    int row0 = ((int)gridDim.x - 1 - (int)blockIdx.x) / heads * ROWS, mine = row0 + (int)threadIdx.x / 8 * 4;
+    int start = attention_start(a, b), n = attention_queries(a, b), rows = attention_rows(a, b);
+    if (row0 >= rows) return;
+    HeadRows keys = attention_keys(a, b, h / (a.NH / a.NKV), false);
+    HeadRows values = attention_keys(a, b, h / (a.NH / a.NKV), true);
+    int end = row0 < n ? start + min(row0 + ROWS, n) : 0;
+    AttentionState<HS> state = {{-INFINITY, -INFINITY, -INFINITY, -INFINITY}, {}, {}};
+    attention_load<HS, ROWS, 2 * ROWS>(q, attention_packed(a, b, h), row0, a.HS, vector);
+    attention_load<HS, COLS, 2 * ROWS>(k, keys, 0, a.HS, vector);
+    for (int u0 = 0; u0 < end; u0 += COLS) {
+        float s[4][COLS / 8];
+        attention_load<HS, COLS, 2 * ROWS>(v, values, u0, a.HS, vector);
+        cp_async_wait<1>();                         // all but the values
+        __syncthreads();
+        attention_scores<HS, COLS / 8>(s, q, k);
+        UNROLL for (int r = 0; r < 4; r++) UNROLL for (int c = 0; c < COLS / 8; c++) {
+            int u = u0 + x + 8 * c;
+            s[r][c] = mine + r < n && u <= start + mine + r ? s[r][c] * scale : -INFINITY;
+        }
+        attention_online(state, s);
+        attention_put<ROWS>(p, s);
+        cp_async_wait<0>();
+        __syncthreads();
+        attention_load<HS, COLS, 2 * ROWS>(k, keys, u0 + COLS, a.HS, vector);
+        attention_add<HS, HS, ROWS, COLS>(state.acc, p, v, 0);
+        __syncthreads();
+    }
+    cp_async_wait<0>();                             // the keys behind the last ones, which are zeros
+    UNROLL for (int r = 0; r < 4; r++) {
+        float share = state.sum[r] > 0 ? 1 / state.sum[r] : state.sum[r];       // 0 of padding, and NaN stays NaN
+        UNROLL for (int i = 0; i < HS / 8; i++) state.acc[r][i] *= share;
+        state.sum[r] = mine + r < n ? state.largest[r] + logf(state.sum[r]) : 0.0f;
+        float *y = a.y + ((attention_first(a, b) + mine + r) * a.NH + h) * a.HS;
+        if (mine + r < rows) attention_store<HS>(y, state.acc[r], a.HS, vector, 0);
+    }
+    if (a.lse && x < 4 && mine + x < rows)
+        a.lse[((size_t)b * a.NH + h) * a.T + mine + x] = attention_mine(state.sum);
+}
+
+// ---- float32: backward ----------------------------------------------------------------------------------------------
+// D (B,NH,T): dy . y, one warp for each query of each head
+__global__ void attention_dots(float *D, ag_attention_args a) {
+    size_t i = (size_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    int t = (int)(i % a.T), h = (int)(i / a.T % a.NH), b = (int)(i / a.T / a.NH);
+    if (b >= a.B || t >= attention_queries(a, b)) return;
+    HeadRows y = attention_outputs(a, a.y, b, h), dy = attention_outputs(a, a.dy, b, h);
+    float s = 0;
+    for (int d = threadIdx.x % 32; d < a.HS; d += 32) s = fmaf(y.x[t * y.stride + d], dy.x[t * dy.stride + d], s);
+    for (int o = 16; o; o >>= 1) s += __shfl_xor_sync(0xffffffffu, s, o);
+    if (threadIdx.x % 32 == 0) D[i] = s;
+}
+
+// Both passes of the backward are one kernel, since the formulas are the same with rows and columns exchanged:
+//     rows are queries:    s = q k^T   dp = dy v^T    ds = p (dp - D) scale      dq += ds k
+//     rows are keys:       s = k q^T   dp = v dy^T    ds = p (dp - D) scale      dk += ds q     dv += p dy
+// x1 x2 are a block's rows (q dy, or k v), y1 y2 the columns it walks over (k v, or q dy). OUT of HS numbers of the
+// gradients' rows are a block's task: 256 of dk and dv would not fit the registers.
+template <int HS, int OUT, int ROWS, int COLS, bool KEYS>
+__global__ void __launch_bounds__(2 * ROWS)
+attention_back_flash(ag_attention_args a, const float *D, float scale, int vector) {
+    DYNAMIC_SHARED(AttentionRow<HS>, x1);
+    AttentionRow<HS> *x2 = x1 + ROWS, *y1 = x2 + ROWS, *y2 = y1 + COLS;
+    AttentionColumn<ROWS> *weights = reinterpret_cast<AttentionColumn<ROWS> *>(y2 + COLS);
+    const int C = COLS / 8, group = a.NH / a.NKV, own = KEYS ? a.NKV : a.NH, blocks = a.B * own * (HS / OUT);
+    int id = (int)blockIdx.x % blocks, d0 = id / (a.B * own) * OUT, head = id % own, b = id / own % a.B;
+    int tile = KEYS ? (int)blockIdx.x / blocks : ((int)gridDim.x - 1 - (int)blockIdx.x) / blocks;   // long ones first
+    int row0 = tile * ROWS, mine = row0 + (int)threadIdx.x / 8 * 4, n = attention_queries(a, b);
+    int rows = attention_rows(a, b), kv = KEYS ? head : head / group;
+    if (row0 >= rows) return;
+    HeadRows k = attention_packed(a, b, a.NH + kv), v = attention_packed(a, b, a.NH + a.NKV + kv);
+    float acc1[4][OUT / 8] = {}, acc2[KEYS ? 4 : 1][OUT / 8] = {};
+    for (int h = KEYS ? kv * group : head; h < (KEYS ? (kv + 1) * group : head + 1); h++) {
+        HeadRows q = attention_packed(a, b, h), dy = attention_outputs(a, a.dy, b, h);
+        const float *lse = a.lse + ((size_t)b * a.NH + h) * a.T, *d = D + ((size_t)b * a.NH + h) * a.T;
+        if (!KEYS || h == kv * group) {             // rows stay for all the heads
+            attention_load<HS, ROWS, 2 * ROWS>(x1, KEYS ? k : q, row0, a.HS, vector);
+            attention_load<HS, ROWS, 2 * ROWS>(x2, KEYS ? v : dy, row0, a.HS, vector);
+        }
+        for (int c0 = KEYS ? row0 : 0; c0 < (KEYS ? n : min(row0 + ROWS, n)); c0 += COLS) {
+            float p[4][C], dp[4][C];
+            attention_load<HS, COLS, 2 * ROWS>(y1, KEYS ? q : k, c0, a.HS, vector);
+            attention_load<HS, COLS, 2 * ROWS>(y2, KEYS ? dy : v, c0, a.HS, vector);
+            cp_async_wait<0>();
+            __syncthreads();
+            attention_scores<HS, C>(p, x1, y1);
+            attention_scores<HS, C>(dp, x2, y2);
+            UNROLL for (int c = 0; c < C; c++) UNROLL for (int r = 0; r < 4; r++) {
+                int row = mine + r, column = c0 + (int)threadIdx.x % 8 + 8 * c, t = KEYS ? column : row;
+                bool in = t < n && (KEYS ? row : column) <= t;
+                p[r][c] = in ? expf(p[r][c] * scale - lse[t]) : 0.0f;
+                dp[r][c] = in ? p[r][c] * (dp[r][c] - d[t]) * scale : 0.0f;
+            }
+            attention_put<ROWS>(weights, dp);
+            __syncwarp();
+            attention_add<HS, OUT, ROWS, COLS>(acc1, weights, y1, d0);
+            if constexpr (KEYS) {
+                __syncwarp();
+                attention_put<ROWS>(weights, p);
+                __syncwarp();
+                attention_add<HS, OUT, ROWS, COLS>(acc2, weights, y2, d0);
+            }
+            __syncthreads();
+        }
+    }
+    cp_async_wait<0>();                             // of a block of padding
+    UNROLL for (int r = 0; r < 4; r++) if (mine + r < rows) {
+        float *to = a.dqkv + attention_at(a, b, KEYS ? a.NH + kv : head) + (mine + r) * k.stride + d0;
+        attention_store<OUT>(to, acc1[r], a.HS - d0, vector, a.accumulate);
+        if constexpr (KEYS) attention_store<OUT>(to + (size_t)a.NKV * a.HS, acc2[r], a.HS - d0, vector, a.accumulate);
+    }
+}
+
+// ---- the host's side ------------------------------------------------------------------------------------------------
+static inline float attention_scale(const ag_attention_args *a) { return (float)(1 / sqrt((double)a->HS)); }
+static inline int attention_vector(const ag_attention_args *a) {
+    uintptr_t all = (uintptr_t)a->qkv | (uintptr_t)a->y | (uintptr_t)a->k_cache | (uintptr_t)a->v_cache |
+                    (uintptr_t)a->dy | (uintptr_t)a->dqkv;
+    return all % 16 == 0 && a->HS % 4 == 0;
+}
+static inline int attention_nothing(const ag_attention_args *a) { return a->B < 1 || a->T < 1; }
+
+// As many blocks as tiles times heads, and more than 48 KB of shared memory only for who asks.
+template <class... Parameters, class... Arguments>
+static inline int attention_launch(cudaStream_t s, void (*kernel)(Parameters...), size_t tiles, size_t heads,
+                                   int threads, size_t shared_bytes, Arguments... arguments) {
+    if (tiles * heads > INT32_MAX) return -1;
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes) != cudaSuccess)
+        return -1;
+    launch(kernel, dim3((unsigned)(tiles * heads)), (unsigned)threads, shared_bytes, s, arguments...);
+    return cuda_status();
+}
+static inline int attention_cache(cudaStream_t s, const ag_attention_args *a) {
+    if (!a->k_cache) return 0;
+    return attention_launch(s, attention_fill_cache, (size_t)a->B, (size_t)a->T, 128, 0, *a);
+}
+static inline int cuda_attention_naive(cudaStream_t s, const ag_attention_args *a) {
+    if (attention_nothing(a)) return 0;
+    if (attention_cache(s, a)) return -1;
+    return attention_launch(s, attention_naive, ((size_t)a->B * a->NH * a->T + 127) / 128, 1, 128, 0, *a,
+                            attention_scale(a));
+}
+static inline int cuda_attention_back_naive(cudaStream_t s, const ag_attention_args *a) {
+    if (attention_nothing(a)) return 0;
+    return attention_launch(s, attention_back_naive, ((size_t)a->B * a->NKV + 31) / 32, 1, 32, 0, *a,
+                            attention_scale(a));
+}
+
+template <int HS, int ROWS, int COLS> static inline int attention_forward(cudaStream_t s, const ag_attention_args *a) {
+    size_t bytes = (ROWS + 2 * COLS) * sizeof(AttentionRow<HS>) + COLS * sizeof(AttentionColumn<ROWS>);
+    return attention_launch(s, attention_flash<HS, ROWS, COLS>, (size_t)cuda_tiles(a->T, ROWS), (size_t)a->B * a->NH,
+                            2 * ROWS, bytes, *a, attention_scale(a), attention_vector(a));
+}
+// Shared memory, 99 KB of it on most chips, decides how many rows a block can have.
+static inline int cuda_attention(cudaStream_t s, const ag_attention_args *a) {
+    if (attention_nothing(a)) return 0;
+    if (attention_cache(s, a)) return -1;
+    if (a->HS <= 32) return attention_forward<32, 64, 32>(s, a);
+    if (a->HS <= 64) return attention_forward<64, 64, 32>(s, a);
+    if (a->HS <= 128) return attention_forward<128, 64, 32>(s, a);
+    return a->HS <= 256 ? attention_forward<256, 32, 16>(s, a) : -1;
+}
+
+static inline size_t cuda_attention_scratch(const ag_attention_args *a) {
+    return (size_t)a->B * a->NH * a->T * sizeof(float);
+}
+static inline int attention_all_dots(cudaStream_t s, const ag_attention_args *a, float *scratch) {
+    return attention_launch(s, attention_dots, ((size_t)a->B * a->NH * a->T + 3) / 4, 1, 128, 0, scratch, *a);
+}
+template <int HS, int OUT, int ROWS, int COLS>
+static inline int attention_backward(cudaStream_t s, const ag_attention_args *a, const float *D) {
+    size_t bytes = 2 * (ROWS + COLS) * sizeof(AttentionRow<HS>) + COLS * sizeof(AttentionColumn<ROWS>);
+    size_t tiles = (size_t)cuda_tiles(a->T, ROWS), parts = (size_t)a->B * (HS / OUT);
+    return attention_launch(s, attention_back_flash<HS, OUT, ROWS, COLS, false>, tiles, parts * a->NH, 2 * ROWS, bytes,
+                            *a, D, attention_scale(a), attention_vector(a)) ||
+           attention_launch(s, attention_back_flash<HS, OUT, ROWS, COLS, true>, tiles, parts * a->NKV, 2 * ROWS, bytes,
+                            *a, D, attention_scale(a), attention_vector(a)) ? -1 : 0;
+}
+static inline int cuda_attention_back(cudaStream_t s, const ag_attention_args *a, float *scratch) {
+    if (attention_nothing(a)) return 0;
+    if (attention_all_dots(s, a, scratch)) return -1;
+    if (a->HS <= 32) return attention_backward<32, 32, 64, 32>(s, a, scratch);
+    if (a->HS <= 64) return attention_backward<64, 64, 64, 32>(s, a, scratch);
+    if (a->HS <= 128) return attention_backward<128, 128, 32, 16>(s, a, scratch);
+    return a->HS <= 256 ? attention_backward<256, 128, 16, 16>(s, a, scratch) : -1;
+}
+#endif

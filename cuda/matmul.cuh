@@ -1,0 +1,430 @@
+/*
+matmul.cuh - matrix products for the GPU backend: what `matmul` and `matmul_bf16` of autograd.h's table mean.
+
+    cuda_matmul(stream, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate)      0, or -1: a launch failed
+
+C (M,N) (+)= A (M,K) B (K,N) + bias (N), row-major; ta: A is stored (K,M), tb: B is stored (N,K). Two batch dimensions
+with strides in elements; where the stride of C is 0 the products of that dimension add up in order.
+
+The versions, in the order in which to read them:
+    matmul_naive    one thread per element of C
+    matmul_tiled    float32: tiles of A and B in shared memory, a square of C in the registers of each thread
+    matmul_mma      bfloat16 on tensor cores: cp.async, ldmatrix, mma.sync
+
+An element of C in float32 is one chain of fused multiply-adds in increasing k, as on the CPU: the same bits. (A product
+split over k would fill a GPU better when C is small, and give other bits. It is not done.)
+*/
+#ifndef MATMUL_CUH
+#define MATMUL_CUH
+#include "tensor_core.h"
+#include <stdint.h>
+
+static inline int cuda_status(void) { return cudaGetLastError() == cudaSuccess ? 0 : -1; }    // of a launch
+static inline int cuda_tiles(int n, int tile) { return n / tile + (n % tile != 0); }
+
+// A call of cuda_matmul as its blocks see it. A batch dimension is either spread over blocks, or, where the stride of C
+// is 0, walked by each block.
+struct MatmulCall {
+    int M, N, K, accumulate;
+    int apart[2], summed[2];                        // batch[i] is in one of the two, the other is 1
+    size_t sc[2], sa[2], sb[2];
+    int tiles_m, tiles_n;                           // of one product
+    int vector, vector_c, vector_bias;              // rows of A and of B, of C, bias start at multiples of 16 bytes
+    int lda, ldb;                                   // bfloat16: from row to row as stored
+};
+
+// ---- one thread per element -----------------------------------------------------------------------------------------
+// Three lines of loop, and 2 * K loads for 2 * K operations: a GPU can do some fifty operations in the time in which
+// one number comes from memory. All versions that follow do the same chain of additions and load less.
+__global__ void matmul_naive(float *C, const float *A, const float *B, const float *bias, MatmulCall p, int ta, int tb,
+                             int rounded) {
+    size_t elements = (size_t)p.M * p.N, i = (size_t)blockIdx.x * blockDim.x + threadIdx.x, z = i / elements;
+    if (z >= (size_t)p.apart[0] * p.apart[1]) return;
+    int z0 = (int)(z / p.apart[1]), z1 = (int)(z % p.apart[1]);
+    int m = (int)(i % elements / p.N), n = (int)(i % elements % p.N);
+    float *c = C + z0 * p.sc[0] + z1 * p.sc[1] + i % elements, s = p.accumulate ? *c : 0.0f;
+    for (int j0 = 0; j0 < p.summed[0]; j0++) for (int j1 = 0; j1 < p.summed[1]; j1++) {
+        const float *a = A + (z0 + j0) * p.sa[0] + (z1 + j1) * p.sa[1];
+        const float *b = B + (z0 + j0) * p.sb[0] + (z1 + j1) * p.sb[1];
+        for (int k = 0; k < p.K; k++) {
+            float x = ta ? a[(size_t)k * p.M + m] : a[(size_t)m * p.K + k];
+            float y = tb ? b[(size_t)n * p.K + k] : b[(size_t)k * p.N + n];
+            if (rounded) x = __bfloat162float(__float2bfloat16(x)), y = __bfloat162float(__float2bfloat16(y));
+            s = fmaf(x, y, s);
+        }
+        if (bias) s += bias[n];
+    }
+    *c = s;
+}
+
+// ---- float32: tiles ------------------------------------------------------------------------------------------------
+// A block makes a tile of C, and takes A and B through shared memory in steps along k. A warp's 32 threads stand 4 by
+// 8, and a thread makes QM by QN squares of 4 by 4, so that it loads 4 (QM + QN) numbers for 16 QM QN operations. The
+// squares of one thread lie apart and those of neighbours beside each other: eight threads then read 128 bytes of b in
+// one go, and all eight the same four numbers of a.
+template <int QM_, int QN_, int WARPS_M, int WARPS_N_, int STEP_> struct MatmulTile {
+    static constexpr int QM = QM_, QN = QN_, WARPS_N = WARPS_N_, STEP = STEP_, THREADS = 32 * WARPS_M * WARPS_N_;
+    static constexpr int M = 16 * QM_ * WARPS_M, N = 32 * QN_ * WARPS_N_;
+};
+typedef MatmulTile<2, 2, 4, 2, 8> MatmulLarge;      // 128 x 128 by 256 threads: 64 operations for 16 loads
+typedef MatmulTile<1, 1, 2, 1, 16> MatmulSmall;     // 32 x 32 by 64 threads: 16 times as many blocks
+
+// Blocks that run at the same time should share rows of A and columns of B, to find them in the L2 cache: tiles are
+// taken in columns of eight. (The order of Triton's tutorial on matrix products, Tillet et al. 2019.)
+__device__ inline int2 matmul_tile_of(const MatmulCall &p, int tile) {
+    int group = tile / (8 * p.tiles_n), in_group = tile % (8 * p.tiles_n), rows = min(8, p.tiles_m - 8 * group);
+    return make_int2(8 * group + in_group % rows, in_group / rows);
+}
+
+// How the threads of a block share the loading of a tile of ROWS by STEP, W numbers at a time. Neighbouring threads
+// have to read neighbouring addresses: along k if memory runs along k (eight k's of a row are 32 bytes, one sector of
+// memory), else along the rows. This is the first place of a thread; the others follow at constant distances.
+template <bool ALONG_K, int W, int ROWS> __device__ inline int2 matmul_place(int thread) {
+    return ALONG_K ? make_int2(thread / 8, thread % 8) : make_int2(thread % (ROWS / W) * W, thread / (ROWS / W));
+}
+// From global to shared memory, k by k, 0 beyond the edges. to and from are this thread's first place, rows and ks how
+// many are left from there. cp.async needs no registers for what is on its way, and 128 for each thread are few: 64
+// hold C. The four columns that pad a row of the tile move each k to other banks: a warp that writes 4 rows of 8 k's, a
+// transposition on the way, finds 32 different ones.
+template <bool ALONG_K, int W, int ROWS, int STEP, int THREADS>
+__device__ inline void matmul_fetch(float *to, const float *from, int stride, int rows, int ks) {
+    const int more_rows = THREADS / 8, passes = ROWS / more_rows, more_ks = THREADS * W / ROWS;
+    UNROLL for (int i = 0; i < ROWS * STEP / W / THREADS; i++) {
+        int row = ALONG_K ? i % passes * more_rows : 0, k = ALONG_K ? i / passes * 8 : i * more_ks;
+        bool in = row < rows && k < ks;
+        const float *x = in ? from + (ALONG_K ? row * stride + k : k * stride + row) : from;
+        cp_async<4 * W>(&to[k * (ROWS + 4) + row], x, in ? 4 * W : 0);
+    }
+}
+
+__device__ inline void matmul_four(float to[4], const float *from) {
+    float4 v = *reinterpret_cast<const float4 *>(from);
+    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+}
+// acc += a tile of A times a tile of B
+template <class T>
+__device__ inline void matmul_multiply(float acc[4 * T::QM][4 * T::QN], const float as[T::STEP][T::M + 4],
+                                       const float bs[T::STEP][T::N + 4], int m, int n) {
+    UNROLL_TWICE for (int k = 0; k < T::STEP; k++) {    // not more: numbers loaded ahead would fill the registers
+        float a[4 * T::QM], b[4 * T::QN];
+        UNROLL for (int q = 0; q < T::QM; q++) matmul_four(&a[4 * q], &as[k][m + 16 * q]);
+        UNROLL for (int q = 0; q < T::QN; q++) matmul_four(&b[4 * q], &bs[k][n + 32 * q]);
+        UNROLL for (int i = 0; i < 4 * T::QM; i++)
+            UNROLL for (int j = 0; j < 4 * T::QN; j++) acc[i][j] = fmaf(a[i], b[j], acc[i][j]);
+    }
+}
+
+// Four neighbours of a row of C, or as many of them as there are.
+__device__ inline void matmul_load_c(float to[4], const float *c, int left, int vector) {
+    if (vector && left >= 4) matmul_four(to, c);
+    else UNROLL for (int j = 0; j < 4; j++) to[j] = j < left ? c[j] : 0.0f;
+}
+__device__ inline void matmul_store_c(float *c, const float from[4], int left, int vector) {
+    if (vector && left >= 4) *reinterpret_cast<float4 *>(c) = make_float4(from[0], from[1], from[2], from[3]);
+    else UNROLL for (int j = 0; j < 4; j++) if (j < left) c[j] = from[j];
+}
+
+// While the tiles of one step are multiplied those of the next are on their way into the other of two buffers, so that
+// one barrier per step is enough.
+template <bool TA, bool TB, bool VECTOR, class T>
+__global__ void __launch_bounds__(T::THREADS, 512 / T::THREADS)
+matmul_tiled(float *C, const float *A, const float *B, const float *bias, MatmulCall p) {
+    __shared__ __align__(16) float as[2][T::STEP][T::M + 4], bs[2][T::STEP][T::N + 4];
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, tiles = p.tiles_m * p.tiles_n;
+    int m = warp / T::WARPS_N * 16 * T::QM + lane / 8 * 4, n = warp % T::WARPS_N * 32 * T::QN + lane % 8 * 4;
+    int z0 = (int)blockIdx.x / tiles / p.apart[1], z1 = (int)blockIdx.x / tiles % p.apart[1];
+    int2 tile = matmul_tile_of(p, (int)blockIdx.x % tiles);
+    int m0 = tile.x * T::M, n0 = tile.y * T::N;
+    float acc[4 * T::QM][4 * T::QN] = {};
+    C += z0 * p.sc[0] + z1 * p.sc[1];
+    if (p.accumulate) UNROLL for (int i = 0; i < 4 * T::QM; i++) UNROLL for (int q = 0; q < T::QN; q++) {
+        int row = m0 + m + i / 4 * 16 + i % 4, column = n0 + n + 32 * q;
+        if (row < p.M) matmul_load_c(&acc[i][4 * q], &C[(size_t)row * p.N + column], p.N - column, p.vector_c);
+    }
+    const int WA = VECTOR && TA ? 4 : 1, WB = VECTOR && !TB ? 4 : 1;
+    const int stride_a = TA ? p.M : p.K, stride_b = TB ? p.K : p.N;
+    int2 pa = matmul_place<!TA, WA, T::M>((int)threadIdx.x), pb = matmul_place<TB, WB, T::N>((int)threadIdx.x);
+    A += z0 * p.sa[0] + z1 * p.sa[1] + (TA ? (size_t)pa.y * p.M + m0 + pa.x : (size_t)(m0 + pa.x) * p.K + pa.y);
+    B += z0 * p.sb[0] + z1 * p.sb[1] + (TB ? (size_t)(n0 + pb.x) * p.K + pb.y : (size_t)pb.y * p.N + n0 + pb.x);
+    for (int j = 0; j < p.summed[0] * p.summed[1]; j++) {
+        const float *a = A + j / p.summed[1] * p.sa[0] + j % p.summed[1] * p.sa[1];
+        const float *b = B + j / p.summed[1] * p.sb[0] + j % p.summed[1] * p.sb[1];
+        for (int k0 = -T::STEP, s = 1; k0 < p.K; k0 += T::STEP, s ^= 1) {      // the first round only loads
+            int ks = p.K - k0 - T::STEP;
+            if (ks > 0) {
+                matmul_fetch<!TA, WA, T::M, T::STEP, T::THREADS>(&as[s ^ 1][pa.y][pa.x], a, stride_a, p.M - m0 - pa.x,
+                                                                 ks - pa.y);
+                matmul_fetch<TB, WB, T::N, T::STEP, T::THREADS>(&bs[s ^ 1][pb.y][pb.x], b, stride_b, p.N - n0 - pb.x,
+                                                                ks - pb.y);
+                a += TA ? (size_t)T::STEP * p.M : (size_t)T::STEP, b += TB ? (size_t)T::STEP : (size_t)T::STEP * p.N;
+            }
+            cp_async_commit();
+            if (k0 >= 0) matmul_multiply<T>(acc, as[s], bs[s], m, n);
+            cp_async_wait<0>();
+            __syncthreads();
+        }
+        if (bias) UNROLL for (int i = 0; i < 4 * T::QN; i++) {
+            int column = n0 + n + i / 4 * 32 + i % 4;
+            float add = column < p.N ? bias[column] : 0.0f;
+            UNROLL for (int row = 0; row < 4 * T::QM; row++) acc[row][i] += add;
+        }
+    }
+    UNROLL for (int i = 0; i < 4 * T::QM; i++) UNROLL for (int q = 0; q < T::QN; q++) {
+        int row = m0 + m + i / 4 * 16 + i % 4, column = n0 + n + 32 * q;
+        if (row < p.M) matmul_store_c(&C[(size_t)row * p.N + column], &acc[i][4 * q], p.N - column, p.vector_c);
+    }
+}
+
+// ---- bfloat16: tensor cores -----------------------------------------------------------------------------------------
+// The same tiles, but a warp multiplies 16 x 16 by 16 x 8 in one instruction (mma.sync) whose operands it collects from
+// shared memory with ldmatrix. Operands in float32 are rounded to bfloat16 in a pass of their own, into scratch memory,
+// and not on the way to shared memory: each number is read by as many blocks as there are tiles beside each other, so
+// it had better have two bytes by then; cp.async cannot convert; and rows of scratch memory can be padded to 16 bytes,
+// so that no odd size needs a slow path.
+typedef __nv_bfloat16 bf16;
+
+// A tile in shared memory has rows of W numbers, in chunks of eight, 16 bytes. ldmatrix reads the same chunk of eight
+// rows at a time: they have to lie in eight different groups of banks, so a chunk's place is mixed with its row.
+template <int W> __device__ inline int mma_place(int row, int chunk) {
+    return row * W + (chunk ^ (W == 32 ? row >> 1 & 3 : row & 7)) * 8;
+}
+// The 16 x 16 numbers of the left operand from row `at` and from k on, or 16 rows of the right one, which are columns
+// of two instructions. The tile lies as (rows, k), or across as (k, rows): then ldmatrix has to transpose.
+template <int W, bool ACROSS, bool LEFT>
+__device__ inline void mma_fragment(unsigned r[4], const bf16 *tile, int at, int k) {
+    int lane = threadIdx.x % 32, half = lane / 8 % 2, other = lane / 16;
+    int row_half = LEFT ? half : other, k_half = LEFT ? other : half;
+    if (ACROSS) ldmatrix_x4_trans(r, &tile[mma_place<W>(k + k_half * 8 + lane % 8, at / 8 + row_half)]);
+    else ldmatrix_x4(r, &tile[mma_place<W>(at + row_half * 8 + lane % 8, k / 8 + k_half)]);
+}
+
+// MI by NI instructions' results are a warp's: 16 MI rows, 8 NI columns. Three stages: while one is multiplied, two
+// more are on their way.
+template <int MI_, int NI_, int WARPS_M_, int WARPS_N> struct MmaTile {
+    static constexpr int MI = MI_, NI = NI_, WARPS_M = WARPS_M_, THREADS = 32 * WARPS_M_ * WARPS_N;
+    static constexpr int M = 16 * MI_ * WARPS_M_, N = 8 * NI_ * WARPS_N, STEP = 32, STAGES = 3;
+    static constexpr int BYTES = STAGES * (M + N) * STEP * 2;
+};
+typedef MmaTile<4, 4, 2, 4> MmaLarge;               // 128 x 128 by 256 threads
+typedef MmaTile<2, 4, 2, 2> MmaSmall;               // 64 x 64 by 128 threads
+
+// A tile of ROWS by STEP from where x points; rows and ks are how many are left there. What is not there becomes 0.
+template <bool ALONG_K, int ROWS, int STEP, int THREADS>
+__device__ inline void mma_fetch(bf16 *tile, const bf16 *x, int stride, int rows, int ks) {
+    const int width = ALONG_K ? STEP : ROWS;
+    UNROLL for (int i = 0; i < ROWS * STEP / 8 / THREADS; i++) {
+        int n = (int)threadIdx.x + i * THREADS, line = n / (width / 8), chunk = n % (width / 8);
+        int left = line < (ALONG_K ? rows : ks) ? (ALONG_K ? ks : rows) - chunk * 8 : 0;
+        const bf16 *from = left > 0 ? x + (size_t)line * stride + chunk * 8 : x;
+        cp_async<16>(&tile[mma_place<width>(line, chunk)], from, 2 * max(0, min(left, 8)));
+    }
+}
+
+// A warp's results of 16 rows and 8 NI columns to memory. The registers hold two neighbours of a row, 8 bytes; by way
+// of shared memory four of them become one access, and eight threads write 128 bytes of a row.
+template <int NI>
+__device__ inline void mma_store(float *C, const float acc[NI][4], float *stage, const float *bias,
+                                 const MatmulCall &p, int m, int n) {
+    const int W = 8 * NI + 8, lane = threadIdx.x % 32, each = p.vector_c ? 4 : 1, across = 8 * NI / each;
+    __syncwarp();
+    UNROLL for (int j = 0; j < NI; j++) UNROLL for (int h = 0; h < 2; h++)
+        *reinterpret_cast<float2 *>(&stage[(lane / 4 + 8 * h) * W + 8 * j + lane % 4 * 2]) =
+            make_float2(acc[j][2 * h], acc[j][2 * h + 1]);
+    __syncwarp();
+    for (int i = lane; i < 16 * across; i += 32) {
+        int row = i / across, column = i % across * each, left = min(each, p.N - n - column);
+        if (m + row >= p.M || left <= 0) continue;
+        float *c = &C[(size_t)(m + row) * p.N + n + column], x[4], add[4] = {}, old[4] = {};
+        matmul_load_c(x, &stage[row * W + column], left, 1);
+        if (bias) matmul_load_c(add, bias + n + column, left, p.vector_bias);
+        if (p.accumulate) matmul_load_c(old, c, left, 1);
+        UNROLL for (int j = 0; j < 4; j++) x[j] += old[j] + add[j] * p.summed[0] * p.summed[1];
+        matmul_store_c(c, x, left, 1);
+    }
+}
+
+template <bool TA, bool TB, class T>
+__global__ void __launch_bounds__(T::THREADS, 512 / T::THREADS)
+matmul_mma(float *C, const bf16 *A, const bf16 *B, const float *bias, MatmulCall p) {
+    DYNAMIC_SHARED(bf16, shared);                   // of each stage the tile of A, then that of B
+    int warp = threadIdx.x / 32, m = warp % T::WARPS_M * 16 * T::MI, n = warp / T::WARPS_M * 8 * T::NI;
+    int tiles = p.tiles_m * p.tiles_n, z = (int)blockIdx.x / tiles, z0 = z / p.apart[1], z1 = z % p.apart[1];
+    int2 tile = matmul_tile_of(p, (int)blockIdx.x % tiles);
+    int m0 = tile.x * T::M, n0 = tile.y * T::N, steps = max(1, (p.K + T::STEP - 1) / T::STEP);
+    int total = steps * p.summed[0] * p.summed[1];
+    A += z0 * p.sa[0] + z1 * p.sa[1] + (TA ? (size_t)m0 : (size_t)m0 * p.lda);
+    B += z0 * p.sb[0] + z1 * p.sb[1] + (TB ? (size_t)n0 * p.ldb : (size_t)n0);
+    float acc[T::MI][T::NI][4] = {};
+    for (int i = 1 - T::STAGES; i < total; i++) {   // products that add up are one long product
+        int next = i + T::STAGES - 1, j = next / steps, k0 = next % steps * T::STEP;
+        if (i >= 0) {
+            cp_async_wait<T::STAGES - 2>();
+            __syncthreads();                        // stage i is there, and nobody reads the one before it any more
+        }
+        if (next < total) {
+            bf16 *to = shared + next % T::STAGES * (T::M + T::N) * T::STEP;
+            const bf16 *a = A + j / p.summed[1] * p.sa[0] + j % p.summed[1] * p.sa[1];
+            const bf16 *b = B + j / p.summed[1] * p.sb[0] + j % p.summed[1] * p.sb[1];
+            mma_fetch<!TA, T::M, T::STEP, T::THREADS>(to, a + (TA ? (size_t)k0 * p.lda : (size_t)k0), p.lda, p.M - m0,
+                                                      p.K - k0);
+            mma_fetch<TB, T::N, T::STEP, T::THREADS>(to + T::M * T::STEP, b + (TB ? (size_t)k0 : (size_t)k0 * p.ldb),
+                                                     p.ldb, p.N - n0, p.K - k0);
+        }
+        cp_async_commit();
+        if (i < 0) continue;
+        const bf16 *as = shared + i % T::STAGES * (T::M + T::N) * T::STEP, *bs = as + T::M * T::STEP;
+        UNROLL for (int k = 0; k < T::STEP; k += 16) {
+            unsigned a[T::MI][4], b[T::NI / 2][4];
+            UNROLL for (int q = 0; q < T::MI; q++) mma_fragment<TA ? T::M : T::STEP, TA, true>(a[q], as, m + 16 * q, k);
+            UNROLL for (int q = 0; q < T::NI / 2; q++)
+                mma_fragment<TB ? T::STEP : T::N, !TB, false>(b[q], bs, n + 16 * q, k);
+            UNROLL for (int x = 0; x < T::MI; x++)
+                UNROLL for (int y = 0; y < T::NI; y++) mma_bf16(acc[x][y], a[x], &b[y / 2][y % 2 * 2]);
+        }
+    }
+    cp_async_wait<0>();
+    __syncthreads();                                // the stages become the warps' places for results
+    float *stage = reinterpret_cast<float *>(shared) + warp * 16 * (8 * T::NI + 8);
+    C += z0 * p.sc[0] + z1 * p.sc[1];
+    UNROLL for (int i = 0; i < T::MI; i++) mma_store<T::NI>(C, acc[i], stage, bias, p, m0 + m + 16 * i, n0 + n);
+}
+
+// y: the matrices of x one after the other, rounded, their rows padded to `stride` numbers. One thread for W numbers.
+template <int W>
+__global__ void matmul_round(bf16 *y, const float *x, size_t rows, int columns, int stride, int matrices1, size_t s0,
+                             size_t s1, size_t total) {
+    size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * W, row = i / stride, z = row / rows;
+    int column = (int)(i % stride);
+    if (i >= total) return;
+    const float *from = x + z / matrices1 * s0 + z % matrices1 * s1 + row % rows * columns + column;
+    if (W == 1) {
+        y[i] = __float2bfloat16(column < columns ? *from : 0.0f);
+        return;
+    }
+    float v[4] = {};
+    if (column < columns) matmul_four(v, from);
+    __nv_bfloat162 low = __floats2bfloat162_rn(v[0], v[1]), high = __floats2bfloat162_rn(v[2], v[3]);
+    *reinterpret_cast<uint2 *>(&y[i]) = make_uint2(bf16_word(low), bf16_word(high));
+}
+
+// ---- the host's side ------------------------------------------------------------------------------------------------
+static inline int matmul_aligned(const float *x, int row, const size_t stride[2]) {
+    return (uintptr_t)x % 16 == 0 && row % 4 == 0 && stride[0] % 4 == 0 && stride[1] % 4 == 0;
+}
+static inline MatmulCall matmul_call(const float *C, const float *A, const float *B, int M, int N, int K, int ta,
+                                     int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
+                                     const size_t sb[2], int accumulate) {
+    MatmulCall p = {};
+    p.M = M, p.N = N, p.K = K, p.accumulate = accumulate;
+    for (int i = 0; i < 2; i++) {
+        p.apart[i] = sc[i] ? batch[i] : 1, p.summed[i] = sc[i] ? 1 : batch[i];
+        p.sc[i] = sc[i], p.sa[i] = sa[i], p.sb[i] = sb[i];
+    }
+    p.vector = matmul_aligned(A, ta ? M : K, sa) && matmul_aligned(B, tb ? K : N, sb);
+    p.vector_c = matmul_aligned(C, N, sc);
+    return p;
+}
+static inline size_t matmul_products(const MatmulCall &p) { return (size_t)p.apart[0] * p.apart[1]; }
+static inline int matmul_nothing(const MatmulCall &p) {     // no element of C, or no product to add to it
+    return !p.M || !p.N || !matmul_products(p) || !p.summed[0] || !p.summed[1];
+}
+
+static inline int cuda_matmul_naive(cudaStream_t s, float *C, const float *A, const float *B, const float *bias,
+                                    const MatmulCall &p, int ta, int tb, int rounded) {
+    if (matmul_nothing(p)) return 0;
+    size_t blocks = ((size_t)p.M * p.N * matmul_products(p) + 255) / 256;
+    if (blocks > INT32_MAX) return -1;
+    launch(matmul_naive, dim3((unsigned)blocks), 256, 0, s, C, A, B, bias, p, ta, tb, rounded);
+    return cuda_status();
+}
+template <bool VECTOR, class T> static inline auto matmul_form(int ta, int tb) {
+    return ta ? tb ? matmul_tiled<true, true, VECTOR, T> : matmul_tiled<true, false, VECTOR, T>
+              : tb ? matmul_tiled<false, true, VECTOR, T> : matmul_tiled<false, false, VECTOR, T>;
+}
+template <class T>
+static inline int cuda_matmul_tiled(cudaStream_t s, float *C, const float *A, const float *B, const float *bias,
+                                    MatmulCall p, int ta, int tb) {
+    if (matmul_nothing(p)) return 0;
+    p.tiles_m = cuda_tiles(p.M, T::M), p.tiles_n = cuda_tiles(p.N, T::N);
+    size_t blocks = matmul_products(p) * p.tiles_m * p.tiles_n;
+    if (blocks > INT32_MAX) return -1;
+    auto kernel = p.vector ? matmul_form<true, T>(ta, tb) : matmul_form<false, T>(ta, tb);
+    launch(kernel, dim3((unsigned)blocks), T::THREADS, 0, s, C, A, B, bias, p);
+    return cuda_status();
+}
+// A GPU has some hundred multiprocessors. With fewer large tiles than that, or tiles that are mostly edge, small ones
+// keep more of them busy.
+static inline int cuda_matmul(cudaStream_t s, float *C, const float *A, const float *B, const float *bias, int M, int N,
+                              int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
+                              const size_t sb[2], int accumulate) {
+    MatmulCall p = matmul_call(C, A, B, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+    size_t large = matmul_products(p) * cuda_tiles(M, MatmulLarge::M) * cuda_tiles(N, MatmulLarge::N);
+    if (M <= 64 || N <= 64 || large < 100) return cuda_matmul_tiled<MatmulSmall>(s, C, A, B, bias, p, ta, tb);
+    return cuda_matmul_tiled<MatmulLarge>(s, C, A, B, bias, p, ta, tb);
+}
+
+// ---- the host's side, bfloat16 --------------------------------------------------------------------------------------
+// Operands in bfloat16: lda and ldb are the distances from row to row as stored, multiples of 8 like all strides of
+// batches, and A and B start at multiples of 16 bytes. -1 if not.
+template <class T>
+static inline int matmul_mma_launch(cudaStream_t s, float *C, const bf16 *A, const bf16 *B, const float *bias,
+                                    MatmulCall p, int ta, int tb) {
+    if (matmul_nothing(p)) return 0;
+    p.tiles_m = cuda_tiles(p.M, T::M), p.tiles_n = cuda_tiles(p.N, T::N);
+    size_t blocks = matmul_products(p) * p.tiles_m * p.tiles_n;
+    size_t strides = p.sa[0] | p.sa[1] | p.sb[0] | p.sb[1] | (size_t)p.lda | (size_t)p.ldb;
+    if (blocks > INT32_MAX || strides % 8 || ((uintptr_t)A | (uintptr_t)B) % 16) return -1;
+    auto kernel = ta ? tb ? matmul_mma<true, true, T> : matmul_mma<true, false, T>
+                     : tb ? matmul_mma<false, true, T> : matmul_mma<false, false, T>;
+    launch(kernel, dim3((unsigned)blocks), T::THREADS, T::BYTES, s, C, A, B, bias, p);
+    return cuda_status();
+}
+static inline int cuda_matmul_mma(cudaStream_t s, float *C, const bf16 *A, int lda, const bf16 *B, int ldb,
+                                  const float *bias, int M, int N, int K, int ta, int tb, const int batch[2],
+                                  const size_t sc[2], const size_t sa[2], const size_t sb[2], int accumulate) {
+    MatmulCall p = matmul_call(C, nullptr, nullptr, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+    p.lda = lda, p.ldb = ldb, p.vector_bias = (uintptr_t)bias % 16 == 0;
+    size_t large = matmul_products(p) * cuda_tiles(M, MmaLarge::M) * cuda_tiles(N, MmaLarge::N);
+    if (M <= 64 || N <= 64 || large < 100) return matmul_mma_launch<MmaSmall>(s, C, A, B, bias, p, ta, tb);
+    return matmul_mma_launch<MmaLarge>(s, C, A, B, bias, p, ta, tb);
+}
+
+// An operand in float32 that is to be rounded: its matrices, of which those with stride 0 are one, and where they go.
+struct MatmulRounded {
+    int rows, columns, stride, matrices[2];
+    size_t from[2], to[2], total;                   // strides between matrices, and numbers in all of them
+};
+static inline MatmulRounded matmul_rounded(int rows, int columns, const int batch[2], const size_t from[2]) {
+    MatmulRounded r = {rows, columns, cuda_tiles(columns, 8) * 8, {}, {from[0], from[1]}, {}, 0};
+    for (int i = 0; i < 2; i++) r.matrices[i] = from[i] ? batch[i] : 1;
+    size_t one = (size_t)rows * r.stride;
+    r.to[0] = from[0] ? one * r.matrices[1] : 0, r.to[1] = from[1] ? one : 0;
+    r.total = one * r.matrices[0] * r.matrices[1];
+    return r;
+}
+static inline int matmul_round_launch(cudaStream_t s, bf16 *y, const float *x, const MatmulRounded &r) {
+    int vector = matmul_aligned(x, r.columns, r.from);
+    size_t blocks = (r.total / (vector ? 4 : 1) + 255) / 256;
+    if (!blocks) return 0;
+    if (blocks > INT32_MAX) return -1;
+    launch(vector ? matmul_round<4> : matmul_round<1>, dim3((unsigned)blocks), 256, 0, s, y, x, (size_t)r.rows,
+           r.columns, r.stride, r.matrices[1], r.from[0], r.from[1], r.total);
+    return cuda_status();
+}
+static inline size_t cuda_matmul_bf16_scratch(int M, int N, int K, int ta, int tb, const int batch[2],
+                                              const size_t sa[2], const size_t sb[2]) {
+    return sizeof(bf16) * (matmul_rounded(ta ? K : M, ta ? M : K, batch, sa).total +
+                           matmul_rounded(tb ? N : K, tb ? K : N, batch, sb).total);
+}
+// As cuda_matmul; scratch: cuda_matmul_bf16_scratch() bytes, aligned to 16.
+static inline int cuda_matmul_bf16(cudaStream_t s, float *C, const float *A, const float *B, const float *bias, int M,
+                                   int N, int K, int ta, int tb, const int batch[2], const size_t sc[2],
+                                   const size_t sa[2], const size_t sb[2], int accumulate, void *scratch) {
+    MatmulRounded a = matmul_rounded(ta ? K : M, ta ? M : K, batch, sa);
+    MatmulRounded b = matmul_rounded(tb ? N : K, tb ? K : N, batch, sb);
+    bf16 *a16 = (bf16 *)scratch, *b16 = a16 + a.total;
+    if (matmul_round_launch(s, a16, A, a) || matmul_round_launch(s, b16, B, b)) return -1;
+    return cuda_matmul_mma(s, C, a16, a.stride, b16, b.stride, bias, M, N, K, ta, tb, batch, sc, a.to, b.to,
+                           accumulate);
+}
+#endif
