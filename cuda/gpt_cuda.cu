@@ -29,7 +29,8 @@ READING ORDER   1 the machine   2 sums   3 elementwise   4 copies   5 reductions
 13 attention   14 optimizers   15 the table
 */
 #include "gpt_cuda.h"
-#include "cuda_on_cpu.h"
+#include "matmul.cuh"
+#include "attention.cuh"
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -61,6 +62,12 @@ static int failed(Cuda *c, const char *what, cudaError_t error) {
 // A macro, so that what the emulation says of a kernel names the line where it was launched.
 #define RUN(c, kernel, grid, block, ...) \
     (launch(kernel, grid, block, 0, (c)->stream, __VA_ARGS__), failed(c, #kernel, cudaGetLastError()))
+
+// The same for a function that launches and returns 0 or -1.
+static int launched(Cuda *c, const char *what, int status) {
+    if (status && !c->told++) fprintf(stderr, "gpt_cuda: %s: a kernel could not be launched\n", what);
+    return status;
+}
 
 static Cuda *cuda_of(ag_backend *b) {
     Cuda *c = (Cuda *)b->self;
@@ -1108,49 +1115,32 @@ static int cuda_swiglu_back(ag_backend *b, float *dx, const float *x, const floa
 }
 
 // ---- 12 products and what follows them ------------------------------------------------------------------------------
-struct Product {                    // see ag_backend.matmul
-    int M, N, K, ta, tb, batch[2];
-    size_t sc[2], sa[2], sb[2];
-};
-__device__ inline float rounded(float x, bool bf16) { return bf16 ? __bfloat162float(__float2bfloat16(x)) : x; }
-
-// One thread for each element of C. A batch dimension in which C does not move is a longer sum.
-__global__ void matmul_naive(float *C, const float *A, const float *B, const float *bias, Product p, size_t count,
-                             int bf16, int accumulate) {
-    size_t i = thread_index(), one = (size_t)p.M * p.N;
-    if (i >= count) return;
-    int m = (int)(i % one / p.N), n = (int)(i % p.N), batch = (int)(i / one);
-    int first[2] = {p.sc[0] ? batch / (p.sc[1] ? p.batch[1] : 1) : 0, p.sc[1] ? batch % p.batch[1] : 0};
-    int last[2] = {p.sc[0] ? first[0] + 1 : p.batch[0], p.sc[1] ? first[1] + 1 : p.batch[1]};
-    float *c = &C[first[0] * p.sc[0] + first[1] * p.sc[1] + (size_t)m * p.N + n], sum = accumulate ? *c : 0;
-    for (int b0 = first[0]; b0 < last[0]; b0++)
-        for (int b1 = first[1]; b1 < last[1]; b1++)
-            for (int k = 0; k < p.K; k++) {
-                float a = A[b0 * p.sa[0] + b1 * p.sa[1] + (p.ta ? (size_t)k * p.M + m : (size_t)m * p.K + k)];
-                float b = B[b0 * p.sb[0] + b1 * p.sb[1] + (p.tb ? (size_t)n * p.K + k : (size_t)k * p.N + n)];
-                sum += rounded(a, bf16) * rounded(b, bf16);
-            }
-    *c = sum + (bias ? bias[n] : 0);
+// matmul.cuh has the products, its naive one too.
+static int multiply(ag_backend *b, bool bf16, float *C, const float *A, const float *B, const float *bias, int M, int N,
+                    int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
+                    const size_t sb[2], int accumulate) {
+    Cuda *c = cuda_of(b);
+    if (c->naive)
+        return launched(c, "matmul", cuda_matmul_naive(c->stream, C, A, B, bias, matmul_call(C, A, B, M, N, K, ta, tb,
+                                                       batch, sc, sa, sb, accumulate), ta, tb, bf16));
+    if (!bf16)
+        return launched(c, "matmul", cuda_matmul(c->stream, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb,
+                                                 accumulate));
+    size_t bytes = cuda_matmul_bf16_scratch(M, N, K, ta, tb, batch, sa, sb);
+    void *room = scratch(c, bytes);
+    if (bytes && !room) return -1;
+    return launched(c, "matmul_bf16", cuda_matmul_bf16(c->stream, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb,
+                                                       accumulate, room));
 }
-
-static int product_naive(Cuda *c, float *C, const float *A, const float *B, const float *bias, int M, int N, int K,
-                         int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
-                         const size_t sb[2], int accumulate, int bf16) {
-    Product p = {M, N, K, ta, tb, {batch[0], batch[1]}, {sc[0], sc[1]}, {sa[0], sa[1]}, {sb[0], sb[1]}};
-    size_t n = (size_t)M * N * (sc[0] ? batch[0] : 1) * (sc[1] ? batch[1] : 1);
-    if (!n || !batch[0] || !batch[1]) return 0;
-    return RUN(c, matmul_naive, up(n, BLOCK), BLOCK, C, A, B, bias, p, n, bf16, accumulate);
+static int product(ag_backend *b, float *C, const float *A, const float *B, const float *bias, int M, int N, int K,
+                   int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2], const size_t sb[2],
+                   int accumulate) {
+    return multiply(b, false, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
 }
-
-static int cuda_matmul_entry(ag_backend *b, float *C, const float *A, const float *B, const float *bias, int M, int N,
-                             int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
-                             const size_t sb[2], int accumulate) {
-    return product_naive(cuda_of(b), C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate, 0);
-}
-static int cuda_matmul_bf16_entry(ag_backend *b, float *C, const float *A, const float *B, const float *bias, int M,
-                                  int N, int K, int ta, int tb, const int batch[2], const size_t sc[2],
-                                  const size_t sa[2], const size_t sb[2], int accumulate) {
-    return product_naive(cuda_of(b), C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate, 1);
+static int product_bf16(ag_backend *b, float *C, const float *A, const float *B, const float *bias, int M, int N, int K,
+                        int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2], const size_t sb[2],
+                        int accumulate) {
+    return multiply(b, true, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
 }
 
 static int cuda_linear_gelu(ag_backend *b, float *y, float *z, const float *x, const float *w, const float *bias,
@@ -1159,10 +1149,7 @@ static int cuda_linear_gelu(ag_backend *b, float *y, float *z, const float *x, c
     static const size_t zero[2] = {0, 0}, flat[3][4] = {{0, 0, 0, 1}, {0, 0, 0, 0}, {0, 0, 0, 0}};
     const int shape[4] = {1, 1, 1, rows * O};
     const float *in[3] = {z, nullptr, nullptr};
-    int (*product)(ag_backend *, float *, const float *, const float *, const float *, int, int, int, int, int,
-                   const int *, const size_t *, const size_t *, const size_t *, int) =
-        precision == AG_BF16 ? b->matmul_bf16 : b->matmul;
-    if (product(b, z, x, w, bias, rows, O, I, 0, 0, one, zero, zero, zero, 0)) return -1;
+    if (multiply(b, precision == AG_BF16, z, x, w, bias, rows, O, I, 0, 0, one, zero, zero, zero, 0)) return -1;
     return b->map(b, AG_MAP_GELU, y, in, shape, flat, 0, 0);
 }
 
@@ -1240,97 +1227,16 @@ static int cuda_linear_int8(ag_backend *b, float *y, const float *x, const signe
 }
 
 // ---- 13 attention ---------------------------------------------------------------------------------------------------
-// See the naive kernels of autograd.h for what lies where.
-__device__ inline size_t first_of(const ag_attention_args &a, int b) {
-    return a.first ? (size_t)a.first[b] : (size_t)b * a.T;
-}
-__device__ inline int rows_of(const ag_attention_args &a, int b) { return a.first ? a.len[b] : a.T; }
-__device__ inline size_t query_at(const ag_attention_args &a, int b, int h, int t) {
-    return ((first_of(a, b) + t) * (size_t)(a.NH + 2 * a.NKV) + h) * a.HS;
-}
-__device__ inline const float *key_at(const ag_attention_args &a, int b, int h, int u, int is_value) {
-    int kv = h / (a.NH / a.NKV);
-    const float *cache = is_value ? a.v_cache : a.k_cache;
-    size_t row = (size_t)(a.row ? a.row[b] : b) * a.T_max + u;
-    return cache ? cache + (row * a.NKV + kv) * a.HS : a.qkv + query_at(a, b, a.NH + kv + (is_value ? a.NKV : 0), u);
-}
-__device__ inline float dot(const float *a, const float *b, int n) {
-    float s = 0;
-    for (int i = 0; i < n; i++) s += a[i] * b[i];
-    return s;
-}
-
-// The new keys and values join the cache before anybody looks.
-__global__ void cache_write(ag_attention_args a) {
-    unsigned width = (unsigned)(a.NKV * a.HS), i = thread_index() % width, bt = thread_index() / width;
-    int b = (int)(bt / (unsigned)a.T), t = (int)(bt % (unsigned)a.T);
-    if (b >= a.B || t >= (a.len ? a.len[b] : a.T)) return;
-    size_t row = (size_t)(a.row ? a.row[b] : b) * a.T_max + (a.start ? a.start[b] : 0) + t;
-    a.k_cache[row * width + i] = a.qkv[query_at(a, b, a.NH, t) + i];
-    a.v_cache[row * width + i] = a.qkv[query_at(a, b, a.NH + a.NKV, t) + i];
-}
-
-// A thread for each query of each head.
-__global__ void attention_naive(ag_attention_args a, float scale) {
-    unsigned n = thread_index();
-    int t = (int)(n % (unsigned)a.T), h = (int)(n / (unsigned)a.T) % a.NH, b = (int)(n / (unsigned)(a.T * a.NH));
-    if (b >= a.B || t >= rows_of(a, b)) return;
-    const float *q = a.qkv + query_at(a, b, h, t);
-    float *y = a.y + ((first_of(a, b) + t) * a.NH + h) * a.HS, max = -INFINITY, sum = 0;
-    int keys = a.len && t >= a.len[b] ? 0 : (a.start ? a.start[b] : 0) + t + 1;
-    for (int i = 0; i < a.HS; i++) y[i] = 0;
-    for (int u = 0; u < keys; u++) max = fmaxf(max, dot(q, key_at(a, b, h, u, 0), a.HS) * scale);
-    for (int u = 0; u < keys; u++) {
-        float p = expf(dot(q, key_at(a, b, h, u, 0), a.HS) * scale - max);
-        const float *v = key_at(a, b, h, u, 1);
-        for (int i = 0; i < a.HS; i++) y[i] += p * v[i];
-        sum += p;
-    }
-    for (int i = 0; i < a.HS && keys; i++) y[i] /= sum;
-    if (a.lse) a.lse[((size_t)b * a.NH + h) * a.T + t] = keys ? max + logf(sum) : 0;
-}
-
-// p of query t and key u, and ds, the gradient of its score: ds = p (dp - D) scale, dp = dy . v, D = dy . y
-__device__ inline float2 score_back(const ag_attention_args &a, int b, int h, int t, int u, float scale) {
-    size_t at = ((first_of(a, b) + t) * a.NH + h) * a.HS;
-    float s = dot(a.qkv + query_at(a, b, h, t), key_at(a, b, h, u, 0), a.HS) * scale;
-    float p = expf(s - a.lse[((size_t)b * a.NH + h) * a.T + t]);
-    float dp = dot(a.dy + at, key_at(a, b, h, u, 1), a.HS), D = dot(a.dy + at, a.y + at, a.HS);
-    return make_float2(p, p * (dp - D) * scale);
-}
-// A thread for each element of dqkv: of a query it sums over the keys, of a key or value over the queries behind it.
-__global__ void attention_back_naive(ag_attention_args a, float scale) {
-    unsigned at = thread_index(), i = at % (unsigned)a.HS, heads = (unsigned)(a.NH + 2 * a.NKV);
-    int head = (int)(at / (unsigned)a.HS % heads), row = (int)(at / (unsigned)a.HS / heads), b = 0;
-    if ((size_t)row >= first_of(a, a.B - 1) + rows_of(a, a.B - 1)) return;
-    while (b + 1 < a.B && (size_t)row >= first_of(a, b + 1)) b++;
-    int t = row - (int)first_of(a, b), end = a.len ? a.len[b] : a.T, group = a.NH / a.NKV;
-    float sum = a.accumulate ? a.dqkv[at] : 0;
-    if (head < a.NH) {
-        for (int u = 0; u <= t && t < end; u++)
-            sum += score_back(a, b, head, t, u, scale).y * key_at(a, b, head, u, 0)[i];
-    } else {
-        int is_value = head >= a.NH + a.NKV, kv = (head - a.NH) % a.NKV;
-        for (int h = kv * group; h < (kv + 1) * group; h++)
-            for (int q = t; q < end; q++) {
-                float2 s = score_back(a, b, h, q, t, scale);
-                sum += is_value ? s.x * a.dy[((first_of(a, b) + q) * a.NH + h) * a.HS + i]
-                                : s.y * a.qkv[query_at(a, b, h, q) + i];
-            }
-    }
-    a.dqkv[at] = sum;
-}
-
+// attention.cuh has it; there the naive kernels stand too.
 static int cuda_attention_entry(ag_backend *b, const ag_attention_args *a) {
     Cuda *c = cuda_of(b);
-    size_t n = (size_t)a->B * a->T * a->NH, written = (size_t)a->B * a->T * a->NKV * a->HS;
-    if (a->k_cache && written && RUN(c, cache_write, up(written, BLOCK), BLOCK, *a)) return -1;
-    return n ? RUN(c, attention_naive, up(n, BLOCK), BLOCK, *a, 1 / sqrtf((float)a->HS)) : 0;
+    return launched(c, "attention", c->naive ? cuda_attention_naive(c->stream, a) : cuda_attention(c->stream, a));
 }
 static int cuda_attention_back_entry(ag_backend *b, const ag_attention_args *a) {
     Cuda *c = cuda_of(b);
-    size_t n = (size_t)a->B * a->T * (a->NH + 2 * a->NKV) * a->HS;          // at most; `first` may end it sooner
-    return n ? RUN(c, attention_back_naive, up(n, BLOCK), BLOCK, *a, 1 / sqrtf((float)a->HS)) : 0;
+    if (c->naive) return launched(c, "attention_back", cuda_attention_back_naive(c->stream, a));
+    float *room = (float *)scratch(c, cuda_attention_scratch(a));
+    return room ? launched(c, "attention_back", cuda_attention_back(c->stream, a, room)) : -1;
 }
 
 // ---- 14 optimizers --------------------------------------------------------------------------------------------------
@@ -1456,7 +1362,7 @@ static ag_backend *backend(int device, int naive) {
     b->alloc = cuda_alloc, b->release = cuda_release, b->write = cuda_write, b->read = cuda_read, b->fill = cuda_fill;
     b->map = cuda_map, b->map_back = cuda_map_back, b->copy = cuda_copy;
     b->reduce = cuda_reduce, b->reduce_back = cuda_reduce_back;
-    b->matmul = cuda_matmul_entry, b->matmul_bf16 = cuda_matmul_bf16_entry, b->bf16 = "bf16/cuda";
+    b->matmul = product, b->matmul_bf16 = product_bf16, b->bf16 = "bf16/cuda";
     b->linear_gelu = cuda_linear_gelu, b->gelu_bias_back = cuda_gelu_bias_back, b->linear_int8 = cuda_linear_int8;
     b->softmax = cuda_softmax, b->softmax_back = cuda_softmax_back, b->norm = cuda_norm, b->norm_back = cuda_norm_back;
     b->embedding = cuda_embedding, b->embedding_back = cuda_embedding_back;
