@@ -336,6 +336,201 @@ attention_back_flash(ag_attention_args a, const float *D, float scale, int vecto
     }
 }
 
+// ---- bfloat16 on tensor cores ---------------------------------------------------------------------------------------
+// The same two kernels with mma.sync, in FlashAttention-2's layout: four warps of 16 rows. What a warp's instruction
+// leaves in registers as scores (d[i] of tensor_core.h) is, rounded, just what the next one takes as its left operand
+// (a[i]), so weights never go through shared memory. HS is 64 or 128, and queries, keys, values and dy are rounded to
+// bfloat16 by a pass of their own, for the reasons given in matmul.cuh.
+enum { ATTENTION_MMA_ROWS = 64, ATTENTION_MMA_THREADS = 128 };
+struct HalfRows { const bf16 *x; size_t stride; int n; };      // as HeadRows
+
+// y = x rounded, width numbers for each position; a block for one
+__global__ void attention_round(bf16 *y, const float *x, int width, ag_attention_args a) {
+    int b = (int)blockIdx.x / a.T, t = (int)blockIdx.x % a.T;
+    if (t >= attention_rows(a, b)) return;
+    size_t at = (attention_first(a, b) + t) * width;
+    for (int i = (int)threadIdx.x * 4; i < width; i += (int)blockDim.x * 4) {
+        float v[4];
+        matmul_four(v, &x[at + i]);
+        *reinterpret_cast<uint2 *>(&y[at + i]) = make_uint2(bf16_word(__floats2bfloat162_rn(v[0], v[1])),
+                                                            bf16_word(__floats2bfloat162_rn(v[2], v[3])));
+    }
+}
+template <int HS, int N> __device__ inline void attention_load_half(bf16 *tile, const HalfRows &from, int row0) {
+    UNROLL_TWICE for (int i = (int)threadIdx.x; i < N * HS / 8; i += ATTENTION_MMA_THREADS) {
+        int row = i / (HS / 8), chunk = i % (HS / 8);
+        bool in = row0 + row < from.n;
+        const bf16 *x = in ? &from.x[(row0 + row) * from.stride + chunk * 8] : from.x;
+        cp_async<16>(&tile[mma_place<HS>(row, chunk)], x, in ? 16 : 0);
+    }
+}
+// s (16 rows of this warp, COLS) = rows times columns, which lie as (row, number)
+template <int HS, int COLS>
+__device__ inline void attention_scores_mma(float s[COLS / 8][4], const bf16 *rows, const bf16 *columns) {
+    UNROLL for (int j = 0; j < COLS / 8; j++) UNROLL for (int i = 0; i < 4; i++) s[j][i] = 0;
+    UNROLL_TWICE for (int d = 0; d < HS; d += 16) {
+        unsigned x[4], y[4];
+        mma_fragment<HS, false, true>(x, rows, (int)threadIdx.x / 32 * 16, d);
+        UNROLL for (int j = 0; j < COLS / 8; j += 2) {
+            mma_fragment<HS, false, false>(y, columns, 8 * j, d);
+            mma_bf16(s[j], x, y);
+            mma_bf16(s[j + 1], x, y + 2);
+        }
+    }
+}
+// acc (16 rows of this warp, HS) += weights (rows, COLS) times columns
+template <int HS, int COLS>
+__device__ inline void attention_add_mma(float acc[HS / 8][4], const float w[COLS / 8][4], const bf16 *columns) {
+    UNROLL for (int j = 0; j < COLS / 8; j += 2) {
+        unsigned x[4], y[4];
+        UNROLL for (int i = 0; i < 4; i++) {
+            const float *two = &w[j + i / 2][i % 2 * 2];
+            x[i] = bf16_word(__floats2bfloat162_rn(two[0], two[1]));
+        }
+        UNROLL for (int d = 0; d < HS / 8; d += 2) {
+            mma_fragment<HS, true, false>(y, columns, 8 * d, 8 * j);
+            mma_bf16(acc[d], x, y);
+            mma_bf16(acc[d + 1], x, y + 2);
+        }
+    }
+}
+// The half of acc[][4] that belongs to row lane / 4 + 8 * half: four lanes write 32 bytes, a sector of memory.
+template <int HS>
+__device__ inline void attention_store_mma(float *to, const float acc[HS / 8][4], int half, float factor,
+                                           int accumulate) {
+    UNROLL for (int j = 0; j < HS / 8; j++) {
+        float2 *p = reinterpret_cast<float2 *>(&to[8 * j + threadIdx.x % 4 * 2]), old = make_float2(0, 0);
+        if (accumulate) old = *p;
+        *p = make_float2(old.x + acc[j][2 * half] * factor, old.y + acc[j][2 * half + 1] * factor);
+    }
+}
+template <class Operation> __device__ inline float attention_of_four(float v, Operation of_two) {
+    UNROLL for (int o = 2; o; o >>= 1) v = of_two(v, __shfl_xor_sync(0xffffffffu, v, o));
+    return v;
+}
+__device__ inline HalfRows attention_half(const ag_attention_args &a, const bf16 *qkv, int b, int head) {
+    return {qkv + attention_at(a, b, head), (size_t)(a.NH + 2 * a.NKV) * a.HS, attention_queries(a, b)};
+}
+
+// Scores to weights, online, for the two rows of a thread. Powers of two: one multiplication less, c is scale / ln 2.
+template <int HS, int COLS>
+__device__ inline void attention_online_mma(float largest[2], float sum[2], float acc[HS / 8][4], float s[COLS / 8][4],
+                                            float c) {
+    UNROLL for (int half = 0; half < 2; half++) {
+        float top = largest[half], more = 0;
+        UNROLL for (int j = 0; j < COLS / 8; j++) top = fmaxf(top, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
+        top = attention_of_four(top, [](float x, float y) { return fmaxf(x, y); });
+        float against = top == -INFINITY ? 0.0f : top * c, correct = exp2f(largest[half] * c - against);
+        UNROLL for (int j = 0; j < COLS / 8; j++) UNROLL for (int i = 2 * half; i < 2 * half + 2; i++)
+            more += s[j][i] = exp2f(s[j][i] * c - against);
+        sum[half] = sum[half] * correct + attention_of_four(more, [](float x, float y) { return x + y; });
+        largest[half] = top;
+        UNROLL for (int d = 0; d < HS / 8; d++) UNROLL for (int i = 2 * half; i < 2 * half + 2; i++)
+            acc[d][i] *= correct;
+    }
+}
+template <int HS, int COLS>
+__global__ void __launch_bounds__(ATTENTION_MMA_THREADS)
+attention_mma(const bf16 *qkv, ag_attention_args a, float scale) {
+    DYNAMIC_SHARED(bf16, q);
+    const int ROWS = ATTENTION_MMA_ROWS;
+    bf16 *k = q + ROWS * HS, *v = k + COLS * HS;
+    int heads = a.B * a.NH, b = (int)blockIdx.x % heads / a.NH, h = (int)blockIdx.x % a.NH, lane = threadIdx.x % 32;
+    int row0 = ((int)gridDim.x - 1 - (int)blockIdx.x) / heads * ROWS;
+    int mine = row0 + (int)threadIdx.x / 32 * 16 + lane / 4, n = attention_queries(a, b), rows = attention_rows(a, b);
+    int kv = h / (a.NH / a.NKV);
+    if (row0 >= rows) return;
+    HalfRows keys = attention_half(a, qkv, b, a.NH + kv), values = attention_half(a, qkv, b, a.NH + a.NKV + kv);
+    float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {}, acc[HS / 8][4] = {};
+    attention_load_half<HS, ROWS>(q, attention_half(a, qkv, b, h), row0);
+    attention_load_half<HS, COLS>(k, keys, 0);
+    cp_async_commit();
+    for (int u0 = 0, end = min(row0 + ROWS, n); u0 < end; u0 += COLS) {
+        float s[COLS / 8][4];
+        attention_load_half<HS, COLS>(v, values, u0);
+        cp_async_commit();
+        cp_async_wait<1>();                         // all but the values
+        __syncthreads();
+        attention_scores_mma<HS, COLS>(s, q, k);
+        if (u0 + COLS > row0 || row0 + ROWS > n) UNROLL for (int j = 0; j < COLS / 8; j++)
+            UNROLL for (int i = 0; i < 4; i++) {
+                int t = mine + i / 2 * 8, u = u0 + 8 * j + lane % 4 * 2 + i % 2;
+                if (u > t || t >= n) s[j][i] = -INFINITY;
+            }
+        attention_online_mma<HS, COLS>(largest, sum, acc, s, scale * 1.44269504f);
+        cp_async_wait<0>();
+        __syncthreads();
+        attention_load_half<HS, COLS>(k, keys, u0 + COLS);
+        cp_async_commit();
+        attention_add_mma<HS, COLS>(acc, s, v);
+        __syncthreads();
+    }
+    cp_async_wait<0>();
+    UNROLL for (int half = 0; half < 2; half++) {
+        int t = mine + 8 * half;
+        if (t >= rows) continue;
+        float share = sum[half] > 0 ? 1 / sum[half] : sum[half];                // 0 of padding, and NaN stays NaN
+        attention_store_mma<HS>(a.y + ((attention_first(a, b) + t) * a.NH + h) * HS, acc, half, share, 0);
+        if (a.lse && lane % 4 == 0)
+            a.lse[((size_t)b * a.NH + h) * a.T + t] = t < n ? largest[half] * scale + logf(sum[half]) : 0.0f;
+    }
+}
+
+// As attention_back_flash: rows are queries or keys. Columns come through two stages.
+template <int HS, int COLS, bool KEYS>
+__global__ void __launch_bounds__(ATTENTION_MMA_THREADS)
+attention_back_mma(const bf16 *qkv, const bf16 *dy, ag_attention_args a, const float *D, float scale) {
+    DYNAMIC_SHARED(bf16, x1);
+    const int ROWS = ATTENTION_MMA_ROWS;
+    bf16 *x2 = x1 + ROWS * HS, *stages = x2 + ROWS * HS;
+    int group = a.NH / a.NKV, own = KEYS ? a.NKV : a.NH, blocks = a.B * own, lane = threadIdx.x % 32;
+    int head = (int)blockIdx.x % own, b = (int)blockIdx.x / own % a.B, kv = KEYS ? head : head / group;
+    int tile = KEYS ? (int)blockIdx.x / blocks : ((int)gridDim.x - 1 - (int)blockIdx.x) / blocks;   // long ones first
+    int row0 = tile * ROWS, mine = row0 + (int)threadIdx.x / 32 * 16 + lane / 4, n = attention_queries(a, b);
+    int rows = attention_rows(a, b), h0 = KEYS ? kv * group : head, from = KEYS ? row0 : 0;
+    int end = KEYS ? n : min(row0 + ROWS, n), tiles = max(0, (end - from + COLS - 1) / COLS);
+    if (row0 >= rows) return;
+    HalfRows k = attention_half(a, qkv, b, a.NH + kv), v = attention_half(a, qkv, b, a.NH + a.NKV + kv);
+    HalfRows q = attention_half(a, qkv, b, h0);     // of the first query head
+    HalfRows g = {dy + (attention_first(a, b) * a.NH + h0) * HS, (size_t)a.NH * HS, n};
+    float acc1[HS / 8][4] = {}, acc2[KEYS ? HS / 8 : 1][4] = {};
+    attention_load_half<HS, ROWS>(x1, KEYS ? k : q, row0);
+    attention_load_half<HS, ROWS>(x2, KEYS ? v : g, row0);
+    for (int i = -1, total = tiles * (KEYS ? group : 1); i < total; i++) {
+        if (i + 1 < total) {                        // head by head, and of each head tile by tile
+            int offset = (i + 1) / tiles * HS, c0 = from + (i + 1) % tiles * COLS;
+            bf16 *to = stages + (i + 1) % 2 * 2 * COLS * HS;
+            attention_load_half<HS, COLS>(to, KEYS ? HalfRows{q.x + offset, q.stride, n} : k, c0);
+            attention_load_half<HS, COLS>(to + COLS * HS, KEYS ? HalfRows{g.x + offset, g.stride, n} : v, c0);
+        }
+        cp_async_commit();
+        if (i < 0) continue;
+        const bf16 *y1 = stages + i % 2 * 2 * COLS * HS, *y2 = y1 + COLS * HS;
+        int c0 = from + i % tiles * COLS;
+        size_t base = ((size_t)b * a.NH + h0 + i / tiles) * a.T;
+        float p[COLS / 8][4], dp[COLS / 8][4];
+        cp_async_wait<1>();
+        __syncthreads();
+        attention_scores_mma<HS, COLS>(p, x1, y1);
+        attention_scores_mma<HS, COLS>(dp, x2, y2);
+        UNROLL for (int j = 0; j < COLS / 8; j++) UNROLL for (int e = 0; e < 4; e++) {
+            int row = mine + e / 2 * 8, column = c0 + 8 * j + lane % 4 * 2 + e % 2, t = KEYS ? column : row;
+            bool in = t < n && (KEYS ? row : column) <= t;
+            p[j][e] = in ? __expf(p[j][e] * scale - a.lse[base + t]) : 0.0f;
+            dp[j][e] = in ? p[j][e] * (dp[j][e] - D[base + t]) * scale : 0.0f;
+        }
+        attention_add_mma<HS, COLS>(acc1, dp, y1);
+        if constexpr (KEYS) attention_add_mma<HS, COLS>(acc2, p, y2);
+        __syncthreads();
+    }
+    cp_async_wait<0>();
+    UNROLL for (int half = 0; half < 2; half++) if (mine + 8 * half < rows) {
+        float *to = a.dqkv + attention_at(a, b, KEYS ? a.NH + kv : head) + (mine + 8 * half) * k.stride;
+        attention_store_mma<HS>(to, acc1, half, 1, a.accumulate);
+        if constexpr (KEYS) attention_store_mma<HS>(to + (size_t)a.NKV * HS, acc2, half, 1, a.accumulate);
+    }
+}
+
 // ---- the host's side ------------------------------------------------------------------------------------------------
 static inline float attention_scale(const ag_attention_args *a) { return (float)(1 / sqrt((double)a->HS)); }
 static inline int attention_vector(const ag_attention_args *a) {
@@ -408,5 +603,57 @@ static inline int cuda_attention_back(cudaStream_t s, const ag_attention_args *a
     if (a->HS <= 64) return attention_backward<64, 64, 64, 32>(s, a, scratch);
     if (a->HS <= 128) return attention_backward<128, 128, 32, 16>(s, a, scratch);
     return a->HS <= 256 ? attention_backward<256, 128, 16, 16>(s, a, scratch) : -1;
+}
+
+// ---- the host's side, bfloat16 --------------------------------------------------------------------------------------
+// Products in bfloat16 for the shapes of training: no cache, and a head size of 64 or 128. All else is done in float32.
+// scratch: cuda_attention_scratch_bf16(&args) bytes, aligned to 16, for either direction.
+static inline int attention_takes_mma(const ag_attention_args *a) {
+    return !a->k_cache && attention_vector(a) && (a->HS == 64 || a->HS == 128);
+}
+static inline size_t attention_positions(const ag_attention_args *a) { return (size_t)a->B * a->T; }
+static inline size_t attention_half_bytes(const ag_attention_args *a, int heads) {
+    return attention_positions(a) * heads * a->HS * sizeof(bf16);
+}
+static inline size_t cuda_attention_scratch_bf16(const ag_attention_args *a) {     // qkv, dy and D
+    return attention_half_bytes(a, 2 * a->NH + 2 * a->NKV) + cuda_attention_scratch(a);
+}
+template <int HS, int COLS>
+static inline int attention_forward_mma(cudaStream_t s, const ag_attention_args *a, const bf16 *qkv) {
+    size_t tiles = (size_t)cuda_tiles(a->T, ATTENTION_MMA_ROWS);
+    size_t bytes = (ATTENTION_MMA_ROWS + 2 * COLS) * HS * sizeof(bf16);
+    return attention_launch(s, attention_mma<HS, COLS>, tiles, (size_t)a->B * a->NH, ATTENTION_MMA_THREADS, bytes, qkv,
+                            *a, attention_scale(a));
+}
+static inline int cuda_attention_bf16(cudaStream_t s, const ag_attention_args *a, void *scratch) {
+    if (!attention_takes_mma(a)) return cuda_attention(s, a);
+    if (attention_nothing(a)) return 0;
+    bf16 *qkv = (bf16 *)scratch;
+    if (attention_launch(s, attention_round, attention_positions(a), 1, 128, 0, qkv, a->qkv,
+                         (a->NH + 2 * a->NKV) * a->HS, *a)) return -1;
+    return a->HS == 64 ? attention_forward_mma<64, 64>(s, a, qkv) : attention_forward_mma<128, 64>(s, a, qkv);
+}
+template <int HS, int COLS>
+static inline int attention_backward_mma(cudaStream_t s, const ag_attention_args *a, const bf16 *qkv, const bf16 *dy,
+                                         const float *D) {
+    size_t tiles = (size_t)cuda_tiles(a->T, ATTENTION_MMA_ROWS), B = (size_t)a->B;
+    size_t bytes = (2 * ATTENTION_MMA_ROWS + 4 * COLS) * HS * sizeof(bf16);
+    return attention_launch(s, attention_back_mma<HS, COLS, false>, tiles, B * a->NH, ATTENTION_MMA_THREADS, bytes, qkv,
+                            dy, *a, D, attention_scale(a)) ||
+           attention_launch(s, attention_back_mma<HS, COLS, true>, tiles, B * a->NKV, ATTENTION_MMA_THREADS, bytes, qkv,
+                            dy, *a, D, attention_scale(a)) ? -1 : 0;
+}
+static inline int cuda_attention_back_bf16(cudaStream_t s, const ag_attention_args *a, void *scratch) {
+    if (!attention_takes_mma(a)) return cuda_attention_back(s, a, (float *)scratch);
+    if (attention_nothing(a)) return 0;
+    int width = (a->NH + 2 * a->NKV) * a->HS;
+    char *at = (char *)scratch;
+    bf16 *qkv = (bf16 *)at, *dy = (bf16 *)(at + attention_half_bytes(a, a->NH + 2 * a->NKV));
+    float *D = (float *)(at + attention_half_bytes(a, 2 * a->NH + 2 * a->NKV));
+    if (attention_launch(s, attention_round, attention_positions(a), 1, 128, 0, qkv, a->qkv, width, *a) ||
+        attention_launch(s, attention_round, attention_positions(a), 1, 128, 0, dy, a->dy, a->NH * a->HS, *a) ||
+        attention_all_dots(s, a, D)) return -1;
+    return a->HS == 64 ? attention_backward_mma<64, 64>(s, a, qkv, dy, D)
+                       : attention_backward_mma<128, 32>(s, a, qkv, dy, D);
 }
 #endif

@@ -263,6 +263,21 @@ static void near_to(const char *what, const Case &c, const Floats &got, const st
     if (!(d <= limit)) T_FAIL("%s of B %d T %d NH %d NKV %d HS %d kind %d is off by %g", what, c.B, c.T, c.NH, c.NKV,
                               c.HS, c.kind, d);
 }
+// The entries in bfloat16 need scratch memory forward too.
+static int forward_bf16(cudaStream_t s, const ag_attention_args *a) {
+    void *scratch = nullptr;
+    cudaMalloc(&scratch, cuda_attention_scratch_bf16(a));
+    int failed = cuda_attention_bf16(s, a, scratch);
+    cudaFree(scratch);
+    return failed;
+}
+static int back_bf16(cudaStream_t s, const ag_attention_args *a, float *) {
+    void *scratch = nullptr;
+    cudaMalloc(&scratch, cuda_attention_scratch_bf16(a));
+    int failed = cuda_attention_back_bf16(s, a, scratch);
+    cudaFree(scratch);
+    return failed;
+}
 static void attend(const Case &c, Forward forward, Backward backward, double limit) {
     Texts x(c);
     Answers want = answers(x);
@@ -300,6 +315,13 @@ static void attention_float32(void) {
     for (const Case &c : texts) attend(c, cuda_attention, cuda_attention_back, 2e-6);
 }
 
+static void attention_bf16(void) {
+    for (const Case &c : {Case{1, 3, 1, 1, 64, 0}, Case{2, 17, 4, 2, 64, ADD}, Case{1, 130, 2, 1, 64, 0},
+                          Case{1, 66, 2, 1, 128, ADD}, Case{3, 70, 2, 1, 64, PADDED}, Case{3, 20, 2, 2, 128, RAGGED},
+                          Case{2, 5, 2, 1, 24, 0}, Case{2, 1, 2, 1, 64, CACHE}})
+        attend(c, forward_bf16, back_bf16, 1e-2);
+}
+
 int main(int argc, char **argv) {
     T_BEGIN("products");
     T_RUN(matmul_shapes);
@@ -308,5 +330,6 @@ int main(int argc, char **argv) {
     T_RUN(matmul_corners);
     T_RUN(attention_as_formulas);
     T_RUN(attention_float32);
+    T_RUN(attention_bf16);
     return T_END();
 }
