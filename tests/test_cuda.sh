@@ -36,11 +36,10 @@ compile() {                                     # compile COMPILER BUILD PROGRAM
     clang_check) set -- "$1" "$2" "$3" "$check $flags" "$clang_only" ;;
     esac
     [ "$2" = ucontext ] && set -- "$1" "$2" "$3" "-DCUDA_ON_CPU_UCONTEXT $4" ""
-    source=tests/cuda/$3.cu
+    source=tests/cuda/$3.cu objects=
     [ -f "$source" ] || source=$dir/$3.cu
-    object=
-    [ "$3" = backend ] && object="-x none $dir/implementation.o"
-    $1 $4 "$source" $object -o "$to" $5 > "$to.log" 2>&1
+    [ "$3" = backend ] && source=cuda/gpt_cuda.cu objects="-x none $dir/backend.o $dir/implementation.o"
+    $1 $4 "$source" $objects -o "$to" $5 > "$to.log" 2>&1
 }
 
 sed -n '/^EXAMPLE:/,/^Two spellings/p' cuda/cuda_on_cpu.h | sed -n 's/^    //p; s/^$//p' > $dir/reverse.cu
@@ -53,11 +52,15 @@ else echo "skipped: bounds of CUDA kernels, because $CXX -fsanitize=address does
 clang=
 if works clang++ -std=c++17; then clang="clang clang_check"
 else echo "skipped: CUDA kernels with clang++, because there is none that works"; fi
-${CC:-cc} -O2 -c tests/cuda/implementation.c -o $dir/implementation.o || bad "tests/cuda/implementation.c does not compile"
+# The host's half of backend.cu is the same for all builds.
+if ${CC:-cc} -O2 -Wall -Wextra -Werror -c tests/cuda/implementation.c -o $dir/implementation.o &&
+    "$CXX" $flags -c tests/cuda/backend.cu -o $dir/backend.o; then ok
+else bad "tests/cuda/implementation.c or backend.cu does not compile"; fi
 (
     for build in $builds; do compile "$CXX" "$build" kernels; done
     compile "$CXX" plain reverse
     compile "$CXX" plain backend
+    "$CXX" -O1 -DGPT_CUDA -DAG_NAIVE -x c examples/20_gpu.c -x c++ cuda/gpt_cuda.cu -o $dir/20_gpu > $dir/20_gpu.log 2>&1
     compile "$CXX" check backend
 ) &
 compile "$CXX" check broken
@@ -69,13 +72,14 @@ done
 NVCC=${NVCC:-nvcc}
 command -v "$NVCC" > /dev/null || { [ -x /usr/local/cuda/bin/nvcc ] && NVCC=/usr/local/cuda/bin/nvcc; }
 if command -v "$NVCC" > /dev/null; then
-    for what in kernels:sm_80 kernels:sm_90 kernels:sm_120 planted:sm_80 backend:sm_80 backend:sm_90 backend:sm_120; do
-        program=${what%:*} chip=${what#*:} strict= kind=-c
-        [ $program = backend ] && strict="-Xptxas -warn-spills,-warn-lmem-usage,-warn-double-usage,-Werror"
-        [ $program = backend ] && [ $chip != sm_80 ] && kind=-cubin         # the host's half once
+    for what in kernels:sm_80 kernels:sm_90 kernels:sm_120 planted:sm_80 gpt_cuda:sm_80 gpt_cuda:sm_90 gpt_cuda:sm_120; do
+        program=${what%:*} chip=${what#*:} source=tests/cuda/${what%:*}.cu strict= kind=-c
+        [ $program = gpt_cuda ] && source=cuda/gpt_cuda.cu &&
+            strict="-Xptxas -warn-spills,-warn-lmem-usage,-warn-double-usage,-Werror"
+        [ "$strict" ] && [ $chip != sm_80 ] && kind=-cubin                  # the host's half once
         "$NVCC" --list-gpu-code 2> /dev/null | grep -qx "$chip" ||
             { echo "skipped: compiling for $chip, which this nvcc does not know"; continue; }
-        if "$NVCC" -std=c++17 -O2 -arch=$chip -Werror all-warnings $strict -Icuda $kind tests/cuda/$program.cu \
+        if "$NVCC" -std=c++17 -O2 -arch=$chip -Werror all-warnings $strict -Icuda $kind "$source" \
             -o $dir/$program.o > $dir/$program.log 2>&1; then ok
         else bad "$program.cu does not compile with nvcc for $chip"; head -n 20 $dir/$program.log; fi
     done
@@ -127,11 +131,18 @@ silent() {                                      # silent PROGRAM BUILD SEED...
     done
 }
 for build in $builds $clang; do silent kernels $build $seeds; done
-silent backend plain $seeds
-silent backend check 0
+silent backend plain 0
+export BACKEND_QUICK=1
+silent backend plain 1 2 3 4
 for build in $builds $clang; do
-    case $build in asan|clang) silent backend $build 1 ;; esac
+    case $build in check|asan|clang) silent backend $build 1 ;; esac
 done
+unset BACKEND_QUICK
+
+# Lesson 20 on the emulation, as its first comment compiles it (but for the fast kernels of the CPU, which take long).
+if (cd $dir && LESSON_OFFLINE=1 ./20_gpu steps=2 batch=1 bf16=1 && LESSON_OFFLINE=1 ./20_gpu steps=3 batch=2) \
+    > $dir/20_gpu.out 2>> $dir/20_gpu.log && grep -q '^furthest apart: \(0.0e+00\|[0-9.]*e-0[5-9]\)' $dir/20_gpu.out; then ok
+else bad "lesson 20 on the emulation"; tail -n 5 $dir/20_gpu.log $dir/20_gpu.out; fi
 
 # sees BUILD N WORDS SEEDS: is it reported, with these words, with one of the seeds?
 sees() {
