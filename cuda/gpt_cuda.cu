@@ -405,9 +405,10 @@ static int cuda_copy(ag_backend *b, float *y, const size_t ystride[4], const flo
     Cuda *c = cuda_of(b);
     Walk w;
     const size_t *strides[5] = {ystride, xstride, nullptr, nullptr, nullptr};
-    if (!c->naive && walk_of(&w, shape, strides) && turned(&w))
-        return RUN(c, copy_tiles, dim3(up(w.n[2], 32) * up(w.n[3], 32), min(w.n[0] * w.n[1], 65535u)), dim3(32, 8), y,
-                   x, w, accumulate);
+    if (!c->naive && walk_of(&w, shape, strides) && turned(&w)) {
+        unsigned tiles = up(w.n[2], 32) * up(w.n[3], 32), outer = min(w.n[0] * w.n[1], max(1u, c->blocks / tiles));
+        return RUN(c, copy_tiles, dim3(tiles, outer), dim3(32, 8), y, x, w, accumulate);
+    }
     return walk(c, Copy{accumulate, 1}, y, Operands{{x, nullptr, nullptr, nullptr}}, shape, strides);
 }
 
@@ -823,7 +824,7 @@ static int cuda_norm_back(ag_backend *b, float *dx, float *dw, float *dbias, con
 }
 
 // ---- 8 looking up ---------------------------------------------------------------------------------------------------
-// The four of section 8 have rows of c numbers, and ids that were checked before they came here.
+// Tables have rows of c numbers. Ids were checked by the op.
 __global__ void embedding_naive(float *y, const float *table, const int *ids, unsigned n, unsigned c) {
     for (unsigned i = thread_index(); i < n * c; i += thread_count()) y[i] = table[(size_t)ids[i / c] * c + i % c];
 }

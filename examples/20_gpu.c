@@ -9,7 +9,7 @@
 // ag_new(seed). Model, loss, optimizer and training loop below do not know which one they run on.
 // The two add up numbers in different orders, so they differ in the last bits, and each step makes a little more of
 // that. This lesson trains the same model from the same start on both and shows by how much they part. Without a GPU,
-// the second line compiles the same kernels for the CPU (cuda/README.md): a thousand times slower, but the same code.
+// the second line compiles the same kernels for the CPU (cuda/README.md): hundreds of times slower, but the same code.
 //
 //     ./gpu                                     on the GPU if it was compiled in, next to the CPU
 //     ./gpu backend=cpu                         the CPU alone
@@ -18,7 +18,7 @@
 //
 // It prints    for some of the steps the loss of each, and how far apart they are: below 1e-4 for these 20 steps
 // It writes    out/20/log.csv, out/20/loss.png
-// It takes     a second on the CPU; half a minute with the emulation
+// It takes     a second on the CPU; with the emulation ten more
 // Next         cuda/README.md, to take the kernels apart in a debugger; cuda/gpt_cuda.cu, to read them.
 //
 // Exercises
