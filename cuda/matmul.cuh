@@ -11,6 +11,9 @@ The versions, in the order in which to read them:
     matmul_tiled    float32: tiles of A and B in shared memory, a square of C in the registers of each thread
     matmul_mma      bfloat16 on tensor cores: cp.async, ldmatrix, mma.sync
 
+What the machine code of matmul_mma should hold, counted in the source: MmaLarge 32 HMMA, 12 LDSM and 4 LDGSTS,
+MmaSmall 16, 8 and 4; a compiler that takes a round out of the loop may repeat them.
+
 An element of C in float32 is one chain of fused multiply-adds in increasing k, as on the CPU: the same bits. (A product
 split over k would fill a GPU better when C is small, and give other bits. It is not done.)
 */

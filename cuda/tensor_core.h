@@ -143,17 +143,18 @@ CUDA_ON_CPU_RAW inline void multiply(Slots &slots) {
 // Lane l names row l % 8 of matrix l / 8, 16 bytes; register i then holds this lane's two elements of matrix i: of row
 // l / 4 columns 2 (l % 4) and the next, or, transposed, these two rows of that column.
 namespace cuda_on_cpu {
-CUDA_ON_CPU_RAW inline unsigned matrix_half(Slots &slots, int row, int column, const void *pc) {
-    const uint16_t *halves;
-    memcpy(&halves, slots[row], sizeof halves);
+// bytes of row `row` from a column on
+CUDA_ON_CPU_RAW inline void read_matrix(void *to, Slots &slots, int row, int column, size_t bytes, const void *pc) {
+    const uint16_t *numbers;
+    memcpy(&numbers, slots[row], sizeof numbers);
 #ifdef CUDA_ON_CPU_CHECK
     machine.inside--;
-    check_access(halves + column, 2, false, pc);
+    check_access(numbers + column, bytes, false, pc);
     machine.inside++;
 #else
     (void)pc;
 #endif
-    return halves[column];
+    memcpy(to, numbers + column, bytes);
 }
 CUDA_ON_CPU_RAW inline void load_matrices(unsigned r[4], const void *row, bool transposed, const void *pc,
                                           const char *file, int line) {
@@ -162,10 +163,8 @@ CUDA_ON_CPU_RAW inline void load_matrices(unsigned r[4], const void *row, bool t
     Slots &slots = warp_meet(~0u, &row, sizeof row, "ldmatrix", file, line, nothing);
     int one = lane() / 4, two = lane() % 4 * 2;
     for (int i = 0; i < 4; i++) {
-        unsigned low = transposed ? matrix_half(slots, 8 * i + two, one, pc) : matrix_half(slots, 8 * i + one, two, pc);
-        unsigned high = transposed ? matrix_half(slots, 8 * i + two + 1, one, pc)
-                                   : matrix_half(slots, 8 * i + one, two + 1, pc);
-        r[i] = low | high << 16;
+        if (!transposed) read_matrix(&r[i], slots, 8 * i + one, two, 4, pc);
+        else for (int j = 0; j < 2; j++) read_matrix((uint16_t *)&r[i] + j, slots, 8 * i + two + j, one, 2, pc);
     }
 }
 } // namespace cuda_on_cpu

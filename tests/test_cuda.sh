@@ -1,6 +1,5 @@
-# CUDA kernels without a GPU. tests/cuda/kernels.cu is right: it has to be silent in every build and with every seed.
-# So has tests/cuda/backend.cu, which holds cuda/gpt_cuda.cu to the kernels of the CPU; for a GPU it has to compile
-# without spilled registers, local memory and arithmetic in double.
+# CUDA kernels without a GPU. tests/cuda/kernels.cu and products.cu are right: they have to be silent in every build and
+# with every seed. So has tests/cuda/backend.cu, which holds cuda/gpt_cuda.cu to the kernels of the CPU.
 # Each bug of tests/cuda/planted.cu has to be reported, by each build that its table names, with the words given there;
 # a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU, and silently.
 # The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
@@ -58,7 +57,10 @@ if ${CC:-cc} -O2 -Wall -Wextra -Werror -c tests/cuda/implementation.c -o $dir/im
     "$CXX" $flags -c tests/cuda/backend.cu -o $dir/backend.o; then ok
 else bad "tests/cuda/implementation.c or backend.cu does not compile"; fi
 (
-    for build in $builds; do compile "$CXX" "$build" kernels; done
+    for build in $builds; do
+        compile "$CXX" "$build" kernels
+        [ "$build" = ucontext ] || compile "$CXX" "$build" products
+    done
     compile "$CXX" plain reverse
     "$CXX" $flags -c cuda/gpt_cuda.cu -o $dir/emulated.o
     compile "$CXX" plain backend
@@ -67,7 +69,7 @@ else bad "tests/cuda/implementation.c or backend.cu does not compile"; fi
     compile "$CXX" check backend
 ) &
 compile "$CXX" check broken
-for build in $clang; do compile clang++ "$build" kernels; done
+for build in $clang; do compile clang++ "$build" kernels; compile clang++ "$build" products; done
 [ "$clang" ] && compile clang++ clang_check planted
 for build in $builds; do
     [ "$build" = ucontext ] || compile "$CXX" "$build" planted
@@ -75,12 +77,15 @@ done
 NVCC=${NVCC:-nvcc}
 command -v "$NVCC" > /dev/null || { [ -x /usr/local/cuda/bin/nvcc ] && NVCC=/usr/local/cuda/bin/nvcc; }
 if command -v "$NVCC" > /dev/null; then
-    for what in kernels:sm_80 kernels:sm_90 kernels:sm_120 planted:sm_80 gpt_cuda:sm_80 gpt_cuda:sm_90 \
-        gpt_cuda:sm_120; do
+    for what in kernels:sm_80 kernels:sm_90 kernels:sm_120 planted:sm_80 products:sm_80 products:sm_90 \
+        products:sm_120 gpt_cuda:sm_80 gpt_cuda:sm_90 gpt_cuda:sm_120; do
         program=${what%:*} chip=${what#*:} source=tests/cuda/${what%:*}.cu strict= kind=-c
-        [ $program = gpt_cuda ] && source=cuda/gpt_cuda.cu &&
-            strict="-Xptxas -warn-spills,-warn-lmem-usage,-warn-double-usage,-Werror"
-        [ "$strict" ] && [ $chip != sm_80 ] && kind=-cubin                  # the host's half once
+        [ $program = gpt_cuda ] && source=cuda/gpt_cuda.cu
+        # Registers that overflow into memory, and sums in double by mistake, are errors where speed matters.
+        case $program in products|gpt_cuda)
+            strict="-Xptxas -v,-warn-spills,-warn-lmem-usage,-warn-double-usage,-Werror"
+            [ $chip = sm_80 ] || kind=-cubin ;;     # the host's half is compiled once
+        esac
         "$NVCC" --list-gpu-code 2> /dev/null | grep -qx "$chip" ||
             { echo "skipped: compiling for $chip, which this nvcc does not know"; continue; }
         if "$NVCC" -std=c++17 -O2 -arch=$chip -Werror all-warnings $strict -Icuda $kind "$source" \
@@ -115,13 +120,13 @@ if built broken check; then
     else bad "cuda/README.md shows $same of the checker's $lines lines"; cat $dir/log; fi
 fi
 
-# The right programs: no word but the closing line of test.h.
+# The right programs: no word but the closing line of test.h. The checker has had enough of the larger ones sooner.
 silent() {                                      # silent PROGRAM BUILD SEED...
     built $1 $2 || return
     program=$1 build=$2
     shift 2
     for seed in "$@"; do
-        CUDA_ON_CPU_SEED=$seed timeout 60 $dir/${program}_$build > $dir/$program.out 2>&1
+        CUDA_ON_CPU_SEED=$seed timeout 240 $dir/${program}_$build > $dir/$program.out 2>&1
         code=$?
         if [ $code = 0 ] && [ "$(wc -l < $dir/$program.out)" = 1 ] &&
             grep -q "^$program: [1-9][0-9]* passed, 0 failed\$" $dir/$program.out
@@ -129,7 +134,14 @@ silent() {                                      # silent PROGRAM BUILD SEED...
         else bad "$program.cu, build $build, seed $seed: status $code"; head -n 20 $dir/$program.out; fi
     done
 }
-for build in $builds $clang; do silent kernels $build $seeds; done
+for build in $builds $clang; do
+    silent kernels $build $seeds
+    case $build in
+    ucontext) ;;
+    *check) silent products $build 0 3 ;;
+    *) silent products $build $seeds ;;
+    esac
+done
 silent backend plain 0
 export BACKEND_QUICK=1
 silent backend plain 1 2 3 4
