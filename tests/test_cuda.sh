@@ -64,7 +64,7 @@ else bad "tests/cuda/implementation.c or backend.cu does not compile"; fi
     compile "$CXX" plain reverse
     "$CXX" $flags -c cuda/gpt_cuda.cu -o $dir/emulated.o
     compile "$CXX" plain backend
-    "$CXX" -O1 -DGPT_CUDA -DAG_NAIVE -x c examples/20_gpu.c -x none $dir/emulated.o -o $dir/20_gpu \
+    "$CXX" -O1 -DGPT_CUDA -DAG_NAIVE -x c examples/20_gpu.c -x none $dir/emulated.o -lstdc++ -lm -o $dir/20_gpu \
         > $dir/20_gpu.log 2>&1
     compile "$CXX" check backend
 ) &
