@@ -38,9 +38,9 @@ PRINTS:
      80 0.0001
     100 0.0000
 
-It does not: run on a GPU by itself (another backend table would), differentiate twice, learn in anything but floats
-(bfloat16 inside matrix products, and int8 copies for generation, are asked for), have more than four dimensions, take
-views of parts of a tensor, or do anything behind your back: no graph compiler, no lazy evaluation.
+It does not: run on a GPU by itself (cuda/gpt_cuda.cu is a backend that does), differentiate twice, learn in anything
+but floats (bfloat16 inside matrix products, and int8 copies for generation, are asked for), have more than four
+dimensions, take views of parts of a tensor, or do anything behind your back: no graph compiler, no lazy evaluation.
 
 CONCEPTS
 An op computes at once and writes down what it did, on the tape: which op, which operands. ag_backward walks the tape

@@ -1335,6 +1335,9 @@ template <class T> __forceinline__ void __stcg(T *p, T value) { *p = value; }
 #define __cosf cosf
 #define __powf powf
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+static inline void sincospif(float x, float *sine, float *cosine) {     // of pi * x
+    *sine = (float)sin(3.14159265358979323846 * (double)x), *cosine = (float)cos(3.14159265358979323846 * (double)x);
+}
 static inline float __frsqrt_rn(float x) { return 1.0f / sqrtf(x); }
 static inline float __frcp_rn(float x) { return 1.0f / x; }
 static inline float __fdividef(float a, float b) { return a / b; }

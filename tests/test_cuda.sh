@@ -1,5 +1,5 @@
 # CUDA kernels without a GPU. tests/cuda/kernels.cu and products.cu are right: they have to be silent in every build and
-# with every seed.
+# with every seed. So has tests/cuda/backend.cu, which holds cuda/gpt_cuda.cu to the kernels of the CPU.
 # Each bug of tests/cuda/planted.cu has to be reported, by each build that its table names, with the words given there;
 # a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU, and silently.
 # The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
@@ -9,7 +9,7 @@
 # CXX=g++-13 takes another compiler. 100 seconds of processor time, on two cores at once; nearly all of it compiles.
 cd "$(dirname "$0")/.." || exit 1
 passed=0 failed=0 dir=build/cuda seeds="0 1 2 3 4"
-mkdir -p $dir && rm -f $dir/*
+rm -rf $dir && mkdir -p $dir
 export CUDA_ON_CPU_DEVICES=2                    # so that one can touch the other's memory
 unset CUDA_ON_CPU_SEED CUDA_ON_CPU_STACK CUDA_ON_CPU_BLOCKING CUDA_ON_CPU_EXITED_OK CUDA_ON_CPU_LEAKS \
     CUDA_ON_CPU_ABORT CUDA_ON_CPU_REPORT CUDA_ON_CPU_MAX_ERRORS
@@ -36,9 +36,11 @@ compile() {                                     # compile COMPILER BUILD PROGRAM
     clang_check) set -- "$1" "$2" "$3" "$check $flags" "$clang_only" ;;
     esac
     [ "$2" = ucontext ] && set -- "$1" "$2" "$3" "-DCUDA_ON_CPU_UCONTEXT $4" ""
-    source=tests/cuda/$3.cu
+    source=tests/cuda/$3.cu objects=
     [ -f "$source" ] || source=$dir/$3.cu
-    $1 $4 "$source" -o "$to" $5 > "$to.log" 2>&1
+    [ "$3" = backend ] && source=cuda/gpt_cuda.cu objects="-x none $dir/backend.o $dir/implementation.o"
+    [ "$3_$2" = backend_plain ] && source="-x none $dir/emulated.o"
+    $1 $4 $source $objects -o "$to" $5 > "$to.log" 2>&1
 }
 
 sed -n '/^EXAMPLE:/,/^Two spellings/p' cuda/cuda_on_cpu.h | sed -n 's/^    //p; s/^$//p' > $dir/reverse.cu
@@ -51,12 +53,21 @@ else echo "skipped: bounds of CUDA kernels, because $CXX -fsanitize=address does
 clang=
 if works clang++ -std=c++17; then clang="clang clang_check"
 else echo "skipped: CUDA kernels with clang++, because there is none that works"; fi
+# The host's half of backend.cu is the same for all builds.
+if ${CC:-cc} -O2 -Wall -Wextra -Werror -c tests/cuda/implementation.c -o $dir/implementation.o &&
+    "$CXX" $flags -c tests/cuda/backend.cu -o $dir/backend.o; then ok
+else bad "tests/cuda/implementation.c or backend.cu does not compile"; fi
 (
     for build in $builds; do
         compile "$CXX" "$build" kernels
         [ "$build" = ucontext ] || compile "$CXX" "$build" products
     done
     compile "$CXX" plain reverse
+    "$CXX" $flags -c cuda/gpt_cuda.cu -o $dir/emulated.o
+    compile "$CXX" plain backend
+    "$CXX" -O1 -DGPT_CUDA -DAG_NAIVE -x c examples/20_gpu.c -x none $dir/emulated.o -lstdc++ -lm -o $dir/20_gpu \
+        > $dir/20_gpu.log 2>&1
+    compile "$CXX" check backend
 ) &
 compile "$CXX" check broken
 for build in $clang; do compile clang++ "$build" kernels; compile clang++ "$build" products; done
@@ -68,17 +79,22 @@ NVCC=${NVCC:-nvcc}
 command -v "$NVCC" > /dev/null || { [ -x /usr/local/cuda/bin/nvcc ] && NVCC=/usr/local/cuda/bin/nvcc; }
 if command -v "$NVCC" > /dev/null; then
     for what in kernels:sm_80 kernels:sm_90 kernels:sm_120 planted:sm_80 products:sm_80 products:sm_90 \
-        products:sm_120; do
-        program=${what%:*} chip=${what#*:} strict=
+        products:sm_120 gpt_cuda:sm_80 gpt_cuda:sm_90 gpt_cuda:sm_120; do
+        program=${what%:*} chip=${what#*:} source=tests/cuda/${what%:*}.cu strict= kind=-c
+        [ $program = gpt_cuda ] && source=cuda/gpt_cuda.cu
         # Registers that overflow into memory, and sums in double by mistake, are errors where speed matters.
-        [ $program = products ] && strict="-Xptxas -v,-warn-spills,-warn-lmem-usage,-warn-double-usage,-Werror"
+        case $program in products|gpt_cuda)
+            strict="-Xptxas -v,-warn-spills,-warn-lmem-usage,-warn-double-usage,-Werror"
+            [ $chip = sm_80 ] || kind=-cubin ;;     # the host's half is compiled once
+        esac
         "$NVCC" --list-gpu-code 2> /dev/null | grep -qx "$chip" ||
             { echo "skipped: compiling for $chip, which this nvcc does not know"; continue; }
-        if "$NVCC" -std=c++17 -O2 -arch=$chip -Werror all-warnings $strict -Icuda -c tests/cuda/$program.cu \
+        if "$NVCC" -std=c++17 -O2 -arch=$chip -Werror all-warnings $strict -Icuda $kind "$source" \
             -o $dir/$program.o > $dir/$program.log 2>&1; then ok
         else bad "$program.cu does not compile with nvcc for $chip"; head -n 20 $dir/$program.log; fi
     done
 else echo "skipped: compiling for a GPU, because there is no nvcc"; fi
+case $builds in *asan*) compile "$CXX" asan backend ;; esac
 wait
 
 built() {                                       # built PROGRAM BUILD
@@ -105,21 +121,41 @@ if built broken check; then
     else bad "cuda/README.md shows $same of the checker's $lines lines"; cat $dir/log; fi
 fi
 
-# The right programs: no word but the closing line of test.h. The checker has had enough of products with two seeds.
-for program in kernels products; do
-    for build in $builds $clang; do
-        [ $program:$build = products:ucontext ] && continue
-        built $program "$build" || continue
-        case $program:$build in products:*check) few="0 3" ;; *) few=$seeds ;; esac
-        for seed in $few; do
-            CUDA_ON_CPU_SEED=$seed timeout 240 $dir/${program}_$build > $dir/log 2>&1
-            code=$?
-            if [ $code = 0 ] && grep -q "^$program: [1-9][0-9]* passed, 0 failed$" $dir/log &&
-                [ "$(wc -l < $dir/log)" = 1 ]; then ok
-            else bad "the right $program, build $build, seed $seed: status $code"; head -n 20 $dir/log; fi
-        done
+# The right programs: no word but the closing line of test.h. The checker has had enough of the larger ones sooner.
+silent() {                                      # silent PROGRAM BUILD SEED...
+    built $1 $2 || return
+    program=$1 build=$2
+    shift 2
+    for seed in "$@"; do
+        CUDA_ON_CPU_SEED=$seed timeout 240 $dir/${program}_$build > $dir/$program.out 2>&1
+        code=$?
+        if [ $code = 0 ] && [ "$(wc -l < $dir/$program.out)" = 1 ] &&
+            grep -q "^$program: [1-9][0-9]* passed, 0 failed\$" $dir/$program.out
+        then ok
+        else bad "$program.cu, build $build, seed $seed: status $code"; head -n 20 $dir/$program.out; fi
     done
+}
+for build in $builds $clang; do
+    silent kernels $build $seeds
+    case $build in
+    ucontext) ;;
+    *check) silent products $build 0 3 ;;
+    *) silent products $build $seeds ;;
+    esac
 done
+silent backend plain 0
+export BACKEND_QUICK=1
+silent backend plain 1 2 3 4
+for build in $builds; do
+    case $build in check|asan) silent backend $build 1 ;; esac
+done
+unset BACKEND_QUICK
+
+# Lesson 20 on the emulation, as its first comment compiles it (but for the fast kernels of the CPU, which take long).
+if (cd $dir && LESSON_OFFLINE=1 ./20_gpu steps=2 batch=1 bf16=1 && LESSON_OFFLINE=1 ./20_gpu steps=3 batch=2) \
+    > $dir/20_gpu.out 2>> $dir/20_gpu.log &&
+    grep -q '^furthest apart: \(0.0e+00\|[0-9.]*e-0[5-9]\)' $dir/20_gpu.out; then ok
+else bad "lesson 20 on the emulation"; tail -n 5 $dir/20_gpu.log $dir/20_gpu.out; fi
 
 # sees BUILD N WORDS SEEDS: is it reported, with these words, with one of the seeds?
 sees() {

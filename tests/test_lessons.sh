@@ -57,6 +57,7 @@ lesson 07; says 07 "809,856" "10,770,816" "124,439,808" "354,823,168" "774,030,0
 has 07/attention.png 07/causal.png 07/loss.png
 grep -q 'pairs: 13[0-9][0-9] of 1344 answers right' "$dir/07.txt" && ok ||
     bad "lesson 07: $(grep 'answers right' "$dir/07.txt")"
+lesson 20; says 20 "109,056 parameters" "3.238401"; has 20/loss.png 20/log.csv
 lesson 09 tokens=60; has 09/next.png 09/rules.png           # without a checkpoint: it trains a model of its own
 
 # 08, the real thing: both recipes to their ends

@@ -1,0 +1,137 @@
+// Lesson 20: does a GPU learn the same?
+//
+//     cc -O3 examples/20_gpu.c -o gpu -lm && ./gpu                                                      the CPU alone
+//     g++ -O2 -DGPT_CUDA -x c examples/20_gpu.c -x c++ cuda/gpt_cuda.cu -o gpu && ./gpu                 emulated
+//     nvcc -O3 -arch=native -DGPT_CUDA examples/20_gpu.c cuda/gpt_cuda.cu -o gpu && ./gpu               a GPU
+//
+// Every op of autograd.h calls kernels through a table of functions (struct ag_backend). A GPU is another such table,
+// cuda/gpt_cuda.cu, and one line of a program chooses it: ag_new_with(seed, ag_cuda_backend(0)) instead of
+// ag_new(seed). Model, loss, optimizer and training loop below do not know which one they run on.
+// The two add up numbers in different orders, so they differ in the last bits, and each step makes a little more of
+// that. This lesson trains the same model from the same start on both and shows by how much they part. Without a GPU,
+// the second line compiles the same kernels for the CPU (cuda/README.md): hundreds of times slower, but the same code.
+//
+//     ./gpu                                     on the GPU if it was compiled in, next to the CPU
+//     ./gpu backend=cpu                         the CPU alone
+//     ./gpu preset=nano batch=12 steps=500      lesson 08's model; more than the emulation can do while you wait
+//     ./gpu preset=nano batch=12 steps=500 bf16=1       matrix products on tensor cores
+//
+// It prints    for some of the steps the loss of each, and how far apart they are: below 1e-4 for these 20 steps
+// It writes    out/20/log.csv, out/20/loss.png
+// It takes     a second on the CPU; with the emulation ten more
+// Next         cuda/README.md, to take the kernels apart in a debugger; cuda/gpt_cuda.cu, to read them.
+//
+// Exercises
+//   1. Break a kernel: in cuda/gpt_cuda.cu, team_sum, delete one __syncthreads(), and compile with the emulation. Are
+//      the losses the same? Now with CUDA_ON_CPU_SEED=1 ./gpu, and with the checker of cuda/README.md.
+//   2. Give each backend another seed. How far apart are two runs then, and what does that say about 1e-4?
+//   3. naive=1 takes the shortest version of each kernel. Which of them have you understood before the other?
+#define AG_DIE_ON_ERROR
+#define AUTOGRAD_IMPLEMENTATION
+#define GPT_IMPLEMENTATION
+#define BPE_DIE_ON_ERROR
+#define BPE_IMPLEMENTATION
+#include "../gpt.h"
+#include "../bpe.h"
+#include "lesson.h"
+#include "plot.h"
+#ifdef GPT_CUDA
+#include "../cuda/gpt_cuda.h"
+enum { WITH_CUDA = 1 };
+#else
+enum { WITH_CUDA = 0 };
+static ag_backend *ag_cuda_backend(int device) { (void)device; return NULL; }
+static ag_backend *ag_cuda_naive_backend(int device) { (void)device; return NULL; }
+#endif
+
+static const int *tokens;           // the text
+static size_t n_tokens;
+
+// The training loop of every other lesson. losses, norms: (steps).
+static void train(ag_ctx *ag, const gpt_config *c, int steps, int batch, double *losses, double *norms) {
+    const int T = c->n_ctx;
+    gpt_model *m = gpt_new(ag, c);
+    gpt_optimizer optimizer = gpt_adamw();
+    gpt_loader loader = gpt_loader_new(ag, tokens, n_tokens, GPT_RANDOM);
+    int *x = (int *)lesson_alloc((size_t)batch * T, sizeof *x), *y = (int *)lesson_alloc((size_t)batch * T, sizeof *y);
+    double start = lesson_seconds(), speed = 0;
+    for (int step = 0; step < steps; step++, ag_reset(ag)) {
+        gpt_next(&loader, batch, T, x, y);
+        ag_tensor *loss = ag_cross_entropy(gpt_forward(m, x, batch, T), y, NULL);
+        ag_backward(loss);
+        losses[step] = ag_item(loss);
+        gpt_step(m, &optimizer, 1, &norms[step]);
+        speed = (step + 1.0) * batch * T / (lesson_seconds() - start);
+        lesson_progress(step + 1, steps, losses[step], speed);
+    }
+    ag_memory memory = ag_memory_used(ag);
+    lesson_report("%s: %d steps in %s, %s tokens a second, %s of memory", ag_backend_name(ag), steps,
+                  lesson_duration(lesson_seconds() - start), lesson_commas((long long)speed),
+                  lesson_bytes((double)memory.reserved));
+    gpt_free(m), free(x), free(y);
+}
+
+int main(int argc, char **argv) {
+    lesson_begin(argc, argv, "20", "the same training on a GPU");
+    const char *backend = lesson_choice("backend", WITH_CUDA ? "cuda" : "cpu", "cpu|cuda", "where to train");
+    const char *preset = lesson_choice("preset", "", gpt_presets(), "default: 2 layers of 64 channels");
+    int device = lesson_int("device", 0, "which GPU");
+    int steps = lesson_int_in("steps", 20, 1, 1000000, "optimizer steps");
+    int batch = lesson_int_in("batch", 4, 1, 100000, "windows a step");
+    int bf16 = lesson_flag("bf16", 0, "matrix products in bfloat16");
+    int naive = lesson_flag("naive", 0, "the shortest version of each kernel: slow");
+    int seed = lesson_int("seed", 1337, "of everything random");
+    lesson_options_end();
+    const int cuda = backend[1] == 'u';
+    if (cuda && !WITH_CUDA)
+        lesson_fail("backend=cuda: this program was compiled without it; the first comment of 20_gpu.c has two lines "
+                    "that compile it with");
+
+    size_t bytes;
+    unsigned char *text = lesson_data("tinyshakespeare.txt", &bytes);
+    bpe *characters = bpe_new();
+    bpe_chars(characters, text, bytes);
+    int *ids = (int *)lesson_alloc(bytes, sizeof *ids);
+    tokens = ids, n_tokens = (size_t)bpe_encode(characters, text, bytes, ids, bytes);
+    gpt_config c = gpt_preset(*preset ? preset : "nano-llama");
+    if (!*preset) c.n_layer = 2, c.n_embd = 64, c.n_hidden = 176, c.n_ctx = 32;
+    if (!c.n_vocab) c.n_vocab = bpe_vocab_size(characters);
+    printf("%s parameters, %d steps of %d windows of %d tokens, products in %s\n", lesson_commas(gpt_count(&c)), steps,
+           batch, c.n_ctx, bf16 ? "bfloat16" : "float32");
+
+    // The same seed: the same weights and the same windows of text, since both are drawn on the host.
+    double *losses[2], *norms = (double *)lesson_alloc((size_t)steps, sizeof *norms), furthest = 0;
+    for (int k = 0; k < 2; k++) losses[k] = (double *)lesson_alloc((size_t)steps, sizeof **losses);
+    for (int k = 0; k <= cuda; k++) {
+        ag_backend *b = !k ? ag_cpu_backend(NULL, 0) : naive ? ag_cuda_naive_backend(device) : ag_cuda_backend(device);
+        if (!b) lesson_fail("device=%d: there is no such device", device);
+        ag_ctx *ag = ag_new_with((unsigned long long)seed, b);
+        if (bf16) ag_set_matmul_precision(ag, AG_BF16);
+        train(ag, &c, steps, batch, losses[k], norms);
+        ag_free(ag);
+    }
+
+    printf("\n  step   cpu loss%s\n", cuda ? "  cuda loss    apart" : "");
+    for (int step = 0; step < steps; step++) {
+        double apart = cuda ? fabs(losses[1][step] - losses[0][step]) : 0;
+        furthest = fmax(furthest, apart);
+        if (step % (steps < 20 ? 1 : steps / 10) && step + 1 < steps) continue;
+        printf("%6d %10.6f", step, losses[0][step]);
+        if (cuda) printf(" %10.6f  %.1e", losses[1][step], apart);
+        printf("\n");
+    }
+    if (cuda) printf("furthest apart: %.1e\n", furthest);
+
+    lesson_log_open(-1);
+    for (int step = 0; step < steps; step++)
+        lesson_log(step, losses[cuda][step], LESSON_NONE, gpt_adamw().lr, norms[step], LESSON_NONE);
+    plot *p = plot_new("The same training, twice", "step", "loss (nats a character)");
+    plot_line(p, "CPU", NULL, losses[0], (size_t)steps);
+    if (cuda) plot_line(p, "GPU", NULL, losses[1], (size_t)steps), plot_dashed(p);
+    lesson_save(p, "loss.png"), plot_free(p);
+    lesson_written("log.csv, loss.png");
+    bpe_free(characters);
+    for (int k = 0; k < 2; k++) free(losses[k]);
+    free(text), free(ids), free(norms);
+    return lesson_end();
+}
