@@ -75,7 +75,7 @@ cuda:
 	@sh tests/cuda/gates.sh
 
 test-cuda:
-	@sh tests/test_cuda.sh
+	@FULL=1 sh tests/test_cuda.sh
 	@sh tests/cuda/slow.sh
 
 gpu-check:

@@ -4,9 +4,10 @@
 # a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU, and silently.
 # The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
 # to say what cuda/README.md shows. Each variable of the environment has to do what that comment says.
-#     sh tests/test_cuda.sh
 # At the end it runs tests/cuda/*.sh: libraries, machine instructions, exercises, AArch64.
-# CXX=g++-13 takes another compiler. 100 seconds of processor time, on two cores at once; nearly all of it compiles.
+#     sh tests/test_cuda.sh                 what make test runs
+#     FULL=1 sh tests/test_cuda.sh          more compilers, seeds and chips for the large programs; make test-cuda
+# CXX=g++-13 takes another compiler.
 cd "$(dirname "$0")/.." || exit 1
 passed=0 failed=0 dir=build/cuda seeds="0 1 2 3 4"
 rm -rf $dir && mkdir -p $dir
@@ -70,7 +71,10 @@ else bad "tests/cuda/implementation.c or backend.cu does not compile"; fi
     compile "$CXX" check backend
 ) &
 compile "$CXX" check broken
-for build in $clang; do compile clang++ "$build" kernels; compile clang++ "$build" products; done
+for build in $clang; do
+    compile clang++ "$build" kernels
+    [ "$FULL" ] && compile clang++ "$build" products
+done
 [ "$clang" ] && compile clang++ clang_check planted
 for build in $builds; do
     [ "$build" = ucontext ] || compile "$CXX" "$build" planted
@@ -78,8 +82,8 @@ done
 NVCC=${NVCC:-nvcc}
 command -v "$NVCC" > /dev/null || { [ -x /usr/local/cuda/bin/nvcc ] && NVCC=/usr/local/cuda/bin/nvcc; }
 if command -v "$NVCC" > /dev/null; then
-    for what in kernels:sm_80 kernels:sm_90 kernels:sm_120 planted:sm_80 products:sm_80 products:sm_90 \
-        products:sm_120 gpt_cuda:sm_80 gpt_cuda:sm_90 gpt_cuda:sm_120; do
+    more="kernels:sm_90 kernels:sm_120 products:sm_80 products:sm_90 products:sm_120 gpt_cuda:sm_90 gpt_cuda:sm_120"
+    for what in kernels:sm_80 planted:sm_80 gpt_cuda:sm_80 ${FULL:+$more}; do
         program=${what%:*} chip=${what#*:} source=tests/cuda/${what%:*}.cu strict= kind=-c
         [ $program = gpt_cuda ] && source=cuda/gpt_cuda.cu
         # Registers that overflow into memory, and sums in double by mistake, are errors where speed matters.
@@ -139,8 +143,9 @@ for build in $builds $clang; do
     silent kernels $build $seeds
     case $build in
     ucontext) ;;
-    *check) silent products $build 0 3 ;;
-    *) silent products $build $seeds ;;
+    plain) silent products $build $seeds ;;
+    check|asan) silent products $build 0 ${FULL:+1 2 3 4} ;;
+    clang*) [ "$FULL" ] && silent products $build 0 3 ;;
     esac
 done
 silent backend plain 0
@@ -231,11 +236,12 @@ done
 
 # What stands around the kernels has scripts of its own; two of them at a time, like everything here.
 part() { sh tests/cuda/$1.sh > $dir/part_$1.log 2>&1; }
+parts="libraries sass exercises ${FULL:+aarch64}"
 (part libraries; part sass) &
 part exercises
-part aarch64
+[ "$FULL" ] && part aarch64
 wait
-for part in libraries sass exercises aarch64; do
+for part in $parts; do
     line=$(tail -n 1 $dir/part_$part.log)
     case $line in
     "$part: "*" passed, "*" failed")
