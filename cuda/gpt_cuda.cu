@@ -1152,7 +1152,7 @@ static void blas_destroy(Cuda *c) {
 }
 
 // To cuBLAS matrices are column-major, so what lies here as C = A B is to it C' = B' A': the factors change places and
-// nothing moves. A call has one batch dimension, whose products have to lie apart; the other one is a loop.
+// nothing moves. A call has at most one batch dimension, whose products have to lie apart; the other one is a loop.
 static int blas_multiply(ag_backend *b, bool round, float *C, const float *A, const float *B, const float *bias, int M,
                          int N, int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
                          const size_t sb[2], int accumulate) {
@@ -1172,19 +1172,23 @@ static int blas_multiply(ag_backend *b, bool round, float *C, const float *A, co
         for (int i = 0; i < 2; i++) p.sa[i] = f.a.to[i], p.sb[i] = f.b.to[i];
     }
     const int in = p.apart[0] > p.apart[1] ? 0 : 1, out = 1 - in;       // the batch of a call, and the loop around it
+    const cublasOperation_t op_a = ta ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = tb ? CUBLAS_OP_T : CUBLAS_OP_N;
     const int shape[4] = {1, p.apart[in], M, N};
     const size_t places[4] = {0, sc[in], (size_t)N, 1}, columns[4] = {0, 0, 0, 1};
     for (int i = 0; i < batch[out]; i++)
-        for (int j = 0; j < p.summed[in]; j++) {    // 1, unless the products of both dimensions add up
+        for (int j = 0; j < p.summed[in]; j++) {    // 1 where there are products that lie apart
             const float one = 1, keep = accumulate || j || (i && !sc[out]);
-            float *to = C + i * sc[out];
-            cublasStatus_t status = cublasGemmStridedBatchedEx(
-                c->blas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, N, M, K, &one,
-                b_bytes + item * (i * p.sb[out] + j * p.sb[in]), type, p.ldb, (long long)p.sb[in],
-                a_bytes + item * (i * p.sa[out] + j * p.sa[in]), type, p.lda, (long long)p.sa[in], &keep,
-                to, CUDA_R_32F, N, (long long)sc[in], p.apart[in], CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-            if (failed(c, "cublasGemmStridedBatchedEx", status)) return -1;
-            if (bias && cuda_copy(b, to, places, bias, columns, shape, 1)) return -1;
+            const void *x = b_bytes + item * (i * p.sb[out] + j * p.sb[in]);
+            const void *y = a_bytes + item * (i * p.sa[out] + j * p.sa[in]);
+            float *z = C + i * sc[out];
+            cublasStatus_t status = p.apart[in] == 1
+                ? cublasGemmEx(c->blas, op_b, op_a, N, M, K, &one, x, type, p.ldb, y, type, p.lda, &keep, z, CUDA_R_32F,
+                               N, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT)
+                : cublasGemmStridedBatchedEx(c->blas, op_b, op_a, N, M, K, &one, x, type, p.ldb, (long long)p.sb[in],
+                                             y, type, p.lda, (long long)p.sa[in], &keep, z, CUDA_R_32F, N,
+                                             (long long)sc[in], p.apart[in], CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+            if (failed(c, "cublasGemm", status)) return -1;
+            if (bias && cuda_copy(b, z, places, bias, columns, shape, 1)) return -1;
         }
     return 0;
 }
@@ -1202,7 +1206,8 @@ static int multiply(ag_backend *b, bool bf16, float *C, const float *A, const fl
         return launched(c, "matmul", cuda_matmul_naive(c->stream, C, A, B, bias, matmul_call(C, A, B, M, N, K, ta, tb,
                                                        batch, sc, sa, sb, accumulate), ta, tb, bf16));
 #ifdef GPT_CUBLAS
-    if (K) return blas_multiply(b, bf16, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+    if (K)                                          // without k leading dimensions would be 0, which cuBLAS refuses
+        return blas_multiply(b, bf16, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
 #endif
     if (!bf16)
         return launched(c, "matmul", cuda_matmul(c->stream, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb,
