@@ -285,7 +285,6 @@ matmul_mma(float *C, const bf16 *A, const bf16 *B, const float *bias, MatmulCall
                 UNROLL for (int y = 0; y < T::NI; y++) mma_bf16(acc[x][y], a[x], &b[y / 2][y % 2 * 2]);
         }
     }
-    cp_async_wait<0>();
     __syncthreads();                                // the stages become the warps' places for results
     float *stage = reinterpret_cast<float *>(shared) + warp * 16 * (8 * T::NI + 8);
     C += z0 * p.sc[0] + z1 * p.sc[1];
