@@ -125,6 +125,14 @@ if built broken check; then
     else bad "cuda/README.md shows $same of the checker's $lines lines"; cat $dir/log; fi
 fi
 
+# The session of cuda/README.md in a debugger, as it is typed there.
+if command -v gdb > /dev/null && [ -x $dir/reverse_plain ]; then
+    sed -n 's/^    (gdb) //p' cuda/README.md > $dir/gdb_commands
+    timeout 60 gdb -batch -x $dir/gdb_commands $dir/reverse_plain > $dir/log 2>&1
+    grep -q '^\$1 = {0, 1, 2, .*, 62, 63}$' $dir/log && grep -q '^\$2 = [1-9]' $dir/log && ok ||
+        { bad "what cuda/README.md types into gdb does not show s and the line"; tail -n 5 $dir/log; }
+else echo "skipped: the session in a debugger, because there is no gdb"; fi
+
 # The right programs: no word but the closing line of test.h. The checker has had enough of the larger ones sooner.
 silent() {                                      # silent PROGRAM BUILD SEED...
     built $1 $2 || return
