@@ -6,7 +6,7 @@
 # make base      the model that lessons 10 to 16 stand on, into out/base: 17 minutes
 # make results   what lessons 10 to 16 are about, in numbers, for five seeds: hours; stops and goes on (SEEDS=1 for one)
 # make cuda      compiles the GPU backend for three chips and holds its machine instructions to rules (nvcc, no GPU)
-# make test-cuda the tests of cuda/ in emulation (no GPU, no nvcc), then each barrier is removed in turn: 20 minutes
+# make test-cuda the tests of cuda/ in emulation (no GPU, no nvcc), each barrier removed in turn: half an hour or so
 # make gpu-check on a GPU: the same tests, compute-sanitizer, times beside the least possible; a table for an issue
 # make clean     removes build/ and out/
 CC = cc

@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(2 * ROWS) attention_flash(ag_attention_args a,
         attention_add<HS, HS, ROWS, COLS>(state.acc, p, v, 0);
         __syncthreads();
     }
-    cp_async_wait<0>();                             // the keys behind the last ones, which are zeros
+    cp_async_wait<0>();                             // spare: the keys behind the last ones, which nobody reads
     UNROLL for (int r = 0; r < 4; r++) {
         float share = state.sum[r] > 0 ? 1 / state.sum[r] : state.sum[r];       // 0 of padding, and NaN stays NaN
         UNROLL for (int i = 0; i < HS / 8; i++) state.acc[r][i] *= share;
@@ -328,7 +328,7 @@ attention_back_flash(ag_attention_args a, const float *D, float scale, int vecto
             __syncthreads();
         }
     }
-    cp_async_wait<0>();                             // of a block of padding
+    cp_async_wait<0>();                             // spare: of a block of padding, whose rows nobody reads
     UNROLL for (int r = 0; r < 4; r++) if (mine + r < rows) {
         float *to = a.dqkv + attention_at(a, b, KEYS ? a.NH + kv : head) + (mine + r) * k.stride + d0;
         attention_store<OUT>(to, acc1[r], a.HS - d0, vector, a.accumulate);
@@ -467,7 +467,7 @@ attention_mma(const bf16 *qkv, ag_attention_args a, float scale) {
         attention_add_mma<HS, COLS>(acc, s, v);
         __syncthreads();
     }
-    cp_async_wait<0>();
+    cp_async_wait<0>();                             // spare: as above
     UNROLL for (int half = 0; half < 2; half++) {
         int t = mine + 8 * half;
         if (t >= rows) continue;
@@ -525,7 +525,7 @@ attention_back_mma(const bf16 *qkv, const bf16 *dy, ag_attention_args a, const f
         if constexpr (KEYS) attention_add_mma<HS, COLS>(acc2, p, y2);
         __syncthreads();
     }
-    cp_async_wait<0>();
+    cp_async_wait<0>();                             // spare: as above
     UNROLL for (int half = 0; half < 2; half++) if (mine + 8 * half < rows) {
         float *to = a.dqkv + attention_at(a, b, KEYS ? a.NH + kv : head) + (mine + 8 * half) * k.stride;
         attention_store_mma<HS>(to, acc1, half, 1, a.accumulate);

@@ -81,14 +81,14 @@ __device__ inline int2 matmul_tile_of(const MatmulCall &p, int tile) {
 
 // How the threads of a block share the loading of a tile of ROWS by STEP, W numbers at a time. Neighbouring threads
 // have to read neighbouring addresses: along k if memory runs along k (eight k's of a row are 32 bytes, one sector of
-// memory), else along the rows. This is the first place of a thread; the others follow at constant distances.
+// memory), else along the rows. This is the first place of a thread; where the others are says matmul_fetch.
 template <bool ALONG_K, int W, int ROWS> __device__ inline int2 matmul_place(int thread) {
     return ALONG_K ? make_int2(thread / 8, thread % 8) : make_int2(thread % (ROWS / W) * W, thread / (ROWS / W));
 }
 // From global to shared memory, k by k, 0 beyond the edges. to and from are this thread's first place, rows and ks how
 // many are left from there. cp.async needs no registers for what is on its way, and 128 for each thread are few: 64
-// hold C. The four columns that pad a row of the tile move each k to other banks: a warp that writes 4 rows of 8 k's, a
-// transposition on the way, finds 32 different ones.
+// hold C. ROWS is a multiple of 32, so the four columns that pad a row of the tile move each k to the next four banks:
+// a warp that reads along k, and writes 4 rows of 8 k's across, finds 32 different ones.
 template <bool ALONG_K, int W, int ROWS, int STEP, int THREADS>
 __device__ inline void matmul_fetch(float *to, const float *from, int stride, int rows, int ks) {
     const int more_rows = THREADS / 8, passes = ROWS / more_rows, more_ks = THREADS * W / ROWS;
@@ -285,7 +285,6 @@ matmul_mma(float *C, const bf16 *A, const bf16 *B, const float *bias, MatmulCall
                 UNROLL for (int y = 0; y < T::NI; y++) mma_bf16(acc[x][y], a[x], &b[y / 2][y % 2 * 2]);
         }
     }
-    cp_async_wait<0>();
     __syncthreads();                                // the stages become the warps' places for results
     float *stage = reinterpret_cast<float *>(shared) + warp * 16 * (8 * T::NI + 8);
     C += z0 * p.sc[0] + z1 * p.sc[1];

@@ -5,8 +5,8 @@ the CPU the same with the same layout of registers. sm_80 and later.
     #include "tensor_core.h"            (includes cuda_on_cpu.h)
 
     ldmatrix_x4(r, row)                 four 8x8 matrices of bfloat16 from shared memory into a warp's registers
-    mma_bf16(d, a, b)                   d (16,8) += a (16,16) b (16,8), bfloat16 in, float32 out, by one warp
     ldmatrix_x4_trans(r, row)           the same, each matrix transposed
+    mma_bf16(d, a, b)                   d (16,8) += a (16,16) b (16,8), bfloat16 in, float32 out, by one warp
     cp_async16(to, from)                16 bytes from global to shared memory, behind the thread's back
     cp_async<4 or 16>(to, from, n)      4 or 16 bytes, of which the first n (0 to all) are read and the others are 0
     cp_async_commit()                   what was begun since the last commit is one group

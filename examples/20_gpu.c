@@ -1,8 +1,8 @@
 // Lesson 20: does a GPU learn the same?
 //
 //     cc -O3 examples/20_gpu.c -o gpu -lm && ./gpu                                                      the CPU alone
-//     g++ -O2 -DGPT_CUDA -x c examples/20_gpu.c -x c++ cuda/gpt_cuda.cu -o gpu && ./gpu                 emulated
-//     nvcc -O3 -arch=native -DGPT_CUDA examples/20_gpu.c cuda/gpt_cuda.cu -o gpu && ./gpu               a GPU
+//     g++ -std=c++17 -O2 -DGPT_CUDA -x c++ examples/20_gpu.c cuda/gpt_cuda.cu -o gpu && ./gpu           emulated
+//     nvcc -std=c++17 -O3 -arch=native -DGPT_CUDA examples/20_gpu.c cuda/gpt_cuda.cu -o gpu && ./gpu    a GPU
 //
 // Every op of autograd.h calls kernels through a table of functions (struct ag_backend). A GPU is another such table,
 // cuda/gpt_cuda.cu, and one line of a program chooses it: ag_new_with(seed, ag_cuda_backend(0)) instead of
@@ -10,6 +10,11 @@
 // The two add up numbers in different orders, so they differ in the last bits, and each step makes a little more of
 // that. This lesson trains the same model from the same start on both and shows by how much they part. Without a GPU,
 // the second line compiles the same kernels for the CPU (cuda/README.md): hundreds of times slower, but the same code.
+// These two compile them with the checker, which looks at every load and store of the kernels:
+//
+//     cc -O2 -DGPT_CUDA -c examples/20_gpu.c -o gpu.o
+//     g++ -std=c++17 -g -O1 -fno-tree-sra -DCUDA_ON_CPU_CHECK -fsanitize=thread -x c++ cuda/gpt_cuda.cu -x none gpu.o \
+//         -o gpu -nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc && ./gpu steps=1
 //
 //     ./gpu                                     on the GPU if it was compiled in, next to the CPU
 //     ./gpu backend=cpu                         the CPU alone
@@ -22,8 +27,8 @@
 // Next         cuda/README.md, to take the kernels apart in a debugger; cuda/gpt_cuda.cu, to read them.
 //
 // Exercises
-//   1. Break a kernel: in cuda/gpt_cuda.cu, team_sum, delete one __syncthreads(), and compile with the emulation. Are
-//      the losses the same? Now with CUDA_ON_CPU_SEED=1 ./gpu, and with the checker of cuda/README.md.
+//   1. Break a kernel: in cuda/gpt_cuda.cu, embedding_back, delete the last __syncthreads(), and compile with the
+//      emulation. Are the losses the same? Now with CUDA_ON_CPU_SEED=1 ./gpu, and then with the checker.
 //   2. Give each backend another seed. How far apart are two runs then, and what does that say about 1e-4?
 //   3. naive=1 takes the shortest version of each kernel. Which of them have you understood before the other?
 #define AG_DIE_ON_ERROR

@@ -128,6 +128,14 @@ if built broken check; then
     else bad "cuda/README.md shows $same of the checker's $lines lines"; cat $dir/log; fi
 fi
 
+# The session of cuda/README.md in a debugger, as it is typed there.
+if command -v gdb > /dev/null && [ -x $dir/reverse_plain ]; then
+    sed -n 's/^    (gdb) //p' cuda/README.md > $dir/gdb_commands
+    timeout 60 gdb -batch -x $dir/gdb_commands $dir/reverse_plain > $dir/log 2>&1
+    grep -q '^\$1 = {0, 1, 2, .*, 62, 63}$' $dir/log && grep -q '^\$2 = [1-9]' $dir/log && ok ||
+        { bad "what cuda/README.md types into gdb does not show s and the line"; tail -n 5 $dir/log; }
+else echo "skipped: the session in a debugger, because there is no gdb"; fi
+
 # The right programs: no word but the closing line of test.h. The checker has had enough of the larger ones sooner.
 silent() {                                      # silent PROGRAM BUILD SEED...
     built $1 $2 || return
@@ -215,7 +223,8 @@ if [ -x $dir/planted_check ]; then
 fi
 
 count=$($dir/planted_plain count 2> /dev/null || echo 0)
-[ "$count" -gt 23 ] || bad "the table of planted bugs has $count rows"
+want=$(sed -n 's/.*; \([0-9]*\) planted bugs.*/\1/p' tests/README.md)     # the control is a row of its own
+[ "$count" = $((want + 1)) ] && ok || bad "the table of planted bugs has $count rows, tests/README.md says $want and one"
 n=0
 while [ $n -lt "$count" ]; do
     row=$($dir/planted_plain show $n)
@@ -237,6 +246,26 @@ while [ $n -lt "$count" ]; do
     done
     n=$((n + 1))
 done
+
+# What make gpu-check builds on a GPU is built here by g++, so that it cannot rot unseen: the same files, linked.
+cat > $dir/nvcc << 'NVCC'
+#!/bin/sh
+for word; do
+    shift
+    case $word in
+    -arch=*|-lineinfo) ;;
+    -E) exit 1 ;;                               # no headers of cuBLAS and NCCL
+    -O3) set -- "$@" -O0 ;;
+    *.cu) set -- "$@" -x c++ "$word" -x none ;;
+    *) set -- "$@" "$word" ;;
+    esac
+done
+exec ${CXX:-g++} "$@"
+NVCC
+chmod +x $dir/nvcc
+if BUILD_ONLY=1 NVCC=$dir/nvcc CXX=$CXX sh tests/cuda/gpu_check.sh > $dir/gpu_check.out 2>&1 &&
+    grep -q '^gpu-check: 4 passed, 0 failed$' $dir/gpu_check.out; then ok
+else bad "what make gpu-check builds"; tail -n 10 $dir/gpu_check.out; fi
 
 # What stands around the kernels has scripts of its own; two of them at a time, like everything here.
 part() { sh tests/cuda/$1.sh > $dir/part_$1.log 2>&1; }

@@ -7,7 +7,7 @@ ok() { passed=$((passed + 1)); }
 bad() { failed=$((failed + 1)); echo "FAILED docs: $*"; }
 
 compiles() {                                    # the line is right and says nothing; make lessons has made its program
-    sh -c "$(echo "$1" | sed 's/ -o [a-z0-9_]* -lm/ -fsyntax-only/')" > "$dir/line.log" 2>&1 &&
+    sh -c "$(echo "$1" | sed 's/ -o [a-z0-9_.]*\( -lm\)*/ -fsyntax-only/')" > "$dir/line.log" 2>&1 &&
         [ ! -s "$dir/line.log" ] && ok
 }
 
@@ -75,6 +75,22 @@ for lesson in examples/[0-9][0-9]_*.c; do       # the one line in each first com
     *) bad "$lesson: its first comment lacks its compile line" ;;
     esac
 done
+# Lesson 20 has more of them, one after the other: lines that end with a backslash go on.
+lines=$(sed -n '/^#define/q; s|^//     ||p' examples/20_gpu.c | sed -e :a -e '/\\$/N; s/\\\n *//; ta' |
+    sed -n 's/ *&& .*//; /^g++\|^nvcc\|^cc .*GPT_CUDA/p')
+[ "$(echo "$lines" | wc -l)" = 4 ] || bad "examples/20_gpu.c has $(echo "$lines" | wc -l) more lines to compile it, not 4"
+while read -r line; do
+    case $line in
+    nvcc*)                                      # its half of C; cuda/gpt_cuda.cu is compiled in test_cuda.sh
+        nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+        [ -x "$nvcc" ] || { echo "skipped: lesson 20 with nvcc, which is missing"; continue; }
+        line="$nvcc $(echo "${line#nvcc}" | sed "s/native/sm_80/; s|cuda/gpt_cuda.cu||; s|-o gpu|-c --output-file $dir/20.o|")" ;;
+    *gpu.o*-nodefaultlibs*) line=$(echo "$line" | sed 's/-x none gpu.o//') ;;
+    esac
+    compiles "$line" || { bad "examples/20_gpu.c: $line"; head -n 5 "$dir/line.log"; }
+done << LINES
+$lines
+LINES
 # README's table of speed is made from the file that `make bench` wrote
 if command -v python3 > /dev/null; then
     for csv in tests/measured.csv tests/measured_avx2.csv; do

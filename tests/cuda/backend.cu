@@ -180,7 +180,9 @@ static void elementwise(void) { hold_together(map_case); }
 
 // y or x permuted; cut out of something larger; added
 static void copy_case(Run *r) {
-    static const int shapes[][4] = {{2, 3, 5, 7}, {1, 1, 33, 70}, {4, 1, 16, 48}, {1, 3, 64, 40}, {3, 17, 1, 19}};
+    // The last one has more outer indices than the emulated device takes blocks: then a block does several in turn.
+    static const int shapes[][4] = {{2, 3, 5, 7}, {1, 1, 33, 70}, {4, 1, 16, 48}, {1, 3, 64, 40}, {3, 17, 1, 19},
+                                    {2, 33, 2, 9}};
     static const int order[][4] = {{0, 1, 2, 3}, {0, 2, 1, 3}, {0, 1, 3, 2}, {3, 2, 1, 0}, {1, 0, 3, 2}, {0, 3, 1, 2}};
     for (const int *shape : shapes)
         for (const int *o : order)

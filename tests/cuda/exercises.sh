@@ -1,6 +1,6 @@
 # The exercises of cuda/exercises with the checker: each as it is has to print what stands under PRINTS, and not a word
 # more; with -DBREAK=n it has to say every line that stands under BREAK=n, up to the dots in it. "silent" demands the
-# opposite.
+# opposite. What cuda/README.md shows of one of them is what that one says.
 # All are compiled at once, as parts of one program, which saves most of the time. tests/test_cuda.sh calls this.
 #     sh tests/cuda/exercises.sh
 cd "$(dirname "$0")/../.." || exit 1
@@ -42,6 +42,11 @@ if command -v "$NVCC" > /dev/null; then
         > $dir/log 2>&1 && ok || { bad "the exercises do not compile with nvcc"; head -n 20 $dir/log; }
 else echo "skipped: compiling the exercises for a GPU, because there is no nvcc"; fi
 
+shown=$(sed -n 's/^    $ CUDA_ON_CPU_REPORT=1 sh cuda.exercises.check.sh \([0-9]*\) -DBREAK=/\1:/p' cuda/README.md)
+awk '/^    \$ CUDA_ON_CPU_REPORT=1 sh cuda.exercises/ { on = 1; next } on && !/^    / { exit } on' cuda/README.md |
+    tr -s ' ' > $dir/shown
+[ "$(wc -l < $dir/shown)" -gt 3 ] || bad "cuda/README.md shows no report of an exercise"
+
 for c in $cases; do
     file=$(echo cuda/exercises/"${c%:*}"_*.cu) n=${c#*:}
     title="BREAK=$n " report=1
@@ -65,9 +70,17 @@ for c in $cases; do
             { bad "$file, $title: status $code"; diff $dir/lines $dir/got | head -n 10; }
         continue
     fi
+    if [ "$c" = "$shown" ]; then
+        shown=
+        sed 's/^/    /' $dir/got | tr -s ' ' > $dir/squeezed
+        while IFS= read -r line; do
+            grep -qxF -e "$line" $dir/squeezed && ok || { bad "cuda/README.md shows of $c: $line"; cat $dir/got; }
+        done < $dir/shown
+    fi
     while IFS= read -r line; do
         grep -qF -e "${line% ...}" $dir/got && ok || { bad "$file, $title does not say: $line"; cat $dir/got; }
     done < $dir/lines
 done
+[ "$shown" ] && bad "cuda/README.md shows exercise $shown, which is none"
 echo "exercises: $passed passed, $failed failed"
 [ "$failed" = 0 ] && [ "$passed" != 0 ]

@@ -2,6 +2,7 @@
 # lets compute-sanitizer look, and puts the time of each kernel beside the least possible one. Called by make gpu-check.
 # The text from "GPU CHECK" on is meant to be pasted into an issue; reports of any GPU are welcome.
 #     sh tests/cuda/gpu_check.sh            GPU=A100 sh tests/cuda/gpu_check.sh: whose peaks to compare with
+# BUILD_ONLY=1 needs no GPU and ends when everything is built: tests/test_cuda.sh does that with g++ in nvcc's place.
 cd "$(dirname "$0")/../.." || exit 1
 passed=0 failed=0 dir=build/gpu NVCC=${NVCC:-nvcc}
 rm -rf $dir && mkdir -p $dir
@@ -10,20 +11,20 @@ bad() { failed=$((failed + 1)); echo "FAILED gpu-check: $*"; }
 command -v "$NVCC" > /dev/null || NVCC=/usr/local/cuda/bin/nvcc
 command -v "$NVCC" > /dev/null ||
     { echo "make gpu-check needs nvcc (https://developer.nvidia.com/cuda-downloads). Without: make test-cuda"; exit 1; }
-nvidia-smi -L > $dir/gpus 2>&1 && [ -s $dir/gpus ] ||
-    { echo "make gpu-check needs an NVIDIA GPU, and nvidia-smi sees none. Without one: make test-cuda"; exit 1; }
-[ -f cuda/gpt_cuda.cu ] || { echo "make gpu-check needs cuda/gpt_cuda.cu, which is missing here"; exit 1; }
-
-echo "GPU CHECK"
-echo "    revision  $(git describe --always --dirty 2> /dev/null || echo unknown)"
-sed 's/^/    /; s/ (UUID.*//' $dir/gpus
-echo "    driver    $(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)"
-echo "    nvcc      $("$NVCC" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')"
+if [ ! "$BUILD_ONLY" ]; then
+    nvidia-smi -L > $dir/gpus 2>&1 && [ -s $dir/gpus ] ||
+        { echo "make gpu-check needs an NVIDIA GPU, and nvidia-smi sees none. Without one: make test-cuda"; exit 1; }
+    echo "GPU CHECK"
+    echo "    revision  $(git describe --always --dirty 2> /dev/null || echo unknown)"
+    sed 's/^/    /; s/ (UUID.*//' $dir/gpus
+    echo "    driver    $(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)"
+    echo "    nvcc      $("$NVCC" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')"
+fi
 
 flags="-std=c++17 -O3 -arch=native -lineinfo -Icuda"
 build() {                                       # build NAME FILE...
     name=$1; shift
-    "$NVCC" $flags "$@" -o $dir/$name > $dir/$name.log 2>&1 && return
+    "$NVCC" $flags "$@" -o $dir/$name > $dir/$name.log 2>&1 && { ok; return; }
     bad "$name does not compile"
     head -n 20 $dir/$name.log
     return 1
@@ -31,6 +32,7 @@ build() {                                       # build NAME FILE...
 # say NAME CODE: one line of the table
 say() { printf '    %-44s %s\n' "$1" "$2"; }
 test_run() {                                    # test_run NAME: its closing line goes into the table
+    [ "$BUILD_ONLY" ] && return
     $dir/$1 > $dir/$1.out 2>&1
     code=$? line=$(grep -E '^[^ ]+: [0-9]+ passed, [0-9]+ failed$' $dir/$1.out | tail -n 1)
     say "$1" "${line:-status $code}"
@@ -39,9 +41,13 @@ test_run() {                                    # test_run NAME: its closing lin
 }
 cc -O2 -c tests/cuda/implementation.c -o $dir/implementation.o > $dir/log 2>&1 ||
     bad "implementation.c does not compile: $(head -n 3 $dir/log)"
+# what gpt_cuda.cu and the C half of its tests are made of, for all programs that need them
+"$NVCC" $flags -c cuda/gpt_cuda.cu -o $dir/gpt_cuda.o > $dir/log 2>&1 ||
+    { bad "gpt_cuda.cu does not compile"; head -n 20 $dir/log; }
+objects="$dir/gpt_cuda.o $dir/implementation.o"
 build kernels tests/cuda/kernels.cu && test_run kernels
-[ -f tests/cuda/products.cu ] && build products tests/cuda/products.cu && test_run products
-build backend tests/cuda/backend.cu $dir/implementation.o && test_run backend
+build products tests/cuda/products.cu && test_run products
+build backend tests/cuda/backend.cu $objects && test_run backend
 printf '#include <cublas_v2.h>\n#include <nccl.h>\n' > $dir/headers.cu
 if "$NVCC" -E $dir/headers.cu > /dev/null 2>&1; then
     build libraries tests/cuda/libraries.cu -lcublas -lnccl && test_run libraries
@@ -49,20 +55,21 @@ else say "libraries" "skipped: no headers of cuBLAS and NCCL"; fi
 
 # memcheck: bounds, leaks; racecheck: shared memory; synccheck: barriers; initcheck: what nobody has written
 for tool in memcheck racecheck synccheck initcheck; do
-    for program in kernels products; do
+    for program in kernels products backend; do
+        [ "$BUILD_ONLY" ] && break 2
         [ -x $dir/$program ] || continue
         if ! command -v compute-sanitizer > /dev/null; then
             say "compute-sanitizer" "skipped: it is not installed"
             break 2
         fi
-        compute-sanitizer --tool $tool --error-exitcode 9 $dir/$program > $dir/$tool.out 2>&1
+        BACKEND_QUICK=1 compute-sanitizer --tool $tool --error-exitcode 9 $dir/$program > $dir/$tool.out 2>&1
         code=$? line=$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' $dir/$tool.out | sed 's/=* //' | tail -n 1)
         say "$tool, $program" "${line:-status $code}"
         if [ $code = 0 ]; then ok; else bad "$tool of $program"; head -n 30 $dir/$tool.out; fi
     done
 done
 
-build timing tests/cuda/timing.cu cuda/gpt_cuda.cu $dir/implementation.o && {
+build timing tests/cuda/timing.cu $objects && [ ! "$BUILD_ONLY" ] && {
     if $dir/timing > $dir/timing.out 2>&1; then ok
     else bad "timing: $(head -n 5 $dir/timing.out)"; fi
     name=${GPU:-$(sed -n '1s/.*\(H100\|H200\|A100\|RTX 4090\).*/\1/p' $dir/gpus)}
