@@ -129,9 +129,9 @@ if built broken check; then
 fi
 
 # The session of cuda/README.md in a debugger, as it is typed there.
-if command -v gdb > /dev/null && [ -x $dir/reverse_plain ]; then
+if command -v gdb > /dev/null && "$CXX" -std=c++17 -g -Icuda -x c++ $dir/reverse.cu -o $dir/typed; then
     sed -n 's/^    (gdb) //p' cuda/README.md > $dir/gdb_commands
-    timeout 60 gdb -batch -x $dir/gdb_commands $dir/reverse_plain > $dir/log 2>&1
+    timeout 60 gdb -batch -x $dir/gdb_commands $dir/typed > $dir/log 2>&1
     grep -q '^\$1 = {0, 1, 2, .*, 62, 63}$' $dir/log && grep -q '^\$2 = [1-9]' $dir/log && ok ||
         { bad "what cuda/README.md types into gdb does not show s and the line"; tail -n 5 $dir/log; }
 else echo "skipped: the session in a debugger, because there is no gdb"; fi
