@@ -517,7 +517,7 @@ WORDS = {                               # what README calls the rows
     "train_gpt2_1x1024_torch": "gpt2, batch 1 x 1024",
     "train_nano_llmc": "nano, batch 12",
     "train_baby_llmc": "baby, batch 8",
-    "train_gpt2_4x64_llmc": "the same in float32",
+    "train_gpt2_4x64_llmc": "gpt2, batch 4 x 64, in float32",
     "train_gpt2_1x1024_llmc": "gpt2, batch 1 x 1024, in float32",
     "train_nano_peak": "nano, of the two cores' peak in float32",
     "train_baby_peak": "baby, of that peak",
