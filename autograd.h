@@ -60,7 +60,8 @@ Row-major, the last index runs fastest: element (i,j) of (M,N) lies at i*N + j. 
 
 MEMORY   A context owns every tensor; nobody frees one. What an op or ag_input returns dies at ag_reset, so inputs are
 made anew in each step; parameters and ag_state live until ag_free. From the second training step on nothing calls
-malloc. ag_new_dry tells beforehand how much it will be, and ag_forget makes it less.
+malloc. ag_new_dry tells beforehand how much it will be, and ag_forget makes it less. Not counted: scratch memory of the
+kernels, and up to 256 MB of packed copies where several products meet the same numbers of a parameter.
 
 ERRORS   A call that fails returns NULL (ops), a negative number or NaN, and the context keeps the first message, with
 your file and line: ag_error(ctx). Ops pass NULL on, so checking once a step is enough; backward and optimizers do
@@ -258,7 +259,7 @@ struct ag_tensor {
     ag_real *data, *grad;           // grad is NULL until the first contribution
     int needs_grad, has_grad, keep_grad;
     int computed, viewed, forgotten;    // by an op; another tensor shares the data; ag_forget was called
-    int lasting;                    // a parameter or a state: its memory is its own until ag_free
+    int lasting;                    // a parameter: its memory goes to nobody else until ag_free
     unsigned version;               // grows with every write from outside the tape
     const struct agi_op *op;        // NULL for a leaf
     ag_tensor **in;                 // (n_in) operands
@@ -413,7 +414,8 @@ int    ag_adamw_group(ag_ctx *ctx, int group, double lr, double beta1, double be
 int    ag_sgd_group(ag_ctx *ctx, int group, double lr, double momentum, double weight_decay);
 // Muon (Jordan et al. 2024): momentum, then the nearest semi-orthogonal matrix by five Newton-Schulz steps. 2-D only.
 int    ag_muon_group(ag_ctx *ctx, int group, double lr, double momentum, double weight_decay);
-int    ag_newton_schulz(ag_ctx *ctx, ag_real *y, const ag_real *x, int rows, int cols, int steps); // backend memory
+// y and x lie in backend memory; y is not the data of a parameter, whose version would not grow.
+int    ag_newton_schulz(ag_ctx *ctx, ag_real *y, const ag_real *x, int rows, int cols, int steps);
 void   ag_trainable(ag_tensor *param, int trainable);
 int    ag_param_count(const ag_ctx *ctx);
 ag_tensor *ag_param_get(const ag_ctx *ctx, int i);      // in order of creation
@@ -450,7 +452,7 @@ struct ag_backend {
     const char *name, *bf16;        // bf16: what ag_matmul_path says of matmul_bf16
     void *self;
     int threads;
-    unsigned steady;                // set around a product whose B is a parameter: its version. While address and
+    unsigned steady;                // set around a product whose B is a parameter: 1 + its version. While address and
                                     // version are the same, so are the numbers: a packed copy may be kept. 0: B may be
                                     // anything
     void  (*destroy)(ag_backend *b);
@@ -1334,7 +1336,6 @@ ag_tensor *ag_param_at(ag_ctx *ctx, int d0, int d1, int d2, int d3, int end) {
 ag_tensor *ag_state_at(ag_ctx *ctx, int d0, int d1, int d2, int d3, int end) {
     int shape[AG_NDIM], n = agi_dims(ctx, "ag_state", shape, d0, d1, d2, d3, end);
     ag_tensor *t = n < 0 ? NULL : agi_new(ctx, AGI_STATE, "ag_state", n, shape);
-    if (t) t->lasting = 1;
     return !t || AGI_RUN(ctx, fill, t->data, 0, t->count) ? NULL : t;
 }
 
@@ -2140,10 +2141,12 @@ static int agi_product(ag_ctx *ctx, ag_real *C, const ag_real *A, const ag_real 
     return AGI_RUN(ctx, matmul, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
 }
 
-// The same, and B is a tensor: says to the backend how long its numbers stay what they are.
+// Tells the backend how long the numbers of b stay what they are; NULL: B may be anything. Who makes a view of a
+// parameter may write through it, so from then on nothing is known.
 static void agi_steady(ag_ctx *ctx, const ag_tensor *b) {
     ctx->backend->steady = b && b->lasting && !b->viewed ? b->version + 1 : 0;
 }
+// agi_product whose B is a tensor.
 static int agi_product_by(ag_ctx *ctx, ag_real *C, const ag_real *A, const ag_tensor *b, const ag_real *bias, int M,
                           int N, int K, int ta, int tb, const int *batch, const size_t *sc, const size_t *sa,
                           const size_t *sb, int accumulate) {
@@ -2831,7 +2834,10 @@ static ag_tensor *agi_attention(const agi_op *op, ag_tensor *qkv, int n_head, in
         if (!(y->saved[3] = agi_save_ints(ctx, first, (size_t)B))) return NULL;
     }
     a = agi_attention_args(y, qkv);
-    if (cache) a.k_cache = cache->k->data, a.v_cache = cache->v->data, a.T_max = cache->k->shape[1];
+    if (cache) {
+        a.k_cache = cache->k->data, a.v_cache = cache->v->data, a.T_max = cache->k->shape[1];
+        cache->k->version++, cache->v->version++;
+    }
     if (row && !(a.row = agi_save_ints(ctx, row, (size_t)B))) return NULL;
     return AGI_RUN(ctx, attention, &a) ? NULL : y;
 }
@@ -3635,8 +3641,8 @@ typedef struct agi_turns { double theta; int size, count; float *table; } agi_tu
 typedef struct agi_worker { struct agi_cpu *cpu; int index; agi_thread thread; } agi_worker;
 #endif
 
-// The packed copy of a parameter, for products with the same version of it: those of the parts of a batch, or of many
-// forward passes. It gets its memory when the second such product comes, so a plain training step keeps nothing.
+// The packed copy of a parameter, for products with the same version of it: those of the micro-batches of a step, or of
+// many forward passes. It gets its memory when the second such product comes, so a plain training step keeps nothing.
 typedef struct agi_packing {
     const void *B;
     int N, K, tb, kind;
@@ -3698,31 +3704,30 @@ static inline void *agi_shared_scratch(ag_backend *b, int slot, size_t bytes) {
     return agi_grow(buffer, bytes) ? NULL : buffer->at;
 }
 
-// at: where the packed copy of B lies, or NULL: it is not kept. full: it is there already, otherwise it has to be made.
-// -1: out of memory.
-static int agi_kept(ag_backend *b, const void *B, int N, int K, int tb, int kind, size_t bytes, float **at, int *full) {
+// Where the packed copy of B lies. full 1: as it should be; 0: the caller has to fill it, all of it. NULL: none is
+// kept, for want of a version, of room in the list or of memory; the caller packs for itself.
+static float *agi_kept(ag_backend *b, const void *B, int N, int K, int tb, int kind, size_t bytes, int *full) {
     agi_cpu *cpu = (agi_cpu *)b->self;
     const unsigned version = b->steady;
     agi_packing *p = cpu->packings, *end = p ? p + cpu->n_packings : p;
-    *at = NULL, *full = 0;
-    if (!version) return 0;
-    if (!p && !(p = end = cpu->packings = (agi_packing *)AG_MALLOC(AGI_PACKINGS * sizeof *p))) return -1;
+    *full = 0;
+    if (!version) return NULL;
+    if (!p && !(p = end = cpu->packings = (agi_packing *)AG_MALLOC(AGI_PACKINGS * sizeof *p))) return NULL;
     while (p < end && (p->B != B || p->N != N || p->K != K || p->tb != tb || p->kind != kind || p->bytes != bytes)) p++;
     if (p == end) {
-        if (cpu->n_packings == AGI_PACKINGS) return 0;
+        if (cpu->n_packings == AGI_PACKINGS) return NULL;
         memset(p, 0, sizeof *p);
         p->B = B, p->N = N, p->K = K, p->tb = tb, p->kind = kind, p->bytes = bytes, p->version = version;
         cpu->n_packings++;
-        return 0;
+        return NULL;
     }
     if (p->version == version && p->data.at) *full = 1;
     else if (p->version == version && bytes <= AGI_PACKED_MOST - cpu->packed_bytes) {
-        if (agi_grow_by(&p->data, bytes, 0)) return -1;
+        if (agi_grow_by(&p->data, bytes, 0)) return NULL;
         cpu->packed_bytes += bytes;
     }
     p->version = version;
-    *at = (float *)p->data.at;
-    return 0;
+    return (float *)p->data.at;
 }
 
 #if AGI_POOL
@@ -5649,7 +5654,8 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 //    new cache line, often a new page. So B is copied once into panels in which the next row comes right after. A copy
 //    costs O(KN), the product O(MNK): it pays as soon as there are many rows. Where B is stored transposed, the copy
 //    turns it round, so that the kernel never knows. A is read in place: a tile uses every byte of the lines it reads.
-//    So is B while it is small enough to lie in the second-level cache, or read too rarely to be worth a copy.
+//    So is B while it is small enough to lie in the second-level cache, or read too rarely to be worth a copy. The copy
+//    of a parameter is kept for the next product with the same numbers, see agi_kept.
 // 3. Blocking. AGI_KC values of k at a time, so that a tile's rows of A stay in the first-level cache and a block of
 //    panels of B in the second, where all the row tiles of a task find it.
 // 4. Threads. C is cut into rectangles; nobody shares an element.
@@ -5675,14 +5681,14 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 #define AGI_NR (16 * AGI_NP)
 #if AGI_PASS == AGI_AVX512
 #define AGI_KC 384          // values of k in a block
-#define AGI_NC 384          // columns of B in a block: KC * NC floats are half a megabyte, for a second-level cache
+#define AGI_NC 384          // columns of B in a block: KC * NC floats are about half of a second-level cache
 #else
 #define AGI_KC 256
 #define AGI_NC 512
 #endif
 #define AGI_SKINNY 4        // products of at most so many rows are not blocked
 #define AGI_SKINNY_CUT 1    // their tasks for each thread
-#define AGI_SLIM_B 32768    // floats of B that stay in a near cache from one token to the next
+#define AGI_SLIM_B 32768    // floats of a task's B that a second-level cache holds from one token to the next
 #define AGI_SMALL_JOB 65536      // multiply-adds that are over before another thread could start
 #if AGI_PASS == AGI_AVX512
 #define AGI_AMX 1
@@ -5713,7 +5719,7 @@ AGI_KERNEL int AGI_(adamw)(ag_backend *b, float *w, const float *g, float *m, fl
 #define AGI_FETCH(pointer) __builtin_prefetch(pointer, 0, 2)
 #else
 #define AGI_HIDE(pointer) ((void)0)
-#define AGI_FETCH(pointer) ((void)0)
+#define AGI_FETCH(pointer) ((void)(pointer))
 #endif
 
 // gcc for ARM loads the values of all rows first, which takes six more registers than there are: one row at a time.
@@ -6115,8 +6121,9 @@ AGI_KERNEL void AGI_(pack_pairs)(float *to, int width, const float *from, size_t
             AGI_(pairs_across)(to + j, from + j, k + 1 < K ? from + fs + j : NULL, AGI_MAX(AGI_MIN(n - j, 16), 0));
 }
 
-// M rows of A times P packs of columns of B (both constants, M * P at most 8), the last pack with only `last` columns:
-// C stays in registers from the first k to the last, and the chains are enough to hide the latency of a multiply-add.
+// M rows of A times P packs of columns of B (both constants, M * P at most 8), the last pack with only `last` columns
+// (whole: with all 16, as a constant). C stays in registers from the first k to the last. Eight chains hide the latency
+// of a multiply-add; the smaller tiles are for what is left over.
 AGI_WORD void AGI_(slim_tile)(const int M, const int P, const int whole, int K, const float *a, size_t rs, size_t ks,
                               const float *b, size_t bs, float *c, size_t cs, int last, int from_c,
                               const float *bias) {
@@ -6599,11 +6606,11 @@ AGI_KERNEL int AGI_(matmul_one)(AGI_(product) *p) {
     const int k_step = in_place ? AGI_MAX(p->K, 1) : AGI_MIN(AGI_MAX(p->K, 1), 16 * AGI_KC);
     const int n_step = in_place ? p->N : AGI_MAX((1 << 21) / k_step / AGI_NR, 1) * AGI_NR;
     // Packed panels of all of B, if they are kept: block after block as the loops below come to them.
-    const size_t columns = ((size_t)p->N + AGI_NR - 1) / AGI_NR * AGI_NR;
+    const size_t columns = ((size_t)p->N + AGI_NR - 1) / AGI_NR * AGI_NR, rows = AGI_(all_rows)(p, k_step);
     int full = 0;
     float *kept = NULL;
-    if (!in_place && agi_kept(p->b, p->B, p->N, p->K, p->tb, p->kind,
-                              (AGI_(all_rows)(p, k_step) * columns + AGI_NR) * sizeof(float), &kept, &full)) return -1;
+    if (!in_place && (double)rows * (double)columns < (double)(AGI_PACKED_MOST / sizeof(float)))
+        kept = agi_kept(p->b, p->B, p->N, p->K, p->tb, p->kind, (rows * columns + AGI_NR) * sizeof(float), &full);
     p->packed = NULL;
     for (p->n0 = 0; p->n0 < p->N; p->n0 += n_step) for (p->k0 = 0; p->k0 == 0 || p->k0 < p->K; p->k0 += k_step) {
         p->nb = AGI_MIN(p->N - p->n0, n_step), p->kb = AGI_MIN(p->K - p->k0, k_step);

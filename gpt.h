@@ -1267,7 +1267,7 @@ static void gpti_filter(const gpt_sampling *s, ag_real *p, int V, int *heap) {
     for (int i = 0; i < V; i++) p[i] = (ag_real)(p[i] / sum);
 }
 
-// The token with the highest score, the first of them if several have it.
+// The token with the highest score, the first of them if several have it; -1 after an error.
 static int gpti_best(gpt_model *m, const ag_real *logits) {
     const int V = m->config.n_vocab;
     int best = 0;
@@ -2946,6 +2946,7 @@ static int gpti_read_tensor(gpti_file *f, gpt_model *m, gpti_entry *e, gpt_state
         if (kind == GPTI_M) view.data = gpti_moment(*field, &(*field)->m);
         if (kind == GPTI_V) view.data = gpti_moment(*field, &(*field)->v);
         if (!view.data) return -1;
+        if (kind == GPTI_WEIGHT) (*field)->version++;       // a read that fails half-way has changed it, too
     }
     for (size_t first = 0, n; left; left -= n, first += n / (size_t)e->size) {
         n = left < GPTI_PIECE * (uint64_t)e->size ? (size_t)left : GPTI_PIECE * (size_t)e->size;
@@ -2964,7 +2965,6 @@ static int gpti_read_tensor(gpti_file *f, gpt_model *m, gpti_entry *e, gpt_state
             }
         }
     }
-    if (kind == GPTI_WEIGHT) (*field)->version++;
     return 0;
 }
 

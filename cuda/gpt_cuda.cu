@@ -8,6 +8,8 @@ On a GPU:       nvcc -std=c++17 -O3 -arch=sm_80 -c cuda/gpt_cuda.cu && cc -O3 -c
                 nvcc lesson.o gpt_cuda.o -o lesson
 On the CPU:     g++ -std=c++17 -O2 -x c++ -c cuda/gpt_cuda.cu && cc -O3 -c lesson.c
                 g++ lesson.o gpt_cuda.o -o lesson           (cuda_on_cpu.h: slow, but it is the same code)
+With cuBLAS:    nvcc -std=c++17 -O3 -arch=sm_80 -DGPT_CUBLAS -c cuda/gpt_cuda.cu && cc -O3 -c lesson.c
+                nvcc lesson.o gpt_cuda.o -lcublas -o lesson (NVIDIA's products; on the CPU -DGPT_CUBLAS alone)
 
 MEANING   What each entry has to compute is said in autograd.h, beside the table and in the naive kernels of the CPU.
 Here it is computed in float, so the two agree to about 1e-6 and not to the bit.
@@ -17,7 +19,8 @@ thread for each result, which does all of the work for it. Then comes the one th
 table of the first kind, and tests hold both to the CPU.
 
 ORDER   No sum depends on which thread comes first: there are no atomics on floats, each sum has one order that follows
-from the shapes alone. So the same program gives the same bits again, on every GPU of one kind.
+from the shapes alone. So the same program gives the same bits again, on every GPU of one kind. (cuBLAS has orders of
+its own; NVIDIA promises the same of each version of it.)
 
 MEMORY   Tensors lie in the arenas of autograd.h, which ask for few large pieces. What kernels need besides, partial
 sums above all, is one buffer of the backend that grows. Everything runs in one stream; read() waits for it.
@@ -31,6 +34,9 @@ READING ORDER   1 the machine   2 sums   3 elementwise   4 copies   5 reductions
 #include "gpt_cuda.h"
 #include "matmul.cuh"
 #include "attention.cuh"
+#ifdef GPT_CUBLAS
+#include "cublas_on_cpu.h"
+#endif
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -51,6 +57,10 @@ struct Cuda {                       // ag_backend's self
     size_t scratch_bytes;
     Turns turns[4];
     int next_turns;
+#ifdef GPT_CUBLAS
+    cublasHandle_t blas;
+    void *blas_room;                // its workspace
+#endif
 };
 
 static int failed(Cuda *c, const char *what, cudaError_t error) {
@@ -1176,6 +1186,77 @@ static int cuda_swiglu_back(ag_backend *b, float *dx, const float *x, const floa
 }
 
 // ---- 12 products and what follows them ------------------------------------------------------------------------------
+#ifdef GPT_CUBLAS
+// As it comes cuBLAS would allocate a workspace itself. 32 MB are what its documentation recommends for an H100, more
+// than for most others. On the CPU it is not used, and the checker would keep notes of each of its bytes.
+#ifdef __CUDACC__
+enum { BLAS_ROOM = 32 << 20 };
+#else
+enum { BLAS_ROOM = 4096 };
+#endif
+static int failed(Cuda *c, const char *what, cublasStatus_t status) {
+    if (status == CUBLAS_STATUS_SUCCESS) return 0;
+    if (!c->told++) fprintf(stderr, "gpt_cuda: %s: %s\n", what, cublasGetStatusString(status));
+    return -1;
+}
+static int blas_create(Cuda *c) {               // SetStream goes back to cuBLAS's own workspace, so it comes first
+    if (c->naive) return 0;
+    return failed(c, "cudaMalloc", cudaMalloc(&c->blas_room, BLAS_ROOM)) ||
+           failed(c, "cublasCreate", cublasCreate(&c->blas)) ||
+           failed(c, "cublasSetStream", cublasSetStream(c->blas, c->stream)) ||
+           failed(c, "cublasSetWorkspace", cublasSetWorkspace(c->blas, c->blas_room, BLAS_ROOM)) ? -1 : 0;
+}
+static void blas_destroy(Cuda *c) {
+    if (c->blas) failed(c, "cublasDestroy", cublasDestroy(c->blas));
+    failed(c, "cudaFree", cudaFree(c->blas_room));
+}
+
+// To cuBLAS matrices are column-major, so what lies here as C = A B is to it C' = B' A': the factors change places and
+// nothing moves. A call has at most one batch dimension, whose products have to lie apart; the other one is a loop.
+static int blas_multiply(ag_backend *b, bool round, float *C, const float *A, const float *B, const float *bias, int M,
+                         int N, int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
+                         const size_t sb[2], int accumulate) {
+    Cuda *c = cuda_of(b);
+    MatmulCall p = matmul_call(C, A, B, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+    const char *a_bytes = (const char *)A, *b_bytes = (const char *)B;
+    cudaDataType_t type = round ? CUDA_R_16BF : CUDA_R_32F;
+    size_t item = round ? sizeof(bf16) : sizeof(float);
+    p.lda = ta ? M : K, p.ldb = tb ? K : N;
+    if (matmul_nothing(p)) return 0;
+    if (round) {
+        MatmulFactors f = matmul_factors(M, N, K, ta, tb, batch, sa, sb);
+        bf16 *room = (bf16 *)scratch(c, item * (f.a.total + f.b.total));
+        if (!room || launched(c, "matmul_round", matmul_round_both(c->stream, room, A, B, f))) return -1;
+        a_bytes = (const char *)room, b_bytes = (const char *)(room + f.a.total);
+        p.lda = f.a.stride, p.ldb = f.b.stride;
+        for (int i = 0; i < 2; i++) p.sa[i] = f.a.to[i], p.sb[i] = f.b.to[i];
+    }
+    const int in = p.apart[0] > p.apart[1] ? 0 : 1, out = 1 - in;       // the batch of a call, and the loop around it
+    const cublasOperation_t op_a = ta ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = tb ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const int shape[4] = {1, p.apart[in], M, N};
+    const size_t places[4] = {0, sc[in], (size_t)N, 1}, columns[4] = {0, 0, 0, 1};
+    for (int i = 0; i < batch[out]; i++)
+        for (int j = 0; j < p.summed[in]; j++) {    // 1 where there are products that lie apart
+            const float one = 1, keep = accumulate || j || (i && !sc[out]);
+            const void *x = b_bytes + item * (i * p.sb[out] + j * p.sb[in]);
+            const void *y = a_bytes + item * (i * p.sa[out] + j * p.sa[in]);
+            float *z = C + i * sc[out];
+            cublasStatus_t status = p.apart[in] == 1
+                ? cublasGemmEx(c->blas, op_b, op_a, N, M, K, &one, x, type, p.ldb, y, type, p.lda, &keep, z, CUDA_R_32F,
+                               N, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT)
+                : cublasGemmStridedBatchedEx(c->blas, op_b, op_a, N, M, K, &one, x, type, p.ldb, (long long)p.sb[in],
+                                             y, type, p.lda, (long long)p.sa[in], &keep, z, CUDA_R_32F, N,
+                                             (long long)sc[in], p.apart[in], CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+            if (failed(c, "cublasGemm", status)) return -1;
+            if (bias && cuda_copy(b, z, places, bias, columns, shape, 1)) return -1;
+        }
+    return 0;
+}
+#else
+static int blas_create(Cuda *) { return 0; }
+static void blas_destroy(Cuda *) {}
+#endif
+
 // matmul.cuh has the products, its naive one too.
 static int multiply(ag_backend *b, bool bf16, float *C, const float *A, const float *B, const float *bias, int M, int N,
                     int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
@@ -1184,6 +1265,10 @@ static int multiply(ag_backend *b, bool bf16, float *C, const float *A, const fl
     if (c->naive)
         return launched(c, "matmul", cuda_matmul_naive(c->stream, C, A, B, bias, matmul_call(C, A, B, M, N, K, ta, tb,
                                                        batch, sc, sa, sb, accumulate), ta, tb, bf16));
+#ifdef GPT_CUBLAS
+    if (K)                                          // without k leading dimensions would be 0, which cuBLAS refuses
+        return blas_multiply(b, bf16, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
+#endif
     if (!bf16)
         return launched(c, "matmul", cuda_matmul(c->stream, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb,
                                                  accumulate));
@@ -1401,6 +1486,7 @@ static void cuda_destroy(ag_backend *b) {
     Cuda *c = cuda_of(b);
     for (Turns &t : c->turns) failed(c, "cudaFree", cudaFree(t.per_position));
     failed(c, "cudaFree", cudaFree(c->scratch));
+    blas_destroy(c);
     failed(c, "cudaStreamDestroy", cudaStreamDestroy(c->stream));
     free(c);
 }
@@ -1419,6 +1505,10 @@ static ag_backend *backend(int device, int naive) {
     c->blocks = 16u * (unsigned)properties.multiProcessorCount;
     ag_backend *b = &c->table;
     b->name = naive ? "cuda/naive" : "cuda", b->self = c, b->threads = 1, b->destroy = cuda_destroy;
+    if (blas_create(c)) {
+        cuda_destroy(b);
+        return nullptr;
+    }
     b->alloc = cuda_alloc, b->release = cuda_release, b->write = cuda_write, b->read = cuda_read, b->fill = cuda_fill;
     b->map = cuda_map, b->map_back = cuda_map_back, b->copy = cuda_copy;
     b->reduce = cuda_reduce, b->reduce_back = cuda_reduce_back;

@@ -413,20 +413,28 @@ static inline int matmul_round_launch(cudaStream_t s, bf16 *y, const float *x, c
            r.columns, r.stride, r.matrices[1], r.from[0], r.from[1], r.total);
     return cuda_status();
 }
+// Both operands of a product; B goes behind A.
+struct MatmulFactors { MatmulRounded a, b; };
+static inline MatmulFactors matmul_factors(int M, int N, int K, int ta, int tb, const int batch[2], const size_t sa[2],
+                                           const size_t sb[2]) {
+    return {matmul_rounded(ta ? K : M, ta ? M : K, batch, sa), matmul_rounded(tb ? N : K, tb ? K : N, batch, sb)};
+}
+static inline int matmul_round_both(cudaStream_t s, bf16 *to, const float *A, const float *B, const MatmulFactors &f) {
+    return matmul_round_launch(s, to, A, f.a) || matmul_round_launch(s, to + f.a.total, B, f.b) ? -1 : 0;
+}
 static inline size_t cuda_matmul_bf16_scratch(int M, int N, int K, int ta, int tb, const int batch[2],
                                               const size_t sa[2], const size_t sb[2]) {
-    return sizeof(bf16) * (matmul_rounded(ta ? K : M, ta ? M : K, batch, sa).total +
-                           matmul_rounded(tb ? N : K, tb ? K : N, batch, sb).total);
+    MatmulFactors f = matmul_factors(M, N, K, ta, tb, batch, sa, sb);
+    return sizeof(bf16) * (f.a.total + f.b.total);
 }
 // As cuda_matmul; scratch: cuda_matmul_bf16_scratch() bytes, aligned to 16.
 static inline int cuda_matmul_bf16(cudaStream_t s, float *C, const float *A, const float *B, const float *bias, int M,
                                    int N, int K, int ta, int tb, const int batch[2], const size_t sc[2],
                                    const size_t sa[2], const size_t sb[2], int accumulate, void *scratch) {
-    MatmulRounded a = matmul_rounded(ta ? K : M, ta ? M : K, batch, sa);
-    MatmulRounded b = matmul_rounded(tb ? N : K, tb ? K : N, batch, sb);
-    bf16 *a16 = (bf16 *)scratch, *b16 = a16 + a.total;
-    if (matmul_round_launch(s, a16, A, a) || matmul_round_launch(s, b16, B, b)) return -1;
-    return cuda_matmul_mma(s, C, a16, a.stride, b16, b.stride, bias, M, N, K, ta, tb, batch, sc, a.to, b.to,
-                           accumulate);
+    MatmulFactors f = matmul_factors(M, N, K, ta, tb, batch, sa, sb);
+    bf16 *a16 = (bf16 *)scratch;
+    if (matmul_round_both(s, a16, A, B, f)) return -1;
+    return cuda_matmul_mma(s, C, a16, f.a.stride, a16 + f.a.total, f.b.stride, bias, M, N, K, ta, tb, batch, sc,
+                           f.a.to, f.b.to, accumulate);
 }
 #endif

@@ -1291,9 +1291,12 @@ static void every_malloc_fails(void) {
                 allocations = 0, fail_allocation = k, fails_on = on;
                 int bad = scenario(what, error, sizeof error);
                 done = allocations < k, fail_allocation = 0;
-                if (done ? bad : !bad) T_FAIL("scenario %d, malloc %ld%s: %s %s", what, k, on ? " and all after it"
-                                              : "", bad ? "fails" : "succeeds", error);
-                if (!done && !strstr(error, "out of memory")) T_FAIL("scenario %d, malloc %ld: \"%s\"", what, k, error);
+                // Packed copies of parameters only save time: who computes can go on without.
+                const int can_do_without = what == DO_TRAIN || what == DO_EVAL || what == DO_GENERATE || what == DO_BEAM;
+                if (done ? bad : !bad && !can_do_without)
+                    T_FAIL("scenario %d, malloc %ld%s: %s %s", what, k, on ? " and all after it" : "",
+                           bad ? "fails" : "succeeds", error);
+                if (!done && bad && !strstr(error, "out of memory")) T_FAIL("scenario %d, malloc %ld: \"%s\"", what, k, error);
                 if (live) { T_FAIL("scenario %d, malloc %ld: %zu bytes leak", what, k, live); live = 0; }
                 if (temporaries()) T_FAIL("scenario %d, malloc %ld: a temporary file stays", what, k);
                 if (k > 500) { T_FAIL("scenario %d never succeeds", what); break; }

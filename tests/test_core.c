@@ -1228,51 +1228,6 @@ static void products_in_bfloat16(void) {
     ag_free(ag);
 }
 
-// Kernels keep a packed copy of a parameter from product to product. However it changes, the next product knows.
-enum { BATCH = 100, INPUTS = 70, OUTPUTS = 41 };
-static void one_product(ag_tensor *x, ag_tensor *w, int turned, ag_real *y, ag_real *dx) {
-    ag_tensor *out = turned ? ag_matmul_t(x, w) : ag_linear(x, w, NULL);
-    ag_get(out, y);
-    ag_backward(ag_mean(ag_mul(out, out)));
-    ag_get_grad(x, dx);
-}
-static void packed_parameters_follow_their_numbers(void) {
-    enum { NOTHING, SET, PART, FILL, SGD, ADAMW, MUON, VIEW, SET_AGAIN, CHANGES };
-    static ag_real host_x[BATCH * INPUTS], host_w[INPUTS * OUTPUTS], y[2][BATCH * OUTPUTS], dx[2][BATCH * INPUTS];
-    for (int bf16 = 0; bf16 < 2; bf16++) for (int turned = 0; turned < 2; turned++) {
-        ag_ctx *ag = ag_new(3);
-        ag_set_matmul_precision(ag, bf16 ? AG_BF16 : AG_FLOAT32);
-        ag_tensor *x = ag_param(ag, BATCH, INPUTS);
-        ag_tensor *w = turned ? ag_param(ag, OUTPUTS, INPUTS) : ag_param(ag, INPUTS, OUTPUTS);
-        ag_randn(x, 1), ag_randn(w, 1);
-        for (int change = 0; change < CHANGES; change++) for (int turn = 0; turn < 3; turn++) {
-            ag_real one = 1;
-            one_product(x, w, turned, y[0], dx[0]);
-            ag_ctx *fresh = ag_new(3);
-            ag_set_matmul_precision(fresh, ag_matmul_precision(ag));
-            ag_tensor *x2 = ag_param(fresh, BATCH, INPUTS);
-            ag_tensor *w2 = turned ? ag_param(fresh, OUTPUTS, INPUTS) : ag_param(fresh, INPUTS, OUTPUTS);
-            ag_get(x, host_x), ag_get(w, host_w), ag_set(x2, host_x), ag_set(w2, host_w);
-            one_product(x2, w2, turned, y[1], dx[1]);
-            ag_free(fresh);
-            if (memcmp(y[0], y[1], sizeof y[0])) T_FAIL("change %d, turn %d: the result is an old one", change, turn);
-            if (memcmp(dx[0], dx[1], sizeof dx[0])) T_FAIL("change %d, turn %d: the gradient is old", change, turn);
-            if (turn == 2) switch (change) {
-            case SET: case SET_AGAIN: host_w[7] += 1, ag_set(w, host_w); break;
-            case PART: host_w[90] -= 2, ag_set_part(w, 90, 1, host_w + 90); break;
-            case FILL: ag_fill(w, 0.5f); break;
-            case SGD: ag_sgd(ag, 0.1, 0, 0); break;
-            case ADAMW: ag_adamw(ag, 0.1, 0.9, 0.99, 0.1); break;
-            case MUON: ag_muon_group(ag, AG_ALL_GROUPS, 0.1, 0.9, 0); break;
-            case VIEW: ag_set_part(ag_reshape(w, -1), 5, 1, &one); break;
-            }
-            ag_zero_grad(ag), ag_reset(ag);
-        }
-        CHECK(!ag_error(ag));
-        ag_free(ag);
-    }
-}
-
 int main(int argc, char **argv) {
     T_BEGIN("core");
     if (system("mkdir -p build")) return 1;
@@ -1296,7 +1251,6 @@ int main(int argc, char **argv) {
     T_RUN(one_to_eight_threads_train_alike);
     T_RUN(two_contexts_in_two_threads);
     T_RUN(products_in_bfloat16);
-    T_RUN(packed_parameters_follow_their_numbers);
     T_RUN(a_kept_gradient_is_left_alone);
     T_RUN(a_fork_goes_on_alone);
     T_RUN(environment_chooses_threads_and_kernels);

@@ -1,5 +1,6 @@
 # CUDA kernels without a GPU. tests/cuda/kernels.cu and products.cu are right: they have to be silent in every build and
-# with every seed. So has tests/cuda/backend.cu, which holds cuda/gpt_cuda.cu to the kernels of the CPU.
+# with every seed. So has tests/cuda/backend.cu, which holds cuda/gpt_cuda.cu to the kernels of the CPU, once more with
+# -DGPT_CUBLAS.
 # Each bug of tests/cuda/planted.cu has to be reported, by each build that its table names, with the words given there;
 # a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU, and silently.
 # The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
@@ -32,6 +33,7 @@ compile() {                                     # compile COMPILER BUILD PROGRAM
     to=$dir/$3_$2
     case $2 in
     plain|clang|ucontext|example) set -- "$1" "$2" "$3" "$flags" "" ;;
+    cublas) set -- "$1" "$2" "$3" "$flags -O0 -g0 -DGPT_CUBLAS" "" ;;
     asan) set -- "$1" "$2" "$3" "$address $flags -O0" "" ;;        # compiles in a third of the time
     check) set -- "$1" "$2" "$3" "-fno-tree-sra $check $flags" "$libraries" ;;
     clang_check) set -- "$1" "$2" "$3" "$check $flags" "$clang_only" ;;
@@ -66,6 +68,7 @@ else bad "tests/cuda/implementation.c or backend.cu does not compile"; fi
     compile "$CXX" plain reverse
     "$CXX" $flags -c cuda/gpt_cuda.cu -o $dir/emulated.o
     compile "$CXX" plain backend
+    compile "$CXX" cublas backend
     "$CXX" -O1 -DGPT_CUDA -DAG_NAIVE -x c examples/20_gpu.c -x none $dir/emulated.o -lstdc++ -lm -o $dir/20_gpu \
         > $dir/20_gpu.log 2>&1
     compile "$CXX" check backend
@@ -126,9 +129,9 @@ if built broken check; then
 fi
 
 # The session of cuda/README.md in a debugger, as it is typed there.
-if command -v gdb > /dev/null && [ -x $dir/reverse_plain ]; then
+if command -v gdb > /dev/null && "$CXX" -std=c++17 -g -Icuda -x c++ $dir/reverse.cu -o $dir/typed; then
     sed -n 's/^    (gdb) //p' cuda/README.md > $dir/gdb_commands
-    timeout 60 gdb -batch -x $dir/gdb_commands $dir/reverse_plain > $dir/log 2>&1
+    timeout 60 gdb -batch -x $dir/gdb_commands $dir/typed > $dir/log 2>&1
     grep -q '^\$1 = {0, 1, 2, .*, 62, 63}$' $dir/log && grep -q '^\$2 = [1-9]' $dir/log && ok ||
         { bad "what cuda/README.md types into gdb does not show s and the line"; tail -n 5 $dir/log; }
 else echo "skipped: the session in a debugger, because there is no gdb"; fi
@@ -159,6 +162,7 @@ done
 silent backend plain 0
 export BACKEND_QUICK=1
 silent backend plain 1 2 3 4
+silent backend cublas 0 ${FULL:+1 2 3 4}
 for build in $builds; do
     case $build in check|asan) silent backend $build 1 ;; esac
 done

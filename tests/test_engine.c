@@ -484,8 +484,9 @@ static void swiglus(void) { hold_together(swiglu_case); }
 
 // A product with gelu behind it, which may be computed in place, and its gradients; then the bits of what it replaces.
 static void linear_gelu_case(run *r) {
-    static const int sizes[][3] = { { 1, 5, 7 }, { 3, 16, 64 }, { 30, 33, 65 }, { 70, 130, 600 }, { 300, 20, 129 } };
-    for (int s = 0; s < 5; s++) for (int flags = 0; flags < 4; flags++) {
+    static const int sizes[][3] = { { 1, 5, 7 }, { 3, 16, 64 }, { 30, 33, 65 }, { 70, 130, 600 }, { 300, 20, 129 },
+                                    { 20, 9, 2100 } };
+    for (int s = 0; s < 6; s++) for (int flags = 0; flags < 4; flags++) {
         const int rows = sizes[s][0], I = sizes[s][1], O = sizes[s][2], one[2] = { 1, 1 }, in_place = flags & 1;
         const size_t n = (size_t)rows * O, zero[2] = { 0, 0 };
         float *x = numbers(r, (size_t)rows * I, 1), *w = numbers(r, (size_t)I * O, 1), *bias = numbers(r, (size_t)O, 1);

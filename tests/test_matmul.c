@@ -173,12 +173,13 @@ static void products(void) {
         }
         // Large enough for every kind of blocking: columns beyond one block, K beyond what is packed at once, strides
         // of 4096 bytes.
-        static const int large[][3] = { { 130, 1100, 70 }, { 25, 40, 5000 }, { 26, 600, 4300 }, { 50, 70, 1024 },
+        static const int large[][3] = { { 130, 1100, 70 }, { 25, 40, 6500 }, { 26, 600, 6301 }, { 50, 70, 1024 },
                                         { 1, 1500, 9 }, { 97, 16, 2048 }, { 100, 1040, 300 }, { 60, 2100, 40 },
-                                        { 1, 1100, 70 }, { 3, 607, 61 } };
-        for (int l = 0; l < 10; l++) for (int flags = 0; flags < 4; flags++) {
+                                        { 1, 1100, 71 }, { 3, 1700, 61 }, { 2, 900, 90 } };
+        for (int l = 0; l < 11; l++) for (int flags = 0; flags < 4; flags++) {
+            const int more = l < 8 ? l : flags + (flags >> 1);      // few rows: with and without, whatever the form
             shape s = plain_shape(large[l][0], large[l][1], large[l][2]);
-            s.ta = flags & 1, s.tb = flags >> 1, s.accumulate = l & 1, s.bias = l >> 1 & 1;
+            s.ta = flags & 1, s.tb = flags >> 1, s.accumulate = more & 1, s.bias = more >> 1 & 1;
             check_product(b, &s, sets[i].fused);
             s.bf16 = (l + flags) % 2;
             check_product(b, &s, sets[i].fused);
@@ -489,7 +490,7 @@ static void attention_cache(void) {
 // A packed copy of B is kept for as long as its version is the same, and no longer. That it is kept shows when B is
 // changed behind the kernel's back; the second column block and the second block of k have to find their own parts.
 static void kept_copies(void) {
-    static const int shapes[][3] = { { 100, 75, 70 }, { 50, 523, 4300 } };
+    static const int shapes[][3] = { { 100, 75, 70 }, { 50, 523, 6301 } };
     const int one[2] = { 1, 1 };
     const size_t zero[2] = { 0, 0 };
     for (int i = 0; i < n_sets; i++) for (int l = 0; l < 2; l++) for (int flags = 0; flags < 4; flags++) {
@@ -518,6 +519,75 @@ static void kept_copies(void) {
         }
         b->destroy(b), fresh->destroy(fresh);
         put_back(before);
+    }
+}
+
+// Kernels keep a packed copy of a parameter from product to product. However it changes, the next product knows.
+enum { BATCH = 100, INPUTS = 70, OUTPUTS = 41 };
+static void one_product(ag_tensor *x, ag_tensor *w, int how, ag_real *y, ag_real *dx) {
+    ag_tensor *out = how == 0 ? ag_linear(x, w, NULL) : how == 1 ? ag_matmul_t(x, w) : ag_linear_gelu(x, w, NULL);
+    ag_get(out, y);
+    ag_backward(ag_mean(ag_mul(out, out)));
+    ag_get_grad(x, dx);
+}
+
+static ag_ctx *two_parameters(const char *kernels, int how, int bf16, ag_tensor **x, ag_tensor **w) {
+    ag_ctx *ag = ag_new_with(3, ag_cpu_backend(kernels, 2));
+    ag_set_matmul_precision(ag, bf16 ? AG_BF16 : AG_FLOAT32);
+    *x = ag_param(ag, BATCH, INPUTS);
+    *w = how == 1 ? ag_param(ag, OUTPUTS, INPUTS) : ag_param(ag, INPUTS, OUTPUTS);
+    return ag;
+}
+
+static void packed_parameters(void) {
+    enum { SET, PART, FILL, RANDOM, SGD, ADAMW, MUON, VIEW, SET_AGAIN, NOTHING, CHANGES };
+    static ag_real host_x[BATCH * INPUTS], host_w[INPUTS * OUTPUTS], y[2][BATCH * OUTPUTS], dx[2][BATCH * INPUTS];
+    for (int i = 0; i < n_sets; i++) for (int bf16 = 0; bf16 < 2; bf16++) for (int how = 0; how < 3; how++) {
+        ag_tensor *x, *w, *x2, *w2;
+        ag_ctx *ag = two_parameters(sets[i].name, how, bf16, &x, &w);
+        ag_randn(x, 1), ag_randn(w, 1);
+        for (int change = 0; change < CHANGES; change++) for (int turn = 0; turn < 3; turn++) {
+            const ag_real one = 1;
+            one_product(x, w, how, y[0], dx[0]);
+            ag_ctx *fresh = two_parameters(sets[i].name, how, bf16, &x2, &w2);
+            ag_get(x, host_x), ag_get(w, host_w), ag_set(x2, host_x), ag_set(w2, host_w);
+            one_product(x2, w2, how, y[1], dx[1]);
+            ag_free(fresh);
+            CHECK_BITS(y[0], y[1], BATCH * OUTPUTS);
+            CHECK_BITS(dx[0], dx[1], BATCH * INPUTS);
+            if (turn == 2) switch (change) {
+            case SET: case SET_AGAIN: host_w[7] += 1, ag_set(w, host_w); break;
+            case PART: host_w[90] -= 2, ag_set_part(w, 90, 1, host_w + 90); break;
+            case FILL: ag_fill(w, 0.5f); break;
+            case RANDOM: ag_randn(w, 1); break;
+            case SGD: ag_sgd(ag, 0.1, 0, 0); break;
+            case ADAMW: ag_adamw(ag, 0.1, 0.9, 0.99, 0.1); break;
+            case MUON: ag_muon_group(ag, AG_ALL_GROUPS, 0.1, 0.9, 0); break;
+            case VIEW: ag_set_part(ag_reshape(w, -1), 5, 1, &one); break;
+            }
+            ag_zero_grad(ag), ag_reset(ag);
+        }
+        CHECK(!ag_error(ag));
+        ag_free(ag);
+    }
+}
+
+// Nor do the keys that attention writes into its cache look like the old ones.
+static void packed_keys(void) {
+    enum { HS = 16, MOST_KEYS = 128 };
+    for (int i = 0; i < n_sets; i++) {
+        ag_ctx *ag = ag_new_with(3, ag_cpu_backend(sets[i].name, 1));
+        ag_kv cache = { ag_state(ag, 1, MOST_KEYS, HS), ag_state(ag, 1, MOST_KEYS, HS) };
+        ag_no_grad(ag, 1);
+        for (int turn = 0; turn < 5; turn++) {
+            ag_real scores[100 * MOST_KEYS];
+            ag_attention(ag_full(ag, (ag_real)turn + 1, 1, 1, 3 * HS), 1, 1, &cache, &turn, NULL);
+            ag_get(ag_matmul_t(ag_full(ag, 1, 1, 100, HS), cache.k), scores);
+            CHECK(scores[turn] == HS * (turn + 1));
+            ag_reset(ag);
+        }
+        CHECK(!ag_error(ag));
+        ag_free(ag);
     }
 }
 
@@ -556,6 +626,8 @@ int main(int argc, char **argv) {
     T_RUN(product_bits);
     T_RUN(product_infinity);
     T_RUN(kept_copies);
+    T_RUN(packed_parameters);
+    T_RUN(packed_keys);
     T_RUN(attention_plain);
     T_RUN(attention_bits);
     T_RUN(attention_cache);

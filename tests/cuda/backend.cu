@@ -396,6 +396,31 @@ static void int8_case(Run *r) {
 }
 static void int8s(void) { hold_together(int8_case); }
 
+// ---- products -------------------------------------------------------------------------------------------------------
+// In every form, with products side by side, one operand for all, and products that add up in one dimension or both;
+// nothing to add up (K = 0) and nothing to write. The ops call them with fewer combinations of these.
+static void product_case(Run *r) {
+    const int sizes[][3] = {{5, 36, 12}, {17, 9, 33}, {3, 4, 0}, {0, 4, 4}, {4, 0, 4}}, batch[2] = {3, 2};
+    for (auto &z : sizes) {
+        const int M = z[0], N = z[1], K = z[2];
+        const size_t a = (size_t)M * K, b = (size_t)K * N, c = (size_t)M * N;
+        const size_t strides[][6] = {{2 * c, c, 2 * a, a, 2 * b, b}, {c, 3 * c, a, 3 * a, 0, 0},
+                                     {0, c, 2 * a, a, 2 * b, b}, {c, 0, 2 * a, a, b, 0},
+                                     {0, 0, 2 * a, a, 2 * b, b}};
+        for (auto &s : strides) for (int form = 0; form < 8; form++) {
+            float *A = r->numbers(6 * a, 1), *B = r->numbers(6 * b, 1), *bias = r->numbers((size_t)N, 1);
+            float *C = r->numbers(6 * c, 1);
+            for (auto entry : {r->b->matmul, r->b->matmul_bf16}) {
+                CHECK(!entry(r->b, C, A, B, form & 3 ? bias : NULL, M, N, K, form & 1, form >> 1 & 1, batch, s, s + 2,
+                             s + 4, form >> 2));
+                r->hand_in("matmul", C, 6 * c, entry == r->b->matmul ? 2e-6 : 1e-5);
+            }
+            r->forget();
+        }
+    }
+}
+static void products(void) { hold_together(product_case); }
+
 // ---- optimizers -----------------------------------------------------------------------------------------------------
 static void optimizer_case(Run *r) {
     for (size_t n : {1, 3, 33, 127, 3000}) {
@@ -616,6 +641,7 @@ int main(int argc, char **argv) {
     T_RUN(swiglus);
     T_RUN(gelus);
     T_RUN(int8s);
+    T_RUN(products);
     T_RUN(optimizers);
     T_RUN(ops);
     T_RUN(model_llama);
