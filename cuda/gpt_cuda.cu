@@ -87,9 +87,19 @@ static Cuda *cuda_of(ag_backend *b) {
 
 static unsigned up(size_t n, size_t unit) { return (unsigned)((n + unit - 1) / unit); }
 static unsigned blocks_for(const Cuda *c, size_t threads) { return min(up(threads, BLOCK), c->blocks); }
+static dim3 row_blocks(size_t rows, size_t n) { return dim3(min(up(n, BLOCK), 64u), min(up(rows, 1), 65535u)); }
 
 __device__ inline unsigned thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ inline unsigned thread_count() { return gridDim.x * blockDim.x; }
+
+// W neighbours, one or four. Four come in one load of 16 bytes, the widest there is: fewer instructions for the same
+// memory. So a kernel<1> is the naive version of a kernel<4>, which needs addresses that are multiples of 16.
+template <int W> struct alignas(4 * W) Pack { float v[W]; };
+template <int W> __device__ inline Pack<W> pack_from(const float *x) { return *reinterpret_cast<const Pack<W> *>(x); }
+template <int W> __device__ inline Pack<W> &pack_at(float *x) { return *reinterpret_cast<Pack<W> *>(x); }
+static bool in_packs(const void *a, const void *b, const void *c = nullptr) {
+    return ((uintptr_t)a | (uintptr_t)b | (uintptr_t)c) % 16 == 0;
+}
 
 // Room for partial results, until the next call. cudaFree waits for kernels that still use the old one.
 static void *scratch(Cuda *c, size_t bytes) {
@@ -125,13 +135,17 @@ static int clear(Cuda *c, float *y, size_t n) {
     return n ? failed(c, "cudaMemsetAsync", cudaMemsetAsync(y, 0, n * sizeof *y, c->stream)) : 0;
 }
 
-__global__ void fill_kernel(float *y, float value, unsigned n) {
-    for (unsigned i = thread_index(); i < n; i += thread_count()) y[i] = value;
+// The first 4 * fours elements in fours, the others one by one; fours = 0 is the naive version.
+__global__ void fill_kernel(float *y, float value, unsigned n, unsigned fours) {
+    const Pack<4> four = {{value, value, value, value}};
+    for (unsigned i = thread_index(); i < fours; i += thread_count()) pack_at<4>(&y[4 * i]) = four;
+    for (unsigned i = 4 * fours + thread_index(); i < n; i += thread_count()) y[i] = value;
 }
 static int cuda_fill(ag_backend *b, float *y, float value, size_t n) {
     Cuda *c = cuda_of(b);
     if (value == 0) return clear(c, y, n);
-    return n ? RUN(c, fill_kernel, blocks_for(c, n), BLOCK, y, value, (unsigned)n) : 0;
+    unsigned fours = c->naive || !in_packs(y, y) ? 0 : (unsigned)(n / 4);
+    return n ? RUN(c, fill_kernel, blocks_for(c, fours ? fours : n), BLOCK, y, value, (unsigned)n, fours) : 0;
 }
 
 // ---- 2 sums ---------------------------------------------------------------------------------------------------------
@@ -346,6 +360,8 @@ static void contiguous(const int shape[4], size_t stride[4]) {
     stride[3] = 1;
     for (int d = 2; d >= 0; d--) stride[d] = stride[d + 1] * (size_t)shape[d + 1];
 }
+
+static const size_t flat[3][4] = {{0, 0, 0, 1}, {0, 0, 0, 0}, {0, 0, 0, 0}};    // one operand, as it lies in memory
 
 static int cuda_map(ag_backend *b, int op, float *y, const float *const x[3], const int shape[4],
                     const size_t stride[3][4], double p, double q) {
@@ -705,15 +721,39 @@ __global__ void nll_rows(float *nll, float *lse, const float *x, const int *targ
 
 // dx_i = dnll (softmax_i - [i is the target]): the softmax is made again from lse, and never stored. blockIdx.y counts
 // rows, so that nothing has to be divided.
-__global__ void nll_back(float *dx, const float *x, const float *lse, const int *targets, const float *dnll,
-                         unsigned rows, unsigned n, int accumulate) {
+__device__ inline float nll_slope(float d, float x, float log_sum, bool is_target) {
+    return d != 0 ? d * (expf(x - log_sum) - is_target) : 0;
+}
+__global__ void nll_back_naive(float *dx, const float *x, const float *lse, const int *targets, const float *dnll,
+                               unsigned rows, unsigned n, int accumulate) {
     for (unsigned r = blockIdx.y; r < rows; r += gridDim.y) {
-        unsigned target = (unsigned)targets[r];
         float d = targets[r] == AG_IGNORE ? 0 : dnll[r], log_sum = lse[r];
         for (unsigned i = thread_index(); i < n; i += thread_count()) {
             size_t at = (size_t)r * n + i;
-            float p = d != 0 ? d * (expf(x[at] - log_sum) - (i == target)) : 0;
-            dx[at] = (accumulate ? dx[at] : 0) + p;
+            dx[at] = (accumulate ? dx[at] : 0) + nll_slope(d, x[at], log_sum, i == (unsigned)targets[r]);
+        }
+    }
+}
+// The same in fours. The 50,257 tokens of GPT-2 are no multiple of four, so a row begins `late` elements behind a
+// multiple of 16 bytes: the fours are those of memory, and what a row has of its first and last one goes one by one.
+__global__ void nll_back(float *dx, const float *x, const float *lse, const int *targets, const float *dnll,
+                         unsigned rows, unsigned n, int accumulate) {
+    for (unsigned r = blockIdx.y; r < rows; r += gridDim.y) {
+        size_t row = (size_t)r * n;
+        unsigned target = (unsigned)targets[r], late = row % 4;
+        float d = targets[r] == AG_IGNORE ? 0 : dnll[r], log_sum = lse[r];
+        for (unsigned four = thread_index(); four * 4 < n + late; four += thread_count()) {
+            unsigned i = four * 4 - late;           // of element -1 and before it: a very large number
+            if (four * 4 >= late && i + 4 <= n) {
+                Pack<4> in = pack_from<4>(&x[row + i]), out = {};
+                if (accumulate) out = pack_at<4>(&dx[row + i]);
+                UNROLL for (unsigned k = 0; k < 4; k++) out.v[k] += nll_slope(d, in.v[k], log_sum, i + k == target);
+                pack_at<4>(&dx[row + i]) = out;
+                continue;
+            }
+            for (unsigned end = i + 4; i != end; i++)
+                if (i < n)
+                    dx[row + i] = (accumulate ? dx[row + i] : 0) + nll_slope(d, x[row + i], log_sum, i == target);
         }
     }
 }
@@ -730,8 +770,11 @@ static int cuda_nll_back(ag_backend *b, float *dlogits, const float *logits, con
                          const float *dnll, size_t rows, size_t n, int accumulate) {
     Cuda *c = cuda_of(b);
     if (!rows || !n) return 0;
-    return RUN(c, nll_back, dim3(min(up(n, BLOCK), 64u), (unsigned)min(rows, (size_t)65535)), BLOCK, dlogits, logits,
-               lse, targets, dnll, (unsigned)rows, (unsigned)n, accumulate);
+    if (c->naive || !in_packs(dlogits, logits))
+        return RUN(c, nll_back_naive, row_blocks(rows, n), BLOCK, dlogits, logits, lse, targets, dnll, (unsigned)rows,
+                   (unsigned)n, accumulate);
+    return RUN(c, nll_back, row_blocks(rows, n / 4 + 2), BLOCK, dlogits, logits, lse, targets, dnll, (unsigned)rows,
+               (unsigned)n, accumulate);
 }
 
 // ---- 7 normalisation ------------------------------------------------------------------------------------------------
@@ -834,11 +877,8 @@ static int cuda_norm_back(ag_backend *b, float *dx, float *dw, float *dbias, con
 }
 
 // ---- 8 looking up ---------------------------------------------------------------------------------------------------
-// Tables have rows of c numbers. Ids were checked by the op.
-__global__ void embedding_naive(float *y, const float *table, const int *ids, unsigned n, unsigned c) {
-    for (unsigned i = thread_index(); i < n * c; i += thread_count()) y[i] = table[(size_t)ids[i / c] * c + i % c];
-}
-__global__ void embedding_fours(float4 *y, const float4 *table, const int *ids, unsigned n, unsigned c) {
+// Tables have rows of c numbers, float or, which is the fast version, float4. Ids were checked by the op.
+template <class T> __global__ void embedding(T *y, const T *table, const int *ids, unsigned n, unsigned c) {
     for (unsigned i = thread_index(); i < n * c; i += thread_count()) y[i] = table[(size_t)ids[i / c] * c + i % c];
 }
 
@@ -893,10 +933,10 @@ __global__ void embedding_back(float *dtable, const int *order, const int *ids, 
 static int cuda_embedding(ag_backend *b, float *y, const float *table, const int *ids, size_t n, size_t columns) {
     Cuda *c = cuda_of(b);
     if (!n || !columns) return 0;
-    if (!c->naive && columns % 4 == 0 && ((uintptr_t)y | (uintptr_t)table) % 16 == 0)
-        return RUN(c, embedding_fours, blocks_for(c, n * columns / 4), BLOCK, (float4 *)y, (const float4 *)table, ids,
+    if (!c->naive && columns % 4 == 0 && in_packs(y, table))
+        return RUN(c, embedding<float4>, blocks_for(c, n * columns / 4), BLOCK, (float4 *)y, (const float4 *)table, ids,
                    (unsigned)n, (unsigned)columns / 4);
-    return RUN(c, embedding_naive, blocks_for(c, n * columns), BLOCK, y, table, ids, (unsigned)n, (unsigned)columns);
+    return RUN(c, embedding<float>, blocks_for(c, n * columns), BLOCK, y, table, ids, (unsigned)n, (unsigned)columns);
 }
 static int cuda_embedding_back(ag_backend *b, float *dtable, const int *ids, const float *dy, size_t n, size_t vocab,
                                size_t columns, int accumulate) {
@@ -943,13 +983,20 @@ __device__ inline uint4 philox(uint64_t key, uint64_t counter) {
     }
     return make_uint4(c0, c1, c2, c3);
 }
-__global__ void dropout_kernel(float *y, const float *x, unsigned n, uint64_t least, float scale, uint64_t key,
-                               uint64_t counter, int accumulate) {
+// The first `fours` fours of words belong to as many fours of elements; the rest goes one by one, as does all in the
+// naive version.
+__global__ void dropout_kernel(float *y, const float *x, unsigned n, unsigned fours, uint64_t least, float scale,
+                               uint64_t key, uint64_t counter, int accumulate) {
     unsigned late = (unsigned)(counter % 4);        // element 0 has this word of its four
     for (unsigned four = thread_index(); four * 4 < n + late; four += thread_count()) {
         uint4 block = philox(key, counter / 4 + four);
         uint32_t word[4] = {block.x, block.y, block.z, block.w};
-        for (unsigned k = 0; k < 4; k++) {
+        if (four < fours) {
+            Pack<4> in = pack_from<4>(&x[four * 4]), out = {};
+            if (accumulate) out = pack_at<4>(&y[four * 4]);
+            UNROLL for (int k = 0; k < 4; k++) out.v[k] += word[k] >= least ? in.v[k] * scale : 0;
+            pack_at<4>(&y[four * 4]) = out;
+        } else UNROLL for (unsigned k = 0; k < 4; k++) {
             unsigned i = four * 4 + k - late;       // of element -1 and before it: a very large number
             if (i < n) y[i] = (accumulate ? y[i] : 0) + (word[k] >= least ? x[i] * scale : 0);
         }
@@ -958,8 +1005,9 @@ __global__ void dropout_kernel(float *y, const float *x, unsigned n, uint64_t le
 static int cuda_dropout(ag_backend *b, float *y, const float *x, size_t n, double p, ag_rng rng, int accumulate) {
     Cuda *c = cuda_of(b);
     uint64_t least = (uint64_t)ceil(p * 4294967296.0);
-    return n ? RUN(c, dropout_kernel, blocks_for(c, n / 4 + 2), BLOCK, y, x, (unsigned)n, least, (float)(1 / (1 - p)),
-                   rng.key, rng.counter, accumulate) : 0;
+    unsigned fours = c->naive || rng.counter % 4 || !in_packs(y, x) ? 0 : (unsigned)(n / 4);
+    return n ? RUN(c, dropout_kernel, blocks_for(c, n / 4 + 2), BLOCK, y, x, (unsigned)n, fours, least,
+                   (float)(1 / (1 - p)), rng.key, rng.counter, accumulate) : 0;
 }
 
 // ---- 10 rotary positions --------------------------------------------------------------------------------------------
@@ -1096,33 +1144,45 @@ static int cuda_qk_rope_back(ag_backend *b, float *dx, float *dq_norm, float *dk
 
 // ---- 11 SwiGLU ------------------------------------------------------------------------------------------------------
 // x (rows, 2h) is gate and up side by side. Both kernels are elementwise, with blockIdx.y for the rows.
-__global__ void swiglu_kernel(float *y, const float *x, unsigned rows, unsigned h) {
+template <int W> __global__ void swiglu(float *y, const float *x, unsigned rows, unsigned h) {
     for (unsigned r = blockIdx.y; r < rows; r += gridDim.y)
-        for (unsigned i = thread_index(); i < h; i += thread_count()) {
-            float gate = x[(size_t)r * 2 * h + i], up = x[(size_t)r * 2 * h + h + i];
-            y[(size_t)r * h + i] = gate * sigmoid(gate) * up;
+        for (unsigned i = thread_index() * W; i < h; i += thread_count() * W) {
+            const float *from = &x[(size_t)r * 2 * h + i];
+            Pack<W> gate = pack_from<W>(from), up = pack_from<W>(from + h), out;
+            UNROLL for (int k = 0; k < W; k++) out.v[k] = gate.v[k] * sigmoid(gate.v[k]) * up.v[k];
+            pack_at<W>(&y[(size_t)r * h + i]) = out;
         }
 }
-__global__ void swiglu_back_kernel(float *dx, const float *x, const float *dy, unsigned rows, unsigned h,
-                                   int accumulate) {
+template <int W> __global__ void swiglu_back(float *dx, const float *x, const float *dy, unsigned rows, unsigned h,
+                                             int accumulate) {
     for (unsigned r = blockIdx.y; r < rows; r += gridDim.y)
-        for (unsigned i = thread_index(); i < h; i += thread_count()) {
+        for (unsigned i = thread_index() * W; i < h; i += thread_count() * W) {
             size_t at = (size_t)r * 2 * h + i;
-            float gate = x[at], up = x[at + h], d = dy[(size_t)r * h + i], s = sigmoid(gate);
-            dx[at] = (accumulate ? dx[at] : 0) + d * up * s * (1 + gate * (1 - s));
-            dx[at + h] = (accumulate ? dx[at + h] : 0) + d * gate * s;
+            Pack<W> gate = pack_from<W>(&x[at]), up = pack_from<W>(&x[at + h]), dgate = {}, dup = {};
+            Pack<W> d = pack_from<W>(&dy[(size_t)r * h + i]);
+            if (accumulate) dgate = pack_at<W>(&dx[at]), dup = pack_at<W>(&dx[at + h]);
+            UNROLL for (int k = 0; k < W; k++) {
+                float s = sigmoid(gate.v[k]);
+                dgate.v[k] += d.v[k] * up.v[k] * s * (1 + gate.v[k] * (1 - s));
+                dup.v[k] += d.v[k] * gate.v[k] * s;
+            }
+            pack_at<W>(&dx[at]) = dgate, pack_at<W>(&dx[at + h]) = dup;
         }
 }
-static dim3 row_blocks(size_t rows, size_t n) { return dim3(min(up(n, BLOCK), 64u), min(up(rows, 1), 65535u)); }
 static int cuda_swiglu(ag_backend *b, float *y, const float *x, size_t rows, size_t h) {
     Cuda *c = cuda_of(b);
-    return rows && h ? RUN(c, swiglu_kernel, row_blocks(rows, h), BLOCK, y, x, (unsigned)rows, (unsigned)h) : 0;
+    if (!rows || !h) return 0;
+    if (c->naive || h % 4 || !in_packs(y, x))
+        return RUN(c, swiglu<1>, row_blocks(rows, h), BLOCK, y, x, (unsigned)rows, (unsigned)h);
+    return RUN(c, swiglu<4>, row_blocks(rows, h / 4), BLOCK, y, x, (unsigned)rows, (unsigned)h);
 }
 static int cuda_swiglu_back(ag_backend *b, float *dx, const float *x, const float *dy, size_t rows, size_t h,
                             int accumulate) {
     Cuda *c = cuda_of(b);
-    return rows && h ? RUN(c, swiglu_back_kernel, row_blocks(rows, h), BLOCK, dx, x, dy, (unsigned)rows, (unsigned)h,
-                           accumulate) : 0;
+    if (!rows || !h) return 0;
+    if (c->naive || h % 4 || !in_packs(dx, x, dy))
+        return RUN(c, swiglu_back<1>, row_blocks(rows, h), BLOCK, dx, x, dy, (unsigned)rows, (unsigned)h, accumulate);
+    return RUN(c, swiglu_back<4>, row_blocks(rows, h / 4), BLOCK, dx, x, dy, (unsigned)rows, (unsigned)h, accumulate);
 }
 
 // ---- 12 products and what follows them ------------------------------------------------------------------------------
@@ -1232,7 +1292,7 @@ static int product_bf16(ag_backend *b, float *C, const float *A, const float *B,
 static int cuda_linear_gelu(ag_backend *b, float *y, float *z, const float *x, const float *w, const float *bias,
                             int rows, int I, int O, int precision) {
     static const int one[2] = {1, 1};
-    static const size_t zero[2] = {0, 0}, flat[3][4] = {{0, 0, 0, 1}, {0, 0, 0, 0}, {0, 0, 0, 0}};
+    static const size_t zero[2] = {0, 0};
     const int shape[4] = {1, 1, 1, rows * O};
     const float *in[3] = {z, nullptr, nullptr};
     if (multiply(b, precision == AG_BF16, z, x, w, bias, rows, O, I, 0, 0, one, zero, zero, zero, 0)) return -1;
@@ -1258,7 +1318,6 @@ static int cuda_gelu_bias_back(ag_backend *b, float *dz, float *dbias, const flo
         f.dz = dz, f.dbias = dbias, f.z = z, f.dy = dy, f.n = (unsigned)n, f.accumulate = accumulate;
         return reduce_down(c, f, (unsigned)rows, (unsigned)n);
     }
-    static const size_t flat[3][4] = {{0, 0, 0, 1}, {0, 0, 0, 0}, {0, 0, 0, 0}};
     const int shape[4] = {1, 1, 1, (int)(rows * n)};
     const float *in[3] = {z, nullptr, nullptr};
     return cuda_map_back(b, AG_MAP_GELU, 0, dz, z, in, dy, shape, flat, 0, 0, 0);
@@ -1278,8 +1337,9 @@ __global__ void int8_naive(float *y, const float *x, const signed char *q, const
 enum { ROWS = 4 };
 __global__ void int8_fours(float *y, const float *x, const signed char *q, const float *scale, const float *bias,
                            unsigned M, unsigned N, unsigned K, unsigned stride) {
-    __shared__ float part[WARPS][4][WARP];
+    __shared__ __align__(16) float part[WARPS][4 * WARP];
     unsigned n = (blockIdx.x * WARP + threadIdx.x) * 4, m0 = blockIdx.y * ROWS;
+    unsigned mine = threadIdx.y * WARP + threadIdx.x, column = blockIdx.x * 4 * WARP + mine;
     float sum[ROWS][4] = {};
     if (n < stride)
         for (unsigned k = threadIdx.y; k < K; k += WARPS) {
@@ -1291,12 +1351,11 @@ __global__ void int8_fours(float *y, const float *x, const signed char *q, const
         }
     for (unsigned m = 0; m < ROWS && m0 + m < M; m++) {
         __syncthreads();
-        for (int j = 0; j < 4; j++) part[threadIdx.y][j][threadIdx.x] = sum[m][j];
+        pack_at<4>(&part[threadIdx.y][4 * threadIdx.x]) = {{sum[m][0], sum[m][1], sum[m][2], sum[m][3]}};
         __syncthreads();
-        unsigned i = threadIdx.y, column = n + i;   // four of the warps finish one column each
-        if (i >= 4 || column >= N) continue;
+        if (mine >= 4 * WARP || column >= N) continue;      // four of the warps finish neighbouring columns
         float total = 0;
-        for (int w = 0; w < WARPS; w++) total += part[w][i][threadIdx.x];
+        for (int w = 0; w < WARPS; w++) total += part[w][mine];
         y[(size_t)(m0 + m) * N + column] = total * scale[column] + (bias ? bias[column] : 0);
     }
 }

@@ -3,25 +3,7 @@
 //     g++ -std=c++17 -g -O1 -x c++ -Icuda tests/cuda/kernels.cu -o build/cuda/kernels && build/cuda/kernels
 #include "tensor_core.h"
 #include "../test.h"
-#include <vector>
-
-template <class T> static T *upload(const std::vector<T> &host) {
-    T *device = nullptr;
-    cudaMalloc(&device, host.size() * sizeof(T));
-    cudaMemcpy(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice);
-    return device;
-}
-template <class T> static std::vector<T> download_and_free(T *device, size_t n) {
-    std::vector<T> host(n);
-    cudaMemcpy(host.data(), device, n * sizeof(T), cudaMemcpyDeviceToHost);
-    cudaFree(device);
-    return host;
-}
-static std::vector<float> numbers(size_t n, float scale) {
-    std::vector<float> x(n);
-    for (size_t i = 0; i < n; i++) x[i] = scale * sinf(0.7f * (float)i + 0.1f);
-    return x;
-}
+#include "device.h"
 
 // ---- one thread per element -----------------------------------------------------------------------------------------
 __global__ void add(float *y, const float *a, const float *b, int n) {

@@ -9,27 +9,11 @@
 #include "cublas_on_cpu.h"
 #include "nccl_on_cpu.h"
 #include "../test.h"
-#include <vector>
+#include "device.h"
 
 typedef __nv_bfloat16 bf16;
 static const float one = 1, zero = 0;
 
-template <class T> static T *upload(const std::vector<T> &host) {
-    T *device = nullptr;
-    cudaMalloc(&device, host.size() * sizeof(T));
-    cudaMemcpy(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice);
-    return device;
-}
-template <class T> static std::vector<T> download(const T *device, size_t n) {
-    std::vector<T> host(n);
-    cudaMemcpy(host.data(), device, n * sizeof(T), cudaMemcpyDeviceToHost);
-    return host;
-}
-static std::vector<float> numbers(size_t n, float scale) {
-    std::vector<float> x(n);
-    for (size_t i = 0; i < n; i++) x[i] = scale * sinf(0.7f * (float)i + 0.1f);
-    return x;
-}
 static std::vector<bf16> rounded(std::vector<float> &x) {           // also what is given
     std::vector<bf16> y(x.size());
     for (size_t i = 0; i < x.size(); i++) y[i] = __float2bfloat16(x[i]), x[i] = __bfloat162float(y[i]);

@@ -3,21 +3,11 @@
 //     g++ -std=c++17 -g -O1 -x c++ -Icuda tests/cuda/products.cu -o build/cuda/products && build/cuda/products
 #include "attention.cuh"
 #include "../test.h"
+#include "device.h"
 #include <algorithm>
 #include <vector>
 
 typedef std::vector<float> Floats;
-template <class T> static T *upload(const std::vector<T> &host) {
-    T *device = nullptr;
-    cudaMalloc(&device, host.size() * sizeof(T));
-    cudaMemcpy(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice);
-    return device;
-}
-template <class T> static std::vector<T> download(const T *device, size_t n) {
-    std::vector<T> host(n);
-    cudaMemcpy(host.data(), device, n * sizeof(T), cudaMemcpyDeviceToHost);
-    return host;
-}
 static uint64_t state = 1;
 static float number() {                             // between -1 and 1; xorshift64, Marsaglia 2003
     state ^= state << 13, state ^= state >> 7, state ^= state << 17;
