@@ -13,8 +13,7 @@
 // These two compile them with the checker, which looks at every load and store of the kernels:
 //
 //     cc -O2 -DGPT_CUDA -c examples/20_gpu.c -o gpu.o
-//     g++ -std=c++17 -g -O1 -fno-tree-sra -DCUDA_ON_CPU_CHECK -fsanitize=thread -x c++ cuda/gpt_cuda.cu -x none gpu.o \
-//         -o gpu -nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc && ./gpu steps=1
+//     g++ -std=c++17 -g -O1 -fno-tree-sra -DCUDA_ON_CPU_CHECK -fsanitize=thread -x c++ cuda/gpt_cuda.cu -x none gpu.o -o gpu -nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc && ./gpu steps=1
 //
 //     ./gpu                                     on the GPU if it was compiled in, next to the CPU
 //     ./gpu backend=cpu                         the CPU alone

@@ -48,9 +48,9 @@ only() {
     if [ -n "$QUICK" ]; then run tests/planted/run.sh sh tests/planted/run.sh places
     else
         # One core is enough for each of these ...
-        others=$(ls tests/test_*.sh | grep -Ev 'compilers|cuda|lessons' | tr '\n' ' ')
+        others=$(ls tests/test_*.sh | grep -Ev 'compilers|cuda|lessons|threads' | tr '\n' ' ')
         printf '%s\n' tests/test_compilers.sh "${others% }" | xargs -L 1 -P "$jobs" sh tests/run.sh only
-        only tests/test_cuda.sh tests/test_lessons.sh tests/planted/run.sh          # ... and these take all
+        only tests/test_threads.sh tests/test_cuda.sh tests/test_lessons.sh tests/planted/run.sh   # ... these take all
     fi
 } | tee $all
 sum() { awk -v word="$1" '/ passed, .* failed, [0-9]+ s$/ { for (i = 2; i <= NF; i++) if ($i == word) n += $(i - 1) }

@@ -75,8 +75,8 @@ for lesson in examples/[0-9][0-9]_*.c; do       # the one line in each first com
     *) bad "$lesson: its first comment lacks its compile line" ;;
     esac
 done
-# Lesson 20 has more of them, one after the other: lines that end with a backslash go on.
-lines=$(sed -n '/^#define/q; s|^//     ||p' examples/20_gpu.c | sed -e :a -e '/\\$/N; s/\\\n *//; ta' |
+# Lesson 20 has more of them.
+lines=$(sed -n '/^#define/q; s|^//     ||p' examples/20_gpu.c |
     sed -n 's/ *&& .*//; /^g++\|^nvcc\|^cc .*GPT_CUDA/p')
 [ "$(echo "$lines" | wc -l)" = 4 ] || bad "examples/20_gpu.c has $(echo "$lines" | wc -l) more lines to compile it, not 4"
 while read -r line; do
