@@ -6616,12 +6616,13 @@ AGI_KERNEL int AGI_(matmul_one)(AGI_(product) *p) {
         p->nb = AGI_MIN(p->N - p->n0, n_step), p->kb = AGI_MIN(p->K - p->k0, k_step);
         const int panels = (p->nb + AGI_NR - 1) / AGI_NR, step = AGI_KC << p->pairs, chunks = (p->kb + step - 1) / step;
         p->rows = AGI_(panel_rows)(p, p->kb);
-        const size_t packed = (size_t)panels * p->rows * AGI_NR;
-        if (kept) p->packed = kept, kept += packed;
-        else if (!in_place)
-            p->packed = (float *)agi_shared_scratch(p->b, 0, (packed + AGI_NR) * sizeof(float));
-        if (!in_place && !p->packed) return -1;
-        if (!in_place && !full) agi_parallel(p->b, (size_t)panels * chunks, AGI_(matmul_pack), p);
+        if (!in_place) {
+            const size_t packed = (size_t)panels * p->rows * AGI_NR;
+            p->packed = kept ? kept : (float *)agi_shared_scratch(p->b, 0, (packed + AGI_NR) * sizeof(float));
+            if (!p->packed) return -1;
+            if (kept) kept += packed;
+            if (!full) agi_parallel(p->b, (size_t)panels * chunks, AGI_(matmul_pack), p);
+        }
         // Eight tasks for each thread, so that at the end nobody waits long for the last one: rows first, since a task
         // reads its rows of A once for all its columns, then columns where there are too few rows.
         const int wanted = threads > 1 ? 8 * threads : 1;

@@ -339,6 +339,11 @@ static inline int cuda_matmul_naive(cudaStream_t s, float *C, const float *A, co
     launch(matmul_naive, dim3((unsigned)blocks), 256, 0, s, C, A, B, bias, p, ta, tb, rounded);
     return cuda_status();
 }
+// The tiles of all products, a block for each; how many those of one product are is noted in p.
+template <class T> static inline size_t matmul_blocks(MatmulCall &p) {
+    p.tiles_m = cuda_tiles(p.M, T::M), p.tiles_n = cuda_tiles(p.N, T::N);
+    return matmul_products(p) * p.tiles_m * p.tiles_n;
+}
 template <bool VECTOR, class T> static inline auto matmul_form(int ta, int tb) {
     return ta ? tb ? matmul_tiled<true, true, VECTOR, T> : matmul_tiled<true, false, VECTOR, T>
               : tb ? matmul_tiled<false, true, VECTOR, T> : matmul_tiled<false, false, VECTOR, T>;
@@ -347,8 +352,7 @@ template <class T>
 static inline int cuda_matmul_tiled(cudaStream_t s, float *C, const float *A, const float *B, const float *bias,
                                     MatmulCall p, int ta, int tb) {
     if (matmul_nothing(p)) return 0;
-    p.tiles_m = cuda_tiles(p.M, T::M), p.tiles_n = cuda_tiles(p.N, T::N);
-    size_t blocks = matmul_products(p) * p.tiles_m * p.tiles_n;
+    size_t blocks = matmul_blocks<T>(p);
     if (blocks > INT32_MAX) return -1;
     auto kernel = p.vector ? matmul_form<true, T>(ta, tb) : matmul_form<false, T>(ta, tb);
     launch(kernel, dim3((unsigned)blocks), T::THREADS, 0, s, C, A, B, bias, p);
@@ -360,8 +364,8 @@ static inline int cuda_matmul(cudaStream_t s, float *C, const float *A, const fl
                               int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
                               const size_t sb[2], int accumulate) {
     MatmulCall p = matmul_call(C, A, B, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
-    size_t large = matmul_products(p) * cuda_tiles(M, MatmulLarge::M) * cuda_tiles(N, MatmulLarge::N);
-    if (M <= 64 || N <= 64 || large < 100) return cuda_matmul_tiled<MatmulSmall>(s, C, A, B, bias, p, ta, tb);
+    if (M <= 64 || N <= 64 || matmul_blocks<MatmulLarge>(p) < 100)
+        return cuda_matmul_tiled<MatmulSmall>(s, C, A, B, bias, p, ta, tb);
     return cuda_matmul_tiled<MatmulLarge>(s, C, A, B, bias, p, ta, tb);
 }
 
@@ -372,8 +376,7 @@ template <class T>
 static inline int matmul_mma_launch(cudaStream_t s, float *C, const bf16 *A, const bf16 *B, const float *bias,
                                     MatmulCall p, int ta, int tb) {
     if (matmul_nothing(p)) return 0;
-    p.tiles_m = cuda_tiles(p.M, T::M), p.tiles_n = cuda_tiles(p.N, T::N);
-    size_t blocks = matmul_products(p) * p.tiles_m * p.tiles_n;
+    size_t blocks = matmul_blocks<T>(p);
     size_t strides = p.sa[0] | p.sa[1] | p.sb[0] | p.sb[1] | (size_t)p.lda | (size_t)p.ldb;
     if (blocks > INT32_MAX || strides % 8 || ((uintptr_t)A | (uintptr_t)B) % 16) return -1;
     auto kernel = ta ? tb ? matmul_mma<true, true, T> : matmul_mma<true, false, T>
@@ -386,8 +389,8 @@ static inline int cuda_matmul_mma(cudaStream_t s, float *C, const bf16 *A, int l
                                   const size_t sc[2], const size_t sa[2], const size_t sb[2], int accumulate) {
     MatmulCall p = matmul_call(C, nullptr, nullptr, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
     p.lda = lda, p.ldb = ldb, p.vector_bias = (uintptr_t)bias % 16 == 0;
-    size_t large = matmul_products(p) * cuda_tiles(M, MmaLarge::M) * cuda_tiles(N, MmaLarge::N);
-    if (M <= 64 || N <= 64 || large < 100) return matmul_mma_launch<MmaSmall>(s, C, A, B, bias, p, ta, tb);
+    if (M <= 64 || N <= 64 || matmul_blocks<MmaLarge>(p) < 100)
+        return matmul_mma_launch<MmaSmall>(s, C, A, B, bias, p, ta, tb);
     return matmul_mma_launch<MmaLarge>(s, C, A, B, bias, p, ta, tb);
 }
 

@@ -10,10 +10,11 @@
 // The two add up numbers in different orders, so they differ in the last bits, and each step makes a little more of
 // that. This lesson trains the same model from the same start on both and shows by how much they part. Without a GPU,
 // the second line compiles the same kernels for the CPU (cuda/README.md): hundreds of times slower, but the same code.
-// These two compile them with the checker, which looks at every load and store of the kernels:
+// These three compile them with the checker, which looks at every load and store of the kernels:
 //
 //     cc -O2 -DGPT_CUDA -c examples/20_gpu.c -o gpu.o
-//     g++ -std=c++17 -g -O1 -fno-tree-sra -DCUDA_ON_CPU_CHECK -fsanitize=thread -x c++ cuda/gpt_cuda.cu -x none gpu.o -o gpu -nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc && ./gpu steps=1
+//     g++ -std=c++17 -g -O1 -fno-tree-sra -DCUDA_ON_CPU_CHECK -fsanitize=thread -x c++ -c cuda/gpt_cuda.cu -o kernels.o
+//     g++ gpu.o kernels.o -o gpu -nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc && ./gpu steps=1
 //
 //     ./gpu                                     on the GPU if it was compiled in, next to the CPU
 //     ./gpu backend=cpu                         the CPU alone

@@ -234,7 +234,7 @@ def llama2c_peers(name):
                         "-fopenmp", "-DTESTING", "-I", checkout, compiler="gcc")
         return ("llama2.c, -march=%s, threads=%d" % (march, threads),
                 lambda: figure(run([program, model, DECODED[name]], {"OMP_NUM_THREADS": str(threads)})))
-    # A small model on a busy machine is faster with one thread: OpenMP's waiting for each other costs more than it saves.
+    # A small model on a busy machine is faster with one thread: waiting for the other costs more than it saves.
     return [setting(march, threads) for threads in sorted({1, THREADS}) for march in
             (("haswell",) if AVX2 else ("native", "haswell") if has("avx512f") else ("native",))]
 

@@ -10,24 +10,18 @@
 #     FULL=1 sh tests/test_cuda.sh          more compilers, seeds and chips for the large programs; make test-cuda
 # CXX=g++-13 takes another compiler.
 cd "$(dirname "$0")/.." || exit 1
-passed=0 failed=0 dir=build/cuda seeds="0 1 2 3 4"
-rm -rf $dir && mkdir -p $dir
+name=cuda dir=build/cuda seeds="0 1 2 3 4"
+. tests/cuda/common.sh
 export CUDA_ON_CPU_DEVICES=2                    # so that one can touch the other's memory
 unset CUDA_ON_CPU_SEED CUDA_ON_CPU_STACK CUDA_ON_CPU_BLOCKING CUDA_ON_CPU_EXITED_OK CUDA_ON_CPU_LEAKS \
     CUDA_ON_CPU_ABORT CUDA_ON_CPU_REPORT CUDA_ON_CPU_MAX_ERRORS
-ok() { passed=$((passed + 1)); }
-bad() { failed=$((failed + 1)); echo "FAILED cuda: $*"; }
-end() { echo "cuda: $passed passed, $failed failed"; [ "$failed" = 0 ] && [ "$passed" != 0 ]; exit; }
 
-CXX=${CXX:-g++}
 command -v "$CXX" > /dev/null || { echo "skipped: CUDA kernels on the CPU, because there is no $CXX"; ok; end; }
 echo 'int main() { return 0; }' > $dir/empty.cpp
 works() { "$@" $dir/empty.cpp -o $dir/empty > $dir/empty.log 2>&1 && $dir/empty; }
 
 flags="-std=c++17 -g -O1 -Wall -Wextra -Werror -Icuda -x c++"
 address="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
-libraries="-nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc"
-check="-DCUDA_ON_CPU_CHECK -fsanitize=thread"
 clang_only="-fno-sanitize-link-runtime -mllvm -tsan-instrument-read-before-write"
 compile() {                                     # compile COMPILER BUILD PROGRAM: into $dir/PROGRAM_BUILD
     to=$dir/$3_$2
@@ -35,8 +29,8 @@ compile() {                                     # compile COMPILER BUILD PROGRAM
     plain|clang|ucontext|example) set -- "$1" "$2" "$3" "$flags" "" ;;
     cublas) set -- "$1" "$2" "$3" "$flags -O0 -g0 -DGPT_CUBLAS" "" ;;
     asan) set -- "$1" "$2" "$3" "$address $flags -O0" "" ;;        # compiles in a third of the time
-    check) set -- "$1" "$2" "$3" "-fno-tree-sra $check $flags" "$libraries" ;;
-    clang_check) set -- "$1" "$2" "$3" "$check $flags" "$clang_only" ;;
+    check) set -- "$1" "$2" "$3" "$check $flags" "$libraries" ;;
+    clang_check) set -- "$1" "$2" "$3" "${check#-fno-tree-sra } $flags" "$clang_only" ;;
     esac
     [ "$2" = ucontext ] && set -- "$1" "$2" "$3" "-DCUDA_ON_CPU_UCONTEXT $4" ""
     source=tests/cuda/$3.cu objects=
@@ -68,10 +62,8 @@ else bad "tests/cuda/implementation.c or backend.cu does not compile"; fi
     compile "$CXX" plain reverse
     "$CXX" $flags -c cuda/gpt_cuda.cu -o $dir/emulated.o
     compile "$CXX" plain backend
-    compile "$CXX" cublas backend
     "$CXX" -O1 -DGPT_CUDA -DAG_NAIVE -x c examples/20_gpu.c -x none $dir/emulated.o -lstdc++ -lm -o $dir/20_gpu \
         > $dir/20_gpu.log 2>&1
-    compile "$CXX" check backend
 ) &
 compile "$CXX" check broken
 for build in $clang; do
@@ -82,25 +74,23 @@ done
 for build in $builds; do
     [ "$build" = ucontext ] || compile "$CXX" "$build" planted
 done
-NVCC=${NVCC:-nvcc}
-command -v "$NVCC" > /dev/null || { [ -x /usr/local/cuda/bin/nvcc ] && NVCC=/usr/local/cuda/bin/nvcc; }
-if command -v "$NVCC" > /dev/null; then
+if have_nvcc; then
     more="kernels:sm_90 kernels:sm_120 products:sm_80 products:sm_90 products:sm_120 gpt_cuda:sm_90 gpt_cuda:sm_120"
     for what in kernels:sm_80 planted:sm_80 gpt_cuda:sm_80 ${FULL:+$more}; do
         program=${what%:*} chip=${what#*:} source=tests/cuda/${what%:*}.cu strict= kind=-c
         [ $program = gpt_cuda ] && source=cuda/gpt_cuda.cu
-        # Registers that overflow into memory, and sums in double by mistake, are errors where speed matters.
-        case $program in products|gpt_cuda)
-            strict="-Xptxas -v,-warn-spills,-warn-lmem-usage,-warn-double-usage,-Werror"
+        case $program in products|gpt_cuda)     # where speed matters
+            strict=$gates
             [ $chip = sm_80 ] || kind=-cubin ;;     # the host's half is compiled once
         esac
-        "$NVCC" --list-gpu-code 2> /dev/null | grep -qx "$chip" ||
-            { echo "skipped: compiling for $chip, which this nvcc does not know"; continue; }
+        knows $chip || continue
         if "$NVCC" -std=c++17 -O2 -arch=$chip -Werror all-warnings $strict -Icuda $kind "$source" \
             -o $dir/$program.o > $dir/$program.log 2>&1; then ok
         else bad "$program.cu does not compile with nvcc for $chip"; head -n 20 $dir/$program.log; fi
     done
 else echo "skipped: compiling for a GPU, because there is no nvcc"; fi
+compile "$CXX" check backend
+compile "$CXX" cublas backend
 case $builds in *asan*) compile "$CXX" asan backend ;; esac
 wait
 
@@ -150,29 +140,33 @@ silent() {                                      # silent PROGRAM BUILD SEED...
         else bad "$program.cu, build $build, seed $seed: status $code"; head -n 20 $dir/$program.out; fi
     done
 }
-for build in $builds $clang; do
-    silent kernels $build $seeds
-    case $build in
-    ucontext) ;;
-    plain) silent products $build $seeds ;;
-    check|asan) silent products $build 0 ${FULL:+1 2 3 4} ;;
-    clang*) [ "$FULL" ] && silent products $build 0 3 ;;
-    esac
-done
-silent backend plain 0
-export BACKEND_QUICK=1
-silent backend plain 1 2 3 4
-silent backend cublas 0 ${FULL:+1 2 3 4}
-for build in $builds; do
-    case $build in check|asan) silent backend $build 1 ;; esac
-done
-unset BACKEND_QUICK
-
-# Lesson 20 on the emulation, as its first comment compiles it (but for the fast kernels of the CPU, which take long).
-if (cd $dir && LESSON_OFFLINE=1 ./20_gpu steps=2 batch=1 bf16=1 && LESSON_OFFLINE=1 ./20_gpu steps=3 batch=2) \
-    > $dir/20_gpu.out 2>> $dir/20_gpu.log &&
-    grep -q '^furthest apart: \(0.0e+00\|[0-9.]*e-0[5-9]\)' $dir/20_gpu.out; then ok
-else bad "lesson 20 on the emulation"; tail -n 5 $dir/20_gpu.log $dir/20_gpu.out; fi
+large() {                                       # they run beside all that follows
+    name=large passed=0 failed=0
+    for build in $builds $clang; do
+        case $build in
+        ucontext) ;;
+        plain) silent products $build $seeds ;;
+        check|asan) silent products $build 0 ${FULL:+1 2 3 4} ;;
+        clang*) [ "$FULL" ] && silent products $build 0 3 ;;
+        esac
+    done
+    silent backend plain 0
+    export BACKEND_QUICK=1
+    silent backend plain 1 2 3 4
+    silent backend cublas 0 ${FULL:+1 2 3 4}
+    for build in $builds; do
+        case $build in check|asan) silent backend $build 1 ;; esac
+    done
+    unset BACKEND_QUICK
+    # Lesson 20 on the emulation, as its first comment compiles it, but for the CPU's fast kernels, which take long.
+    if (cd $dir && LESSON_OFFLINE=1 ./20_gpu steps=2 batch=1 bf16=1 && LESSON_OFFLINE=1 ./20_gpu steps=3 batch=2) \
+        > $dir/20_gpu.out 2>> $dir/20_gpu.log &&
+        grep -q '^furthest apart: \(0.0e+00\|[0-9.]*e-0[5-9]\)' $dir/20_gpu.out; then ok
+    else bad "lesson 20 on the emulation"; tail -n 5 $dir/20_gpu.log $dir/20_gpu.out; fi
+    end
+}
+(large) > $dir/part_large.log 2>&1 &
+for build in $builds $clang; do silent kernels $build $seeds; done
 
 # sees BUILD N WORDS SEEDS: is it reported, with these words, with one of the seeds?
 sees() {
@@ -224,11 +218,11 @@ fi
 
 count=$($dir/planted_plain count 2> /dev/null || echo 0)
 want=$(sed -n 's/.*; \([0-9]*\) planted bugs.*/\1/p' tests/README.md)     # the control is a row of its own
-[ "$count" = $((want + 1)) ] && ok || bad "the table of planted bugs has $count rows, tests/README.md says $want and one"
+[ "$count" = $((want + 1)) ] && ok || bad "the table of planted bugs has $count rows, tests/README.md says $want + 1"
 n=0
 while [ $n -lt "$count" ]; do
     row=$($dir/planted_plain show $n)
-    name=$(echo "$row" | cut -d'|' -f1)
+    title=${row%%|*}
     if [ $n = 0 ]; then                         # the control has to be silent
         for build in plain asan check clang_check; do
             [ -x $dir/planted_$build ] || continue
@@ -237,12 +231,12 @@ while [ $n -lt "$count" ]; do
         done
     fi
     case "$row" in
-    *"|-|-|-") [ $n = 0 ] || bad "nobody has to see planted bug $n ($name)" ;;
+    *"|-|-|-") [ $n = 0 ] || bad "nobody has to see planted bug $n ($title)" ;;
     esac
-    bug plain $n "$name" "$(echo "$row" | cut -d'|' -f2)" "$seeds"
-    [ -x $dir/planted_asan ] && bug asan $n "$name" "$(echo "$row" | cut -d'|' -f3)" "0 1"
+    bug plain $n "$title" "$(echo "$row" | cut -d'|' -f2)" "$seeds"
+    [ -x $dir/planted_asan ] && bug asan $n "$title" "$(echo "$row" | cut -d'|' -f3)" "0 1"
     for build in check clang_check; do
-        [ -x $dir/planted_$build ] && bug $build $n "$name" "$(echo "$row" | cut -d'|' -f4)" "0"
+        [ -x $dir/planted_$build ] && bug $build $n "$title" "$(echo "$row" | cut -d'|' -f4)" "0"
     done
     n=$((n + 1))
 done
@@ -267,14 +261,11 @@ if BUILD_ONLY=1 NVCC=$dir/nvcc CXX=$CXX sh tests/cuda/gpu_check.sh > $dir/gpu_ch
     grep -q '^gpu-check: 4 passed, 0 failed$' $dir/gpu_check.out; then ok
 else bad "what make gpu-check builds"; tail -n 10 $dir/gpu_check.out; fi
 
-# What stands around the kernels has scripts of its own; two of them at a time, like everything here.
-part() { sh tests/cuda/$1.sh > $dir/part_$1.log 2>&1; }
+# What stands around the kernels has scripts of its own.
 parts="libraries sass exercises ${FULL:+aarch64}"
-(part libraries; part sass) &
-part exercises
-[ "$FULL" ] && part aarch64
+for part in $parts; do sh tests/cuda/$part.sh > $dir/part_$part.log 2>&1; done
 wait
-for part in $parts; do
+for part in large $parts; do
     line=$(tail -n 1 $dir/part_$part.log)
     case $line in
     "$part: "*" passed, "*" failed")
@@ -282,7 +273,7 @@ for part in $parts; do
         passed=$((passed + ${line%% *})) line=${line#*passed, }
         failed=$((failed + ${line%% *}))
         sed '$d' $dir/part_$part.log ;;
-    *) bad "tests/cuda/$part.sh has no closing line"; cat $dir/part_$part.log ;;
+    *) bad "$part has no closing line"; cat $dir/part_$part.log ;;
     esac
 done
 end

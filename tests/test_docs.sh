@@ -77,15 +77,16 @@ for lesson in examples/[0-9][0-9]_*.c; do       # the one line in each first com
 done
 # Lesson 20 has more of them.
 lines=$(sed -n '/^#define/q; s|^//     ||p' examples/20_gpu.c |
-    sed -n 's/ *&& .*//; /^g++\|^nvcc\|^cc .*GPT_CUDA/p')
-[ "$(echo "$lines" | wc -l)" = 4 ] || bad "examples/20_gpu.c has $(echo "$lines" | wc -l) more lines to compile it, not 4"
+    sed -n 's/ *&& .*//; /^g++ -std\|^nvcc\|^cc .*GPT_CUDA/p')
+n=$(echo "$lines" | wc -l)
+[ "$n" = 4 ] || bad "examples/20_gpu.c has $n more lines that compile it, not 4"
 while read -r line; do
     case $line in
     nvcc*)                                      # its half of C; cuda/gpt_cuda.cu is compiled in test_cuda.sh
         nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
         [ -x "$nvcc" ] || { echo "skipped: lesson 20 with nvcc, which is missing"; continue; }
-        line="$nvcc $(echo "${line#nvcc}" | sed "s/native/sm_80/; s|cuda/gpt_cuda.cu||; s|-o gpu|-c --output-file $dir/20.o|")" ;;
-    *gpu.o*-nodefaultlibs*) line=$(echo "$line" | sed 's/-x none gpu.o//') ;;
+        line="$nvcc $(echo "${line#nvcc}" |
+            sed "s/native/sm_80/; s|cuda/gpt_cuda.cu||; s|-o gpu|-c --output-file $dir/20.o|")" ;;
     esac
     compiles "$line" || { bad "examples/20_gpu.c: $line"; head -n 5 "$dir/line.log"; }
 done << LINES

@@ -3,12 +3,9 @@
 # a plain build sees have to be reported. tests/test_cuda.sh calls this.
 #     sh tests/cuda/aarch64.sh
 cd "$(dirname "$0")/../.." || exit 1
-passed=0 failed=0 dir=build/cuda_aarch64 CXX=aarch64-linux-gnu-g++
-rm -rf $dir && mkdir -p $dir
+name=aarch64 dir=build/cuda_aarch64 CXX=aarch64-linux-gnu-g++
+. tests/cuda/common.sh
 export CUDA_ON_CPU_DEVICES=2
-ok() { passed=$((passed + 1)); }
-bad() { failed=$((failed + 1)); echo "FAILED aarch64: $*"; }
-end() { echo "aarch64: $passed passed, $failed failed"; [ "$failed" = 0 ] && [ "$passed" != 0 ]; exit; }
 for tool in $CXX qemu-aarch64; do
     command -v $tool > /dev/null || { echo "skipped: CUDA kernels on AArch64, because there is no $tool"; ok; end; }
 done
@@ -19,8 +16,7 @@ build() {                                       # build NAME PROGRAM FLAGS BEHIN
 }
 build kernels kernels -static ""
 build planted planted -static ""
-build checked kernels "-fno-tree-sra -DCUDA_ON_CPU_CHECK -fsanitize=thread" \
-    "-nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc"
+build checked kernels "$check" "$libraries"
 
 for program in kernels checked; do
     for seed in 0 1 2; do

@@ -4,12 +4,9 @@
 # All are compiled at once, as parts of one program, which saves most of the time. tests/test_cuda.sh calls this.
 #     sh tests/cuda/exercises.sh
 cd "$(dirname "$0")/../.." || exit 1
-passed=0 failed=0 dir=build/cuda_exercises CXX=${CXX:-g++} NVCC=${NVCC:-nvcc}
-rm -rf $dir && mkdir -p $dir
+name=exercises dir=build/cuda_exercises
+. tests/cuda/common.sh
 unset CUDA_ON_CPU_SEED CUDA_ON_CPU_REPORT CUDA_ON_CPU_BLOCKING
-command -v "$NVCC" > /dev/null || NVCC=/usr/local/cuda/bin/nvcc
-ok() { passed=$((passed + 1)); }
-bad() { failed=$((failed + 1)); echo "FAILED exercises: $*"; }
 
 echo '#include "tensor_core.h"' > $dir/all.cu
 echo '#include "tensor_core.h"' > $dir/unbroken.cu
@@ -32,12 +29,12 @@ done
     echo '    return 1;'
     echo '}'
 } >> $dir/all.cu
-if ! $CXX -std=c++17 -g -O1 -fno-tree-sra -Wall -Wextra -Werror -I. -Icuda -DCUDA_ON_CPU_CHECK -fsanitize=thread \
-    -x c++ $dir/all.cu -o $dir/all -nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc > $dir/log 2>&1; then
+if ! $CXX -std=c++17 -g -O1 $check -Wall -Wextra -Werror -I. -Icuda -x c++ $dir/all.cu -o $dir/all $libraries \
+    > $dir/log 2>&1; then
     bad "the exercises do not compile"
     head -n 20 $dir/log
 fi
-if command -v "$NVCC" > /dev/null; then
+if have_nvcc; then
     "$NVCC" -std=c++17 -arch=sm_80 -Werror all-warnings -I. -Icuda -c $dir/unbroken.cu -o $dir/unbroken.o \
         > $dir/log 2>&1 && ok || { bad "the exercises do not compile with nvcc"; head -n 20 $dir/log; }
 else echo "skipped: compiling the exercises for a GPU, because there is no nvcc"; fi
@@ -82,5 +79,4 @@ for c in $cases; do
     done < $dir/lines
 done
 [ "$shown" ] && bad "cuda/README.md shows exercise $shown, which is none"
-echo "exercises: $passed passed, $failed failed"
-[ "$failed" = 0 ] && [ "$passed" != 0 ]
+end

@@ -3,21 +3,17 @@
 # tests/cuda/sass_rules.txt. Called by make cuda. TABLE=1 prints the instructions of each kernel.
 #     sh tests/cuda/gates.sh                CHIPS=sm_90 sh tests/cuda/gates.sh: one of them
 cd "$(dirname "$0")/../.." || exit 1
-passed=0 failed=0 dir=build/cuda_gates NVCC=${NVCC:-nvcc} source=cuda/gpt_cuda.cu
-rm -rf $dir && mkdir -p $dir
-ok() { passed=$((passed + 1)); }
-bad() { failed=$((failed + 1)); echo "FAILED gates: $*"; }
-command -v "$NVCC" > /dev/null || NVCC=/usr/local/cuda/bin/nvcc
+name=gates dir=build/cuda_gates source=cuda/gpt_cuda.cu
+. tests/cuda/common.sh
 missing=
-command -v "$NVCC" > /dev/null || missing="nvcc (https://developer.nvidia.com/cuda-downloads)"
+have_nvcc || missing="nvcc (https://developer.nvidia.com/cuda-downloads)"
 command -v python3 > /dev/null || missing=python3
 [ "$missing" ] && { echo "make cuda needs $missing, which is missing here"; exit 1; }
 
 for chip in ${CHIPS:-sm_80 sm_90 sm_120}; do
-    "$NVCC" --list-gpu-code | grep -qx $chip || { echo "skipped: $chip, which this nvcc does not know"; continue; }
-    if ! "$NVCC" -std=c++17 -O3 -arch=$chip -Werror all-warnings \
-        -Xptxas -v,-warn-spills,-warn-lmem-usage,-warn-double-usage,-Werror \
-        -Icuda -cubin $source -o $dir/$chip.cubin > $dir/$chip.log 2>&1; then
+    knows $chip || continue
+    if ! "$NVCC" -std=c++17 -O3 -arch=$chip -Werror all-warnings $gates -Icuda \
+        -cubin $source -o $dir/$chip.cubin > $dir/$chip.log 2>&1; then
         bad "$source for $chip:"
         grep -v -e '^ptxas info' -e '^$' $dir/$chip.log | head -n 20
         continue
@@ -34,5 +30,4 @@ for chip in ${CHIPS:-sm_80 sm_90 sm_120}; do
     echo "$chip: $(grep -c 'Used [0-9]* registers' $dir/$chip.log) kernels, at most $most registers; $line"
     [ "$TABLE" ] && cat $dir/$chip.sass
 done
-echo "gates: $passed passed, $failed failed"
-[ "$failed" = 0 ] && [ "$passed" != 0 ]
+end

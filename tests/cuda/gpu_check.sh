@@ -4,12 +4,9 @@
 #     sh tests/cuda/gpu_check.sh            GPU=A100 sh tests/cuda/gpu_check.sh: whose peaks to compare with
 # BUILD_ONLY=1 needs no GPU and ends when everything is built: tests/test_cuda.sh does that with g++ in nvcc's place.
 cd "$(dirname "$0")/../.." || exit 1
-passed=0 failed=0 dir=build/gpu NVCC=${NVCC:-nvcc}
-rm -rf $dir && mkdir -p $dir
-ok() { passed=$((passed + 1)); }
-bad() { failed=$((failed + 1)); echo "FAILED gpu-check: $*"; }
-command -v "$NVCC" > /dev/null || NVCC=/usr/local/cuda/bin/nvcc
-command -v "$NVCC" > /dev/null ||
+name=gpu-check dir=build/gpu
+. tests/cuda/common.sh
+have_nvcc ||
     { echo "make gpu-check needs nvcc (https://developer.nvidia.com/cuda-downloads). Without: make test-cuda"; exit 1; }
 if [ ! "$BUILD_ONLY" ]; then
     nvidia-smi -L > $dir/gpus 2>&1 && [ -s $dir/gpus ] ||
@@ -23,10 +20,10 @@ fi
 
 flags="-std=c++17 -O3 -arch=native -lineinfo -Icuda"
 build() {                                       # build NAME FILE...
-    name=$1; shift
-    "$NVCC" $flags "$@" -o $dir/$name > $dir/$name.log 2>&1 && { ok; return; }
-    bad "$name does not compile"
-    head -n 20 $dir/$name.log
+    program=$1; shift
+    "$NVCC" $flags "$@" -o $dir/$program > $dir/$program.log 2>&1 && { ok; return; }
+    bad "$program does not compile"
+    head -n 20 $dir/$program.log
     return 1
 }
 # say NAME CODE: one line of the table
@@ -72,12 +69,9 @@ done
 build timing tests/cuda/timing.cu $objects && [ ! "$BUILD_ONLY" ] && {
     if $dir/timing > $dir/timing.out 2>&1; then ok
     else bad "timing: $(head -n 5 $dir/timing.out)"; fi
-    name=${GPU:-$(sed -n '1s/.*\(H100\|H200\|A100\|RTX 4090\).*/\1/p' $dir/gpus)}
-    precision=bf16
-    grep -q 'products float32' $dir/timing.out && precision=float32
+    gpu=${GPU:-$(sed -n '1s/.*\(H100\|H200\|A100\|RTX 4090\).*/\1/p' $dir/gpus)}
     echo
-    python3 tests/cuda/roofline.py measured=$dir/timing.out gpu="${name:-?}" precision=$precision ||
+    python3 tests/cuda/roofline.py measured=$dir/timing.out gpu="${gpu:-?}" ||
         grep '^timing' $dir/timing.out
 }
-echo "gpu-check: $passed passed, $failed failed"
-[ "$failed" = 0 ] && [ "$passed" != 0 ]
+end

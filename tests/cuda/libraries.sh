@@ -3,15 +3,11 @@
 # same file has to compile with them, and with FULL=1 the backend with -DGPT_CUBLAS. tests/test_cuda.sh calls this.
 #     sh tests/cuda/libraries.sh
 cd "$(dirname "$0")/../.." || exit 1
-passed=0 failed=0 dir=build/cuda_libraries
-rm -rf $dir && mkdir -p $dir
+name=libraries dir=build/cuda_libraries
+. tests/cuda/common.sh
 export CUDA_ON_CPU_DEVICES=2
 unset CUDA_ON_CPU_SEED CUDA_ON_CPU_BLOCKING CUDA_ON_CPU_REPORT
-ok() { passed=$((passed + 1)); }
-bad() { failed=$((failed + 1)); echo "FAILED libraries: $*"; }
 
-CXX=${CXX:-g++} NVCC=${NVCC:-nvcc}
-command -v "$NVCC" > /dev/null || NVCC=/usr/local/cuda/bin/nvcc
 flags="-std=c++17 -g -O1 -Wall -Wextra -Werror -Icuda -x c++ tests/cuda/libraries.cu"
 build() {                                       # build NAME FLAGS BEHIND
     $CXX $2 $flags -o $dir/$1 $3 > $dir/$1.log 2>&1 && return
@@ -19,7 +15,7 @@ build() {                                       # build NAME FLAGS BEHIND
     head -n 20 $dir/$1.log
 }
 build plain
-build check "-fno-tree-sra -DCUDA_ON_CPU_CHECK -fsanitize=thread" "-nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc"
+build check "$check" "$libraries"
 builds="plain check"
 echo 'int main() { return 0; }' > $dir/empty.cpp
 if $CXX -fsanitize=address,undefined $dir/empty.cpp -o $dir/empty > /dev/null 2>&1 && $dir/empty; then
@@ -50,16 +46,16 @@ count=$($dir/plain count 2> /dev/null || echo 0)
 n=0
 while [ $n -lt "$count" ]; do
     row=$($dir/plain show $n)
-    name=${row%%|*}
+    title=${row%%|*}
     for build in $builds; do
         words=$(echo "$row" | cut -d'|' -f2)
         [ $build = check ] && words=${row##*|}
         if [ "$words" = - ]; then               # the control
-            $dir/$build $n > $dir/log 2>&1 && [ ! -s $dir/log ] && ok || { bad "$name, $build"; head -n 5 $dir/log; }
+            $dir/$build $n > $dir/log 2>&1 && [ ! -s $dir/log ] && ok || { bad "$title, $build"; head -n 5 $dir/log; }
         elif sees $build $n "$words"; then
             ok
             cat $dir/log >> $dir/said
-        else bad "wrong use $n ($name) in build $build: '$words' is not reported, status $code"; head -n 5 $dir/log; fi
+        else bad "wrong use $n ($title) in build $build: '$words' is not reported, status $code"; head -n 5 $dir/log; fi
     done
     n=$((n + 1))
 done
@@ -78,7 +74,7 @@ CUDA_ON_CPU_REPORT=1 $dir/plain slow > $dir/log 2>&1
     { bad "slow rows are not reported when asked"; cat $dir/log; }
 
 printf '#include <cublas_v2.h>\n#include <nccl.h>\n' > $dir/headers.cu
-if command -v "$NVCC" > /dev/null && "$NVCC" -E $dir/headers.cu > /dev/null 2>&1; then
+if have_nvcc && "$NVCC" -E $dir/headers.cu > /dev/null 2>&1; then
     "$NVCC" -std=c++17 -arch=sm_80 -Werror all-warnings -Icuda -c tests/cuda/libraries.cu -o $dir/libraries.o \
         > $dir/nvcc.log 2>&1 && ok || { bad "libraries.cu does not compile with nvcc"; head -n 20 $dir/nvcc.log; }
     if [ "$FULL" ]; then
@@ -87,5 +83,4 @@ if command -v "$NVCC" > /dev/null && "$NVCC" -E $dir/headers.cu > /dev/null 2>&1
             { bad "gpt_cuda.cu with -DGPT_CUBLAS does not compile with nvcc"; head -n 20 $dir/nvcc.log; }
     fi
 else echo "skipped: compiling with the real cuBLAS and NCCL, because nvcc or their headers are missing"; fi
-echo "libraries: $passed passed, $failed failed"
-[ "$failed" = 0 ] && [ "$passed" != 0 ]
+end

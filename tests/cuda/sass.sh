@@ -2,18 +2,14 @@
 # other rules do not hold. Without nvcc there is nothing to count. tests/test_cuda.sh calls this.
 #     sh tests/cuda/sass.sh
 cd "$(dirname "$0")/../.." || exit 1
-passed=0 failed=0 dir=build/cuda_sass NVCC=${NVCC:-nvcc}
-rm -rf $dir && mkdir -p $dir
-command -v "$NVCC" > /dev/null || NVCC=/usr/local/cuda/bin/nvcc
-ok() { passed=$((passed + 1)); }
-bad() { failed=$((failed + 1)); echo "FAILED sass: $*"; }
-end() { echo "sass: $passed passed, $failed failed"; [ "$failed" = 0 ] && [ "$passed" != 0 ]; exit; }
+name=sass dir=build/cuda_sass
+. tests/cuda/common.sh
 skip() { echo "skipped: counting machine instructions, because there is no $1"; ok; end; }
-command -v "$NVCC" > /dev/null || skip nvcc
+have_nvcc || skip nvcc
 command -v python3 > /dev/null || skip python3
 
 for chip in sm_80 sm_90 sm_120; do
-    "$NVCC" --list-gpu-code | grep -qx $chip || { echo "skipped: $chip, which this nvcc does not know"; continue; }
+    knows $chip || continue
     "$NVCC" -std=c++17 -O3 -arch=$chip -Icuda -cubin tests/cuda/sass.cu -o $dir/$chip.cubin > $dir/log 2>&1 ||
         { bad "sass.cu does not compile for $chip"; head -n 10 $dir/log; continue; }
     python3 tests/cuda/sass.py $dir/$chip.cubin rules=tests/cuda/sass.cu > $dir/log 2>&1 && ok ||

@@ -55,8 +55,7 @@ template <class Call> static void timed(const char *name, Call call) {
 static const int one[2] = {1, 1};
 static const size_t zero[2] = {0, 0};
 static int product(float *y, const float *x, const float *w, size_t n, size_t inputs, size_t outputs) {
-    auto entry = gpu->matmul_bf16 ? gpu->matmul_bf16 : gpu->matmul;
-    return entry(gpu, y, x, w, NULL, (int)n, (int)outputs, (int)inputs, 0, 0, one, zero, zero, zero, 0);
+    return gpu->matmul_bf16(gpu, y, x, w, NULL, (int)n, (int)outputs, (int)inputs, 0, 0, one, zero, zero, zero, 0);
 }
 
 int main(int argc, char **argv) {
@@ -66,7 +65,7 @@ int main(int argc, char **argv) {
     size_t parameters = V * C + T * C + layers * (12 * C * C + 13 * C) + 2 * C;
     gpu = ag_cuda_backend(0);
     if (!gpu) return 1;
-    printf("timing: %s, products %s, batch %zu x %zu\n", gpu->name, gpu->matmul_bf16 ? "bf16" : "float32", B, T);
+    printf("timing: %s, products in bf16, batch %zu x %zu\n", gpu->name, B, T);
 
     // the largest first: what follows uses parts of them
     float *logits = numbers(n * V, 1), *dlogits = numbers(n * V, 1), *wide = numbers(n * 4 * C, 1);
@@ -85,9 +84,8 @@ int main(int argc, char **argv) {
     timed("product qkv", [&] { return product(wide, x, w, n, C, 3 * C); });
     timed("product out", [&] { return product(y, x, w, n, C, C); });
     timed("product up", [&] { return product(wide, x, w, n, C, 4 * C); });
-    int precision = gpu->matmul_bf16 ? AG_BF16 : AG_FLOAT32;
     timed("product up, GELU", [&] {
-        return gpu->linear_gelu(gpu, wide, wide2, x, w, bias, (int)n, (int)C, (int)(4 * C), precision);
+        return gpu->linear_gelu(gpu, wide, wide2, x, w, bias, (int)n, (int)C, (int)(4 * C), AG_BF16);
     });
     timed("product down", [&] { return product(y, wide2, w, n, 4 * C, C); });
     timed("product logits", [&] { return product(logits, x, w, n, C, V); });

@@ -21,6 +21,7 @@ if [ "$*" = places ]; then
     echo "places: $placed passed, $lost failed"
     [ $lost = 0 ]; exit
 fi
+
 # Copies what the tests include. Tests run in the repository's root, where they find data and golden files.
 copy() {                                        # copy DIRECTORY PROGRAM ...
     to=$1; shift
