@@ -3,6 +3,8 @@ attention.cuh - causal attention for the GPU backend: what `attention` and `atte
 
     cuda_attention(stream, &args)                   y and lse; 0, or -1: a launch failed
     cuda_attention_back(stream, &args, scratch)     dqkv; scratch: cuda_attention_scratch(&args) bytes of the device
+    cuda_attention_bf16(stream, &args, scratch)     the same with products in bfloat16, where args.precision asks for
+    cuda_attention_back_bf16(stream, &args, scratch)    it; scratch: cuda_attention_scratch_bf16(&args) bytes
 
 All pointers in the arguments are device memory, also start, len, first and row, which only kernels read: a launch has
 blocks for rows of T positions, and those behind the end of a shorter row return at once.

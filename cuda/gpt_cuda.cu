@@ -1375,13 +1375,22 @@ static int cuda_linear_int8(ag_backend *b, float *y, const float *x, const signe
 // attention.cuh has it; there the naive kernels stand too.
 static int cuda_attention_entry(ag_backend *b, const ag_attention_args *a) {
     Cuda *c = cuda_of(b);
-    return launched(c, "attention", c->naive ? cuda_attention_naive(c->stream, a) : cuda_attention(c->stream, a));
+    if (c->naive) return launched(c, "attention", cuda_attention_naive(c->stream, a));
+    if (a->precision != AG_BF16) return launched(c, "attention", cuda_attention(c->stream, a));
+    size_t bytes = cuda_attention_scratch_bf16(a);
+    void *room = scratch(c, bytes);
+    if (bytes && !room) return -1;
+    return launched(c, "attention_bf16", cuda_attention_bf16(c->stream, a, room));
 }
 static int cuda_attention_back_entry(ag_backend *b, const ag_attention_args *a) {
     Cuda *c = cuda_of(b);
     if (c->naive) return launched(c, "attention_back", cuda_attention_back_naive(c->stream, a));
-    float *room = (float *)scratch(c, cuda_attention_scratch(a));
-    return room ? launched(c, "attention_back", cuda_attention_back(c->stream, a, room)) : -1;
+    bool bf16 = a->precision == AG_BF16;
+    size_t bytes = bf16 ? cuda_attention_scratch_bf16(a) : cuda_attention_scratch(a);
+    void *room = scratch(c, bytes);
+    if (bytes && !room) return -1;
+    if (bf16) return launched(c, "attention_back_bf16", cuda_attention_back_bf16(c->stream, a, room));
+    return launched(c, "attention_back", cuda_attention_back(c->stream, a, (float *)room));
 }
 
 // ---- 14 optimizers --------------------------------------------------------------------------------------------------

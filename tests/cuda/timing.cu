@@ -65,7 +65,7 @@ int main(int argc, char **argv) {
     size_t parameters = V * C + T * C + layers * (12 * C * C + 13 * C) + 2 * C;
     gpu = ag_cuda_backend(0);
     if (!gpu) return 1;
-    printf("timing: %s, products in bf16, batch %zu x %zu\n", gpu->name, B, T);
+    printf("timing: %s, products and attention in bf16, batch %zu x %zu\n", gpu->name, B, T);
 
     // the largest first: what follows uses parts of them
     float *logits = numbers(n * V, 1), *dlogits = numbers(n * V, 1), *wide = numbers(n * 4 * C, 1);
@@ -92,7 +92,7 @@ int main(int argc, char **argv) {
     ag_attention_args a;
     memset(&a, 0, sizeof a);
     a.B = (int)B, a.T = (int)T, a.NH = a.NKV = (int)heads, a.HS = (int)(C / heads);
-    a.qkv = wide, a.y = y, a.lse = lse, a.dy = dx, a.dqkv = wide3;
+    a.qkv = wide, a.y = y, a.lse = lse, a.dy = dx, a.dqkv = wide3, a.precision = AG_BF16;
     timed("attention", [&] { return gpu->attention(gpu, &a); });
     timed("nll", [&] { return gpu->nll(gpu, rows, more, logits, tokens, n, V); });
     timed("nll_back", [&] { return gpu->nll_back(gpu, dlogits, logits, more, tokens, rows, n, V, 0); });
