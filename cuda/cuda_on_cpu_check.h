@@ -53,16 +53,18 @@ struct Access {
 struct Cell { Access writer, reader, other_reader; uint32_t flags; };
 
 enum SiteKind { GLOBAL_LOAD, GLOBAL_STORE, SHARED };
+struct Touch { uintptr_t from; int bytes; };        // what one execution by one lane reads or writes
 struct Site {                                       // an instruction that touches memory
     SiteKind kind = GLOBAL_LOAD;
-    int bytes = 0;
-    std::vector<std::vector<uintptr_t>> addresses;  // by thread: of its first executions in a sampled block
+    int bytes = 0;                                  // at most
+    std::vector<std::vector<Touch>> touches;        // by thread: its first executions in a sampled block
     unsigned long warp_accesses = 0, got = 0, ideal = 0;
 };
 struct Counts {                                     // of one kernel
     unsigned long launches = 0, blocks = 0, threads = 0, loaded = 0, stored = 0, loaded_once = 0, stored_once = 0;
     unsigned long shared = 0, atomics = 0;
-    std::unordered_map<uint32_t, Site> sites;
+    std::unordered_map<uint64_t, Site> sites;       // by address and kind: cp.async has two of these in one place
+    std::map<std::vector<unsigned>, int> grids;     // how many launches there were of each size
 };
 
 template <class T> CUDA_ON_CPU_RAW T *notes(size_t count) {     // zeros, and no memory before they are touched
@@ -83,7 +85,8 @@ struct Checker {
     std::vector<uint3> blocks;                      // of this launch, as they ran
     Counts *counts = nullptr;
     std::map<std::string, Counts> kernels;
-    bool sampled = false;
+    const bool reports = getenv("CUDA_ON_CPU_REPORT");
+    bool launch_sampled = false, sampled = false;
     std::vector<const Symbol *> variables;          // by address
     std::set<std::pair<uint32_t, uint32_t>> reported;
     int errors = 0, max_errors = 10;
@@ -187,35 +190,62 @@ CUDA_ON_CPU_RAW inline void check_launch() {
     c.counts->launches++;
     c.blocks.clear();
     c.counts->threads = (unsigned long)machine.thread_count;
+    dim3 grid = machine.grid_size;
+    c.launch_sampled = c.reports && c.counts->grids[{grid.x, grid.y, grid.z, (unsigned)machine.thread_count}]++ < 2;
 }
 CUDA_ON_CPU_RAW inline void check_block_begin() {
     Checker &c = checker();
     c.block_run++;
     c.blocks.push_back(machine.block_index);
     c.counts->blocks++;
-    c.sampled = c.counts->launches <= 2 && c.block_run - c.launch_first < 2;
+    c.sampled = c.launch_sampled && c.block_run - c.launch_first < 2;
 }
 
-// What one access by a warp costs: from global memory 32-byte sectors, against those that the bytes would fill;
-// from shared memory the words in the busiest of 32 banks, against one, for each 128 bytes asked for.
-CUDA_ON_CPU_RAW inline void weigh(Site &s, const std::vector<uintptr_t> &lanes) {
-    s.warp_accesses++;
-    if (s.kind != SHARED) {
-        std::set<uintptr_t> sectors, pieces;
-        for (uintptr_t a : lanes) {
-            for (uintptr_t b = a; b < a + (uintptr_t)s.bytes; b++) pieces.insert(b), sectors.insert(b / 32);
-        }
-        s.got += sectors.size();
-        s.ideal += (pieces.size() + 31) / 32;
-        return;
+// What one access by a warp costs. From global memory: sectors of 32 bytes, against the least that so many bytes can do
+// with. That least is not bytes / 32, for two reasons that no kernel can help. A piece of memory that begins in the
+// middle of a sector (a row of 33 numbers does, but for every eighth) takes one more; so the least is that of as many
+// bytes in one piece, from the lowest address on. And bytes of different pieces do not share sectors. What is a piece
+// says the block: one ends where the block touches nothing for a sector or more, at the end of a head of a row, say.
+// So lanes that walk down the columns of a matrix are told that they could have walked along its rows, and numbers
+// between those that are wanted count as a waste; only what a block leaves to other blocks is not held against it.
+typedef std::vector<std::pair<uintptr_t, uintptr_t>> Pieces;       // first byte, and the one behind the last
+CUDA_ON_CPU_RAW inline void join(Pieces &pieces, uintptr_t gap) {  // what is less than gap apart becomes one
+    std::sort(pieces.begin(), pieces.end());
+    size_t n = 0;
+    for (const auto &p : pieces) {
+        if (n && p.first < pieces[n - 1].second + gap) pieces[n - 1].second = std::max(pieces[n - 1].second, p.second);
+        else pieces[n++] = p;
     }
+    pieces.resize(n);
+}
+CUDA_ON_CPU_RAW inline void weigh_global(Site &s, const std::vector<Touch> &lanes, const Pieces &block) {
+    Pieces mine;
+    for (const Touch &t : lanes) mine.push_back({t.from, t.from + (uintptr_t)t.bytes});
+    join(mine, 1);
+    uintptr_t last_sector = 0, piece_end = 0, low = 0, bytes = 0;
+    for (const auto &p : mine) {
+        uintptr_t from = p.first / 32, to = (p.second - 1) / 32;
+        s.got += to - from + (from != last_sector);
+        last_sector = to;
+        if (p.first >= piece_end) {                 // the next one
+            s.ideal += (low % 32 + bytes + 31) / 32;
+            auto behind = std::upper_bound(block.begin(), block.end(), std::make_pair(p.first, UINTPTR_MAX));
+            piece_end = std::prev(behind)->second;
+            low = p.first, bytes = 0;
+        }
+        bytes += p.second - p.first;
+    }
+    s.ideal += (low % 32 + bytes + 31) / 32;
+}
+// From shared memory: the words in the busiest of 32 banks, against one, for each 128 bytes asked for.
+CUDA_ON_CPU_RAW inline void weigh_shared(Site &s, const std::vector<Touch> &lanes) {
     size_t group = s.bytes <= 4 ? 32 : s.bytes == 8 ? 16 : 8;
     for (size_t from = 0; from < lanes.size(); from += group) {
         std::set<uintptr_t> bank[32];
         size_t busiest = 0;
         for (size_t i = from; i < lanes.size() && i < from + group; i++)
-            for (int b = 0; b < s.bytes; b += 4) {
-                uintptr_t word = (lanes[i] + (uintptr_t)b) / 4;
+            for (int b = 0; b < lanes[i].bytes; b += 4) {
+                uintptr_t word = (lanes[i].from + (uintptr_t)b) / 4;
                 bank[word % 32].insert(word);
                 busiest = std::max(busiest, bank[word % 32].size());
             }
@@ -226,18 +256,27 @@ CUDA_ON_CPU_RAW inline void weigh(Site &s, const std::vector<uintptr_t> &lanes) 
 CUDA_ON_CPU_RAW inline void check_block_end() {
     Checker &c = checker();
     if (!c.sampled) return;
+    Pieces block[SHARED];                           // what it loads and what it stores
+    for (auto &entry : c.counts->sites) {
+        const Site &s = entry.second;
+        if (s.kind == SHARED) continue;
+        for (const auto &list : s.touches)
+            for (const Touch &t : list) block[s.kind].push_back({t.from, t.from + (uintptr_t)t.bytes});
+    }
+    for (Pieces &p : block) join(p, 32);
     for (auto &entry : c.counts->sites) {
         Site &s = entry.second;
-        if (s.addresses.empty()) continue;
-        for (size_t warp = 0; warp * WARP < s.addresses.size(); warp++)
+        for (size_t warp = 0; warp * WARP < s.touches.size(); warp++)
             for (size_t k = 0;; k++) {
-                std::vector<uintptr_t> lanes;
-                for (size_t t = warp * WARP; t < (warp + 1) * WARP && t < s.addresses.size(); t++)
-                    if (k < s.addresses[t].size()) lanes.push_back(s.addresses[t][k]);
+                std::vector<Touch> lanes;
+                for (size_t t = warp * WARP; t < (warp + 1) * WARP && t < s.touches.size(); t++)
+                    if (k < s.touches[t].size()) lanes.push_back(s.touches[t][k]);
                 if (lanes.empty()) break;
-                weigh(s, lanes);
+                s.warp_accesses++;
+                if (s.kind == SHARED) weigh_shared(s, lanes);
+                else weigh_global(s, lanes, block[s.kind]);
             }
-        s.addresses.clear();
+        s.touches.clear();
     }
 }
 
@@ -334,12 +373,12 @@ CUDA_ON_CPU_RAW inline Cell *find_cell(uintptr_t p, size_t bytes, const char *wh
 }
 
 CUDA_ON_CPU_RAW inline void sample(uintptr_t p, int bytes, bool write, bool shared, uint32_t pc) {
-    Site &s = checker().counts->sites[pc];
-    s.kind = shared ? SHARED : write ? GLOBAL_STORE : GLOBAL_LOAD;
-    s.bytes = bytes;
-    if (s.addresses.empty()) s.addresses.resize((size_t)machine.thread_count);
-    std::vector<uintptr_t> &list = s.addresses[(size_t)machine.current->thread];
-    if (list.size() < 64) list.push_back(p);
+    SiteKind kind = shared ? SHARED : write ? GLOBAL_STORE : GLOBAL_LOAD;
+    Site &s = checker().counts->sites[(uint64_t)kind << 32 | pc];
+    s.kind = kind, s.bytes = std::max(s.bytes, bytes);
+    if (s.touches.empty()) s.touches.resize((size_t)machine.thread_count);
+    std::vector<Touch> &list = s.touches[(size_t)machine.current->thread];
+    if (list.size() < 64) list.push_back({p, bytes});
 }
 
 CUDA_ON_CPU_RAW inline void check_cell(Cell *cell, const Access &now, bool write, bool shared, size_t bytes,
@@ -426,15 +465,15 @@ CUDA_ON_CPU_RAW inline void print_report() {
                 ideal[0] > 0 ? got[0] / ideal[0] : 1.0, ideal[1] > 0 ? got[1] / ideal[1] : 1.0);
         std::map<std::pair<std::string, int>, Site> lines;      // a loop that was unrolled has several sites in a line
         for (auto &site : k.sites) {
-            Site &line = lines[{source_line(site.first), (int)site.second.kind}];
-            line.kind = site.second.kind, line.bytes = site.second.bytes;
+            Site &line = lines[{source_line((uint32_t)site.first), (int)site.second.kind}];
+            line.kind = site.second.kind, line.bytes = std::max(line.bytes, site.second.bytes);
             line.warp_accesses += site.second.warp_accesses;
             line.got += site.second.got, line.ideal += site.second.ideal;
         }
         for (auto &line : lines) {
             const Site &s = line.second;
             static const char *kinds[] = {"global load", "global store", "shared"};
-            if (2 * s.got <= 3 * s.ideal) continue; // up to one and a half times the ideal is not worth a line
+            if (10 * s.got <= 11 * s.ideal) continue;               // a tenth is not worth a line
             fprintf(stderr, "    %-24s %-12s %2d bytes per lane: %.1f %s per warp access, ideal %.1f\n",
                     line.first.first.c_str(), kinds[s.kind], s.bytes, (double)s.got / (double)s.warp_accesses,
                     s.kind == SHARED ? "passes" : "sectors", (double)s.ideal / (double)s.warp_accesses);
@@ -443,7 +482,7 @@ CUDA_ON_CPU_RAW inline void print_report() {
     fprintf(stderr, "sectors and banks: times the ideal, 1.00 is best\n");
 }
 CUDA_ON_CPU_RAW inline int check_finish() {
-    if (getenv("CUDA_ON_CPU_REPORT")) print_report();
+    if (checker().reports) print_report();
     return checker().errors;
 }
 } // namespace cuda_on_cpu

@@ -892,41 +892,29 @@ __global__ void embedding_back_naive(float *dtable, const int *ids, const float 
     dtable[i] = sum;
 }
 
-// Many rows of dy may belong to one row of the table. To add them without atomics, whose order is anybody's guess, the
-// rows are sorted by id first. The place of row i is the number of rows that come before it, those with a smaller id
-// and those with the same one that are older: n^2 comparisons of integers, which is little beside a training step.
-__global__ void sort_ids(int *order, const int *ids, unsigned n) {
-    __shared__ int some[BLOCK];
-    unsigned i = thread_index(), place = 0;
-    int id = i < n ? ids[i] : 0;
+// Many rows of dy may belong to one row of the table. To add them without atomics, whose order is anybody's guess, a
+// row of the table is the work of one block, that of the oldest row of dy with its id. The block looks at all ids, n^2
+// comparisons of integers altogether, which is little beside a training step, and adds what it finds in that order.
+__global__ void embedding_back(float *dtable, const int *ids, const float *dy, unsigned n, unsigned c) {
+    __shared__ unsigned found[BLOCK], counts[WARPS];
+    unsigned mine = blockIdx.x, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    int id = ids[mine];
+    dtable += (size_t)id * c;
     for (unsigned first = 0; first < n; first += BLOCK) {
-        unsigned count = min(n - first, (unsigned)BLOCK);
+        unsigned k = first + threadIdx.x, place = 0, count = 0;
+        bool same = k < n && ids[k] == id;
+        if (__syncthreads_or(same && k < mine)) return;         // an older row does it
+        unsigned lanes = __ballot_sync(0xffffffffu, same);
+        if (lane == 0) counts[warp] = (unsigned)__popc(lanes);
         __syncthreads();
-        if (threadIdx.x < count) some[threadIdx.x] = ids[first + threadIdx.x];
+        for (unsigned w = 0; w < WARPS; w++) place += w < warp ? counts[w] : 0, count += counts[w];
+        if (same) found[place + (unsigned)__popc(lanes & ((1u << lane) - 1))] = k;
         __syncthreads();
-        for (unsigned k = 0; k < count; k++) place += some[k] < id || (some[k] == id && first + k < i);
-    }
-    if (i < n) order[place] = (int)i;
-}
-// The block at which an id begins adds all rows of that id, eight at a time and 32 columns at a time.
-__global__ void embedding_back(float *dtable, const int *order, const int *ids, const float *dy, unsigned n,
-                               unsigned c) {
-    __shared__ float part[WARPS][WARP];
-    unsigned first = blockIdx.x;
-    int id = ids[order[first]];
-    if (first && ids[order[first - 1]] == id) return;
-    for (unsigned c0 = 0; c0 < c; c0 += WARP) {
-        unsigned column = c0 + threadIdx.x;
-        float sum = 0;
-        for (unsigned k = first + threadIdx.y; k < n && ids[order[k]] == id; k += WARPS)
-            if (column < c) sum += dy[(size_t)order[k] * c + column];
-        part[threadIdx.y][threadIdx.x] = sum;
-        __syncthreads();
-        if (threadIdx.y == 0 && column < c) {
-            for (int w = 1; w < WARPS; w++) sum += part[w][threadIdx.x];
-            dtable[(size_t)id * c + column] += sum;
+        for (unsigned column = threadIdx.x; column < c && count; column += BLOCK) {
+            float sum = dtable[column];
+            for (unsigned i = 0; i < count; i++) sum += dy[(size_t)found[i] * c + column];
+            dtable[column] = sum;
         }
-        __syncthreads();
     }
 }
 
@@ -947,9 +935,7 @@ static int cuda_embedding_back(ag_backend *b, float *dtable, const int *ids, con
                    (unsigned)vocab, (unsigned)columns, accumulate);
     if (!accumulate && clear(c, dtable, vocab * columns)) return -1;
     if (!n) return 0;
-    int *order = (int *)scratch(c, n * sizeof *order);
-    if (!order || RUN(c, sort_ids, up(n, BLOCK), BLOCK, order, ids, (unsigned)n)) return -1;
-    return RUN(c, embedding_back, up(n, 1), dim3(WARP, WARPS), dtable, order, ids, dy, (unsigned)n, (unsigned)columns);
+    return RUN(c, embedding_back, up(n, 1), BLOCK, dtable, ids, dy, (unsigned)n, (unsigned)columns);
 }
 
 __global__ void gather_kernel(float *y, const float *x, const int *ids, unsigned rows, unsigned n) {
@@ -1038,7 +1024,10 @@ __device__ inline float rotated(const Rope &p, const float *x, const float *w, f
 // The rotation backwards: the gradient of the normed x at i.
 __device__ inline float rotated_back(const Rope &p, const float *dy, unsigned bt, int i) {
     float2 cs = turn(p, bt, i);
-    return p.per_position ? dy[i] * cs.x + (i & 1 ? -dy[i ^ 1] : dy[i ^ 1]) * cs.y : dy[i];
+    float own = dy[i];
+    if (!p.per_position) return own;
+    float other = dy[i ^ 1];                        // by all lanes at once, whatever its sign
+    return own * cs.x + (i & 1 ? -other : other) * cs.y;
 }
 
 // One thread for a head, or one warp: the same code, with lane 0 of 1 or lane l of 32.

@@ -429,8 +429,9 @@ static void products(void) { hold_together(product_case); }
 // tests/cuda/products.cu has the kernels in all their forms. Here it is the entries, and that precision reaches them:
 // the CPU does not round, so where tensor cores work (HS 64 and 128) the two are about 3e-3 apart, and else they agree.
 static void attention_case(Run *r) {
-    static const int sizes[][6] = {{2, 17, 4, 2, 64, 0}, {1, 3, 1, 1, 128, 0}, {2, 66, 2, 1, 64, 1}, {3, 9, 3, 3, 128, 2},
-                                   {2, 5, 6, 2, 24, 0}, {1, 35, 2, 1, 33, 1}};      // B, T, NH, NKV, HS, form
+    static const int sizes[][6] = {{2, 17, 4, 2, 64, 0}, {1, 3, 1, 1, 128, 0}, {2, 66, 2, 1, 64, 1},
+                                   {3, 9, 3, 3, 128, 2}, {2, 5, 6, 2, 24, 0}, {1, 35, 2, 1, 33, 1}};
+                                                    // B, T, NH, NKV, HS, form
     for (auto &z : sizes) for (int precision : {AG_FLOAT32, AG_BF16}) {
         ag_attention_args a;
         memset(&a, 0, sizeof a);
