@@ -549,8 +549,9 @@ attention_back_mma(const bf16 *qkv, const bf16 *dy, ag_attention_args a, const f
         UNROLL for (int j = 0; j < COLS / 8; j++) UNROLL for (int e = 0; e < 4; e++) {
             int row = mine + e / 2 * 8, c = 8 * j + lane % 4 * 2 + e % 2, t = KEYS ? c0 + c : row;
             bool in = t < n && (KEYS ? row : c0 + c) <= t;
-            p[j][e] = in ? __expf(p[j][e] * scale - (KEYS ? lses[c] : lse[e / 2])) : 0.0f;
-            dp[j][e] = in ? p[j][e] * (dp[j][e] - (KEYS ? lses[COLS + c] : d[e / 2])) * scale : 0.0f;
+            float log_sum = KEYS ? lses[c] : lse[e / 2], D_t = KEYS ? lses[COLS + c] : d[e / 2];
+            p[j][e] = in ? __expf(p[j][e] * scale - log_sum) : 0.0f;
+            dp[j][e] = in ? p[j][e] * (dp[j][e] - D_t) * scale : 0.0f;
         }
         attention_add_mma<HS, COLS>(acc1, dp, y1);
         if constexpr (KEYS) attention_add_mma<HS, COLS>(acc2, p, y2);

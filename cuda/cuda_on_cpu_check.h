@@ -29,13 +29,14 @@ host are taken for __device__ variables, and those are not looked at, nor are lo
 Each two bytes remember their last writer and the last readers of two warps, so a third reader can hide a race (another
 seed shows it). Launches are taken to be ordered: a missing event between two streams shows in the data, not here.
 A byte of memory costs 26 of notes, taken as they are touched; there is 1 GB for all allocations of a run.
-Sectors and conflicts compare the k-th execution of a line by each lane of a warp, in the first two blocks of the first
-two launches of a kernel: exact if the lanes do the same things, approximate where they diverge. An optimiser that
-splits a float2 into two floats makes two accesses of it: for g++ -fno-tree-sra prevents that.
+Sectors and conflicts compare the k-th execution of a line since the last barrier by each lane of a warp, in the first
+two blocks of two launches of each size of a kernel: exact if the lanes do the same things, approximate where they
+diverge. An optimiser that splits a float2 into two floats makes two accesses of it: for g++ -fno-tree-sra prevents that.
 */
 #ifndef CUDA_ON_CPU_CHECK_H
 #define CUDA_ON_CPU_CHECK_H
 #include <algorithm>
+#include <climits>
 #include <set>
 #include <unordered_map>
 extern "C" char __executable_start, __data_start, _end;     // the linker's
@@ -53,7 +54,9 @@ struct Access {
 struct Cell { Access writer, reader, other_reader; uint32_t flags; };
 
 enum SiteKind { GLOBAL_LOAD, GLOBAL_STORE, SHARED };
-struct Touch { uintptr_t from; int bytes; };        // what one execution by one lane reads or writes
+// What one execution by one lane reads or writes: nothing if it is a cp.async of zeros. phase: how many barriers came
+// before it, so that lanes which skip a turn of a loop are together again after the next barrier.
+struct Touch { uintptr_t from; unsigned phase; int bytes; };
 struct Site {                                       // an instruction that touches memory
     SiteKind kind = GLOBAL_LOAD;
     int bytes = 0;                                  // at most
@@ -220,7 +223,7 @@ CUDA_ON_CPU_RAW inline void join(Pieces &pieces, uintptr_t gap) {  // what is le
 }
 CUDA_ON_CPU_RAW inline void weigh_global(Site &s, const std::vector<Touch> &lanes, const Pieces &block) {
     Pieces mine;
-    for (const Touch &t : lanes) mine.push_back({t.from, t.from + (uintptr_t)t.bytes});
+    for (const Touch &t : lanes) if (t.bytes) mine.push_back({t.from, t.from + (uintptr_t)t.bytes});
     join(mine, 1);
     uintptr_t last_sector = 0, piece_end = 0, low = 0, bytes = 0;
     for (const auto &p : mine) {
@@ -261,21 +264,28 @@ CUDA_ON_CPU_RAW inline void check_block_end() {
         const Site &s = entry.second;
         if (s.kind == SHARED) continue;
         for (const auto &list : s.touches)
-            for (const Touch &t : list) block[s.kind].push_back({t.from, t.from + (uintptr_t)t.bytes});
+            for (const Touch &t : list) if (t.bytes) block[s.kind].push_back({t.from, t.from + (uintptr_t)t.bytes});
     }
     for (Pieces &p : block) join(p, 32);
     for (auto &entry : c.counts->sites) {
         Site &s = entry.second;
-        for (size_t warp = 0; warp * WARP < s.touches.size(); warp++)
-            for (size_t k = 0;; k++) {
+        for (size_t warp = 0; warp * WARP < s.touches.size(); warp++) {
+            size_t first = warp * WARP, last = std::min(first + WARP, s.touches.size()), done[WARP] = {};
+            for (;;) {                              // one access by the warp: the lanes that are in the earliest phase
                 std::vector<Touch> lanes;
-                for (size_t t = warp * WARP; t < (warp + 1) * WARP && t < s.touches.size(); t++)
-                    if (k < s.touches[t].size()) lanes.push_back(s.touches[t][k]);
-                if (lanes.empty()) break;
+                unsigned phase = UINT_MAX;
+                for (size_t t = first; t < last; t++)
+                    if (done[t - first] < s.touches[t].size())
+                        phase = std::min(phase, s.touches[t][done[t - first]].phase);
+                if (phase == UINT_MAX) break;
+                for (size_t t = first; t < last; t++)
+                    if (done[t - first] < s.touches[t].size() && s.touches[t][done[t - first]].phase == phase)
+                        lanes.push_back(s.touches[t][done[t - first]++]);
                 s.warp_accesses++;
                 if (s.kind == SHARED) weigh_shared(s, lanes);
                 else weigh_global(s, lanes, block[s.kind]);
             }
+        }
         s.touches.clear();
     }
 }
@@ -378,7 +388,8 @@ CUDA_ON_CPU_RAW inline void sample(uintptr_t p, int bytes, bool write, bool shar
     s.kind = kind, s.bytes = std::max(s.bytes, bytes);
     if (s.touches.empty()) s.touches.resize((size_t)machine.thread_count);
     std::vector<Touch> &list = s.touches[(size_t)machine.current->thread];
-    if (list.size() < 64) list.push_back({p, bytes});
+    unsigned warp_syncs = machine.threads[(size_t)machine.current->thread].warp_syncs & 0xffff;
+    if (list.size() < 64) list.push_back({p, machine.barriers << 16 | warp_syncs, bytes});
 }
 
 CUDA_ON_CPU_RAW inline void check_cell(Cell *cell, const Access &now, bool write, bool shared, size_t bytes,
@@ -415,12 +426,16 @@ CUDA_ON_CPU_RAW inline void check_cell(Cell *cell, const Access &now, bool write
 CUDA_ON_CPU_RAW inline void check_access(const void *pointer, size_t bytes, bool write, const void *return_address,
                                          bool atomic) {
     Machine &m = machine;
-    if (!m.current || m.inside > 0 || !bytes) return;       // the host, or the machine itself
+    if (!m.current || m.inside > 0) return;                 // the host, or the machine itself
     Inside guard;
     Checker &c = checker();
     uintptr_t p = (uintptr_t)pointer;
     uint32_t pc = (uint32_t)((const char *)return_address - &__executable_start);
-    bool shared;
+    bool shared = false;
+    if (!bytes) {
+        if (c.sampled) sample(p, 0, write, shared, pc);
+        return;
+    }
     Cell *cell = find_cell(p, bytes, write ? atomic ? "atomic" : "write" : "read", pc, shared);
     if (!cell) return;
     if (bytes <= 16 && !(bytes & (bytes - 1)) && p % bytes && fresh(pc, 0))
