@@ -13,6 +13,9 @@ extern "C" {
 
 ag_backend *ag_cuda_backend(int device);        // NULL, with the reason on stderr: there is no such device
 ag_backend *ag_cuda_naive_backend(int device);  // the same from the shortest version of each kernel: slow, to compare
+// How much of the work came from a CUDA graph, and how much was launched one by one: kernels and copies so far. (A
+// training step is replayed from its third time on. AG_CUDA_GRAPHS=0 in the environment replays nothing.)
+void ag_cuda_launches(const ag_backend *b, long *replayed, long *launched);
 
 #ifdef __cplusplus
 }
