@@ -266,7 +266,8 @@ struct ag_tensor {
     int n_in, iarg[8];              // scalar arguments of the op
     double arg[4];
     void *saved[4];                 // what backward needs besides operands and result
-    ag_tensor *older;               // the tape: a list from the newest node to the oldest
+    ag_tensor *older;               // the tape: a list from the newest node to the oldest. Of a parameter, during
+                                    // ag_backward for ag_on_gradient: the oldest node that was made from it
     const char *file, *name;        // where it was made, and its name if it has one
     int line;
     // parameters only
@@ -401,6 +402,9 @@ ag_tensor *ag_cross_entropy(ag_tensor *logits, const int *targets, const ag_real
 
 // ---- learning ------------------------------------------------------------------------------------------------------
 int    ag_backward(ag_tensor *loss);            // d loss / d everything that needs it; gradients of parameters add up
+// From now on ag_backward calls ready(user, param) as soon as the gradient of a parameter is complete, before the rest
+// of its walk: work on it can begin, such as sums over several GPUs. ready must not call ops. NULL: nobody is told.
+void   ag_on_gradient(ag_ctx *ctx, void (*ready)(void *user, ag_tensor *param), void *user);
 void   ag_zero_grad(ag_ctx *ctx);
 double ag_grad_norm(ag_ctx *ctx);               // over all trainable parameters, of all groups
 double ag_clip_grad(ag_ctx *ctx, double max_norm);      // max_norm > 0; returns the norm before; NaN after an error
@@ -536,8 +540,8 @@ struct ag_backend {
                size_t n);
     int (*nll_back)(ag_backend *b, ag_real *dlogits, const ag_real *logits, const ag_real *lse, const int *targets,
                     const ag_real *dnll, size_t rows, size_t n, int accumulate);
-    // out[i], which is host memory, = the sum of the squares of x[i] (n[i]): all tensors in one call, since a device that
-    // is asked for a number has to finish what it was given
+    // out[i], in host memory, = the sum of the squares of x[i] (n[i]): all tensors in one call, since a device that is
+    // asked for a number has to finish what it was given
     int (*sum_squares)(ag_backend *b, double *out, const ag_real *const *x, const size_t *n, int count);
     // y = x / (root of the sum of x's squares + eps), for a device that would have to hand over the sum. May be NULL
     int (*unit)(ag_backend *b, ag_real *y, const ag_real *x, size_t n, double eps);
@@ -1023,6 +1027,8 @@ struct ag_ctx {
     struct { ag_real *data; size_t count; } spare[AGI_SPARES];          // buffers on the tape that may be used again
     int n_spare;
     double grad_scale, grad_norm;                   // set by clipping; grad_norm < 0: not computed for these gradients
+    void (*ready)(void *user, ag_tensor *param);    // see ag_on_gradient
+    void *ready_user;
     ag_rng rng[AG_RNG_COUNT];
     const char *file;                               // where the reader called
     int line;
@@ -3191,6 +3197,23 @@ static void agi_blame(ag_ctx *ctx, ag_tensor *loss, double value) {
 
 static int agi_apply_clip(ag_ctx *ctx);
 
+void ag_on_gradient(ag_ctx *ctx, void (*ready)(void *user, ag_tensor *param), void *user) {
+    if (ctx) ctx->ready = ready, ctx->ready_user = user;
+}
+// The walk goes from new to old, so a gradient is complete when it has passed the oldest node made from the parameter.
+static void agi_note_oldest(ag_tensor *loss, int on) {
+    for (ag_tensor *y = loss; y && y->op; y = y->older)
+        for (int i = 0; i < y->n_in; i++) if (!y->in[i]->op) y->in[i]->older = on ? y : NULL;
+}
+static void agi_tell_ready(ag_tensor *y) {
+    for (int i = 0; i < y->n_in; i++) {
+        ag_tensor *p = y->in[i];
+        if (p->op || p->older != y) continue;
+        p->older = NULL;
+        if (p->trainable && p->has_grad) y->ctx->ready(y->ctx->ready_user, p);
+    }
+}
+
 int ag_backward(ag_tensor *loss) {
     int accumulate;
     ag_real *d_loss, one = 1;
@@ -3212,14 +3235,17 @@ int ag_backward(ag_tensor *loss) {
     if (accumulate && AGI_RUN(ctx, read, &one, d_loss, sizeof one)) return -1;  // the loss itself is a parameter
     one = accumulate ? one + 1 : 1;
     if (AGI_RUN(ctx, fill, d_loss, one, (size_t)1)) return -1;
+    if (ctx->ready) agi_note_oldest(loss, 1);
     for (ag_tensor *y = loss; y && y->op && !ctx->error[0]; y = y->older) {
         int there = y->has_grad;
         for (int i = 0; there && i < y->n_in; i++) there = !agi_remember(y->in[i]);
         if (there) y->op->backward(y);
         agi_drop_grad(y);
         if (y->forgotten) agi_drop_data(y);
+        if (ctx->ready) agi_tell_ready(y);
     }
     if (!ctx->error[0]) return 0;
+    if (ctx->ready) agi_note_oldest(loss, 0);
     for (ag_tensor *y = loss; y && y->op; y = y->older) if (y->forgotten) y->data = NULL;       // whatever came back
     return -1;
 }

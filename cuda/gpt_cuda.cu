@@ -10,6 +10,7 @@ On the CPU:     g++ -std=c++17 -O2 -x c++ -c cuda/gpt_cuda.cu && cc -O3 -c lesso
                 g++ lesson.o gpt_cuda.o -o lesson           (cuda_on_cpu.h: slow, but it is the same code)
 With cuBLAS:    nvcc -std=c++17 -O3 -arch=sm_80 -DGPT_CUBLAS -c cuda/gpt_cuda.cu && cc -O3 -c lesson.c
                 nvcc lesson.o gpt_cuda.o -lcublas -o lesson (NVIDIA's products; on the CPU -DGPT_CUBLAS alone)
+Several GPUs:   the same with -DGPT_NCCL and -lnccl; on the CPU CUDA_ON_CPU_DEVICES=4 in the environment
 
 MEANING   What each entry has to compute is said in autograd.h, beside the table and in the naive kernels of the CPU.
 Here it is computed in float, so the two agree to about 1e-6 and not to the bit.
@@ -26,15 +27,15 @@ MEMORY   Tensors lie in the arenas of autograd.h, which ask for few large pieces
 sums above all, is one buffer of the backend that grows.
 
 ORDER OF WORK   Everything runs in one stream, but not at once: an entry of the table puts its launches into a queue,
-and read() starts what is there and waits for it. From its second step on, a training loop is replayed as CUDA graphs.
-queue.cuh says how, and why learning rates and the like are no arguments of kernels. So a launch that fails is told of by
-the next read().
+and read() starts what is there and waits for it. From its third step on, a training loop is replayed as CUDA graphs.
+queue.cuh says how, and why learning rates and the like are no arguments of kernels. A launch that fails is therefore
+told of by the next read().
 
 LIMITS   ag_real must be float. A tensor has fewer than 2^31 elements (autograd.h sees to that), so 32 bits count them.
 
 READING ORDER   1 the machine   2 sums   3 elementwise   4 copies   5 reductions   6 softmax and cross entropy
 7 normalisation   8 looking up   9 dropout   10 rotary positions   11 SwiGLU   12 products and what follows them
-13 attention   14 optimizers   15 the table
+13 attention   14 optimizers   15 the table   16 several GPUs
 */
 #include "gpt_cuda.h"
 #include "queue.cuh"
@@ -43,6 +44,10 @@ READING ORDER   1 the machine   2 sums   3 elementwise   4 copies   5 reductions
 #ifdef GPT_CUBLAS
 #include "cublas_on_cpu.h"
 #endif
+#ifdef GPT_NCCL
+#include "nccl_on_cpu.h"
+#endif
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -1263,7 +1268,7 @@ static cudaError_t blas_run(const QueueItem *item, cudaStream_t) {
                                      CUBLAS_GEMM_DEFAULT);
     if (status == CUBLAS_STATUS_SUCCESS) return cudaSuccess;
     fprintf(stderr, "gpt_cuda: cublasGemm: %s\n", cublasGetStatusString(status));
-    return cudaErrorUnknown;
+    return cudaErrorInvalidValue;
 }
 
 // To cuBLAS matrices are column-major, so what lies here as C = A B is to it C' = B' A': the factors change places and
@@ -1644,3 +1649,205 @@ void ag_cuda_launches(const ag_backend *b, long *replayed, long *launched) {
     const Queue *q = &((const Cuda *)b->self)->queue;
     *replayed = q->replayed, *launched = q->launched;
 }
+
+#ifdef GPT_NCCL
+// ---- 16 several GPUs ------------------------------------------------------------------------------------------------
+// One thread drives all of them, since nothing in here waits for a GPU but the question for a loss or a norm. On each
+// the gradients lie in one piece of memory, in the order in which backward completes them, roughly: the last layer's
+// first. That piece is cut into buckets (Li et al. 2020, "PyTorch Distributed": one sum for each tensor would be too
+// many small ones, one for all would have to wait for the end). When the last gradient of a bucket is complete
+// ag_on_gradient says so, and an event marks the place in the stream. The sums run in a second stream, each behind its
+// event, while the first goes on with the layers below.
+struct Bucket { size_t first, count; int parameters; };     // elements from first on
+struct Rank {
+    ag_cuda_group *group;
+    Cuda *cuda;
+    ag_ctx *ctx;
+    ncclComm_t comm;
+    cudaStream_t stream;                            // of the sums
+    cudaEvent_t summed;
+    float *slab;                                    // all gradients
+    std::vector<ag_tensor *> parameters;            // those that have one, as they lie in the slab
+    std::vector<cudaEvent_t> ready;                 // of each bucket
+    std::vector<int> missing;                       // of each bucket: gradients that are not complete
+};
+struct ag_cuda_group {
+    int n;
+    size_t bucket_bytes, elements;
+    Rank *rank;
+    std::vector<Bucket> buckets;
+};
+
+static int failed(Cuda *c, const char *what, ncclResult_t result) {
+    if (result == ncclSuccess) return 0;
+    if (!c->told++) fprintf(stderr, "gpt_cuda: %s: %s\n", what, ncclGetErrorString(result));
+    return -1;
+}
+// Everything before this is done before the bucket's sum, and is on its way now.
+static void mark_ready(Rank *r, size_t bucket) {
+    Cuda *c = r->cuda;
+    r->missing[bucket] = -1;
+    failed(c, "cudaSetDevice", cudaSetDevice(c->device));
+    if (!queued(c, queue_flush(&c->queue)))
+        failed(c, "cudaEventRecord", cudaEventRecord(r->ready[bucket], c->queue.stream));
+}
+static void gradient_ready(void *user, ag_tensor *p) {
+    Rank *r = (Rank *)user;
+    const std::vector<Bucket> &all = r->group->buckets;
+    size_t at = (size_t)(p->grad - r->slab), b = 0;
+    while (at >= all[b].first + all[b].count) b++;
+    if (--r->missing[b] == 0) mark_ready(r, b);
+}
+
+static size_t padded(const ag_tensor *p) { return up(p->count, 64) * (size_t)64; }  // to a multiple of 256 bytes
+static std::vector<ag_tensor *> trainable(const ag_ctx *ctx) {                      // newest first
+    std::vector<ag_tensor *> all;
+    for (int i = ag_param_count(ctx); i-- > 0;)
+        if (ag_param_get(ctx, i)->trainable) all.push_back(ag_param_get(ctx, i));
+    return all;
+}
+static int complain(ag_cuda_group *g, const char *format, int gpu = 0) {
+    for (int i = 0; i < g->n; i++) if (!ag_error(g->rank[i].ctx)) ag_fail(g->rank[i].ctx, format, gpu);
+    return -1;
+}
+// The models have to be the same, for only their gradients are averaged.
+static int compare_models(ag_cuda_group *g) {
+    std::vector<double> sums[2];
+    for (int i = 0; i < g->n; i++) {
+        Rank *r = &g->rank[i];
+        std::vector<const float *> x;
+        std::vector<size_t> n;
+        if (r->parameters.size() != g->rank[0].parameters.size())
+            return complain(g, "ag_cuda_group: the model of GPU %d has more or fewer parameters than that of GPU 0", i);
+        for (ag_tensor *p : r->parameters) x.push_back(p->data), n.push_back(p->count);
+        sums[i > 0].assign(x.size(), 0);
+        ag_backend *b = &r->cuda->table;
+        if (b->sum_squares(b, sums[i > 0].data(), x.data(), n.data(), (int)x.size()))
+            return complain(g, "ag_cuda_group: GPU %d failed; the reason is on stderr", i);
+        for (size_t k = 0; i && k < n.size(); k++)
+            if (n[k] != g->rank[0].parameters[k]->count || sums[1][k] != sums[0][k])
+                return complain(g, "ag_cuda_group: the weights of GPU %d are not those of GPU 0. Build the models in "
+                                "the same way, or load the same file into each", i);
+    }
+    return 0;
+}
+static void forget_layout(Rank *r) {
+    failed(r->cuda, "cudaSetDevice", cudaSetDevice(r->cuda->device));
+    for (cudaEvent_t e : r->ready) failed(r->cuda, "cudaEventDestroy", cudaEventDestroy(e));
+    r->ready.clear();
+    give_back(r->cuda, r->slab);
+    r->slab = nullptr;
+}
+// At the first backward, and when other parameters became trainable: where the gradients lie, and the buckets.
+static int lay_out(ag_cuda_group *g) {
+    bool same = true;
+    for (int i = 0; i < g->n; i++) same = same && g->rank[i].slab && trainable(g->rank[i].ctx) == g->rank[i].parameters;
+    if (same) return 0;
+    for (int i = 0; i < g->n; i++) g->rank[i].parameters = trainable(g->rank[i].ctx);
+    if (compare_models(g)) return -1;
+    g->elements = 0, g->buckets.clear();
+    for (ag_tensor *p : g->rank[0].parameters) {
+        if (g->buckets.empty() || g->buckets.back().count * sizeof(float) >= g->bucket_bytes)
+            g->buckets.push_back({g->elements, 0, 0});
+        g->buckets.back().count += padded(p), g->buckets.back().parameters++;
+        g->elements += padded(p);
+    }
+    for (int i = 0; i < g->n; i++) {
+        Rank *r = &g->rank[i];
+        for (ag_tensor *p : r->parameters)
+            if (p->has_grad) return complain(g, "ag_cuda_group: on GPU %d a parameter has a gradient already: call "
+                                             "ag_zero_grad before the group's first backward", i);
+        forget_layout(r);
+        r->slab = (float *)cuda_alloc(&r->cuda->table, std::max(g->elements, (size_t)1) * sizeof(float));
+        if (!r->slab || clear(r->cuda, r->slab, g->elements))
+            return complain(g, "ag_cuda_group: GPU %d has no memory for the gradients", i);
+        size_t at = 0;
+        for (ag_tensor *p : r->parameters) p->grad = r->slab + at, at += padded(p);
+        r->ready.resize(g->buckets.size());
+        for (cudaEvent_t &e : r->ready)
+            failed(r->cuda, "cudaEventCreate", cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
+    }
+    return 0;
+}
+
+static int average(ag_cuda_group *g, const Bucket &b, size_t number) {
+    int status = failed(g->rank[0].cuda, "ncclGroupStart", ncclGroupStart());
+    for (int i = 0; i < g->n; i++) {
+        Rank *r = &g->rank[i];
+        float *at = r->slab + b.first;
+        status |= failed(r->cuda, "cudaSetDevice", cudaSetDevice(r->cuda->device)) |
+                  failed(r->cuda, "cudaStreamWaitEvent", cudaStreamWaitEvent(r->stream, r->ready[number], 0)) |
+                  failed(r->cuda, "ncclAllReduce", ncclAllReduce(at, at, b.count, ncclFloat, ncclAvg, r->comm,
+                                                                 r->stream));
+    }
+    return status | failed(g->rank[0].cuda, "ncclGroupEnd", ncclGroupEnd());
+}
+
+int ag_cuda_group_backward(ag_cuda_group *g, ag_tensor *const *losses, int last) {
+    int status = 0;
+    if (lay_out(g)) return -1;
+    for (int i = 0; i < g->n; i++) {                // all of them begin with forward before one is asked for its loss
+        Cuda *c = cuda_of(&g->rank[i].cuda->table);
+        status |= queued(c, queue_flush(&c->queue));
+    }
+    for (int i = 0; i < g->n && !status; i++) {
+        Rank *r = &g->rank[i];
+        r->missing.clear();
+        for (const Bucket &b : g->buckets) r->missing.push_back(b.parameters);
+        ag_on_gradient(r->ctx, last ? gradient_ready : NULL, r);
+        status = ag_backward(losses[i]);
+        ag_on_gradient(r->ctx, NULL, NULL);
+        for (size_t b = 0; b < g->buckets.size() && last; b++)      // those with parameters that the loss does not need
+            if (r->missing[b] >= 0) mark_ready(r, b);
+    }
+    for (size_t b = 0; b < g->buckets.size() && last && !status; b++) status = average(g, g->buckets[b], b);
+    for (int i = 0; i < g->n && last && !status; i++) {
+        Rank *r = &g->rank[i];
+        status = failed(r->cuda, "cudaSetDevice", cudaSetDevice(r->cuda->device)) |
+                 failed(r->cuda, "cudaEventRecord", cudaEventRecord(r->summed, r->stream)) |
+                 failed(r->cuda, "cudaStreamWaitEvent", cudaStreamWaitEvent(r->cuda->queue.stream, r->summed, 0));
+    }
+    return status ? complain(g, "ag_cuda_group: backward failed; the context of another GPU or stderr says why") : 0;
+}
+
+ag_ctx *ag_cuda_group_context(ag_cuda_group *g, int i) { return i < 0 || i >= g->n ? NULL : g->rank[i].ctx; }
+
+void ag_cuda_group_free(ag_cuda_group *g) {
+    if (!g) return;
+    for (int i = 0; i < g->n; i++) {
+        Rank *r = &g->rank[i];
+        if (!r->cuda) continue;
+        Cuda *c = cuda_of(&r->cuda->table);
+        if (r->slab) forget_layout(r);
+        if (r->comm) failed(c, "ncclCommDestroy", ncclCommDestroy(r->comm));
+        if (r->summed) failed(c, "cudaEventDestroy", cudaEventDestroy(r->summed));
+        if (r->stream) failed(c, "cudaStreamDestroy", cudaStreamDestroy(r->stream));
+        ag_free(r->ctx);                            // and the backend with it
+    }
+    delete[] g->rank;
+    delete g;
+}
+ag_cuda_group *ag_cuda_group_new(unsigned long long seed, int gpus, size_t bucket_bytes) {
+    if (gpus < 1) return fprintf(stderr, "gpt_cuda: a group of %d GPUs, wanted at least 1\n", gpus), nullptr;
+    ag_cuda_group *g = new ag_cuda_group();
+    std::vector<ncclComm_t> comms((size_t)gpus);
+    int status = 0;
+    g->n = gpus, g->bucket_bytes = bucket_bytes ? bucket_bytes : 8 << 20, g->rank = new Rank[(size_t)gpus]();
+    for (int i = 0; i < gpus && !status; i++) {
+        Rank *r = &g->rank[i];
+        ag_backend *b = ag_cuda_backend(i);
+        r->group = g;
+        if (!b) status = -1;
+        else if (!(r->ctx = ag_new_with(seed, b))) fprintf(stderr, "gpt_cuda: out of memory\n"), status = -1;
+        else {
+            r->cuda = (Cuda *)b->self;
+            status = failed(r->cuda, "cudaStreamCreate", cudaStreamCreateWithFlags(&r->stream, cudaStreamNonBlocking)) |
+                     failed(r->cuda, "cudaEventCreate", cudaEventCreateWithFlags(&r->summed, cudaEventDisableTiming));
+        }
+    }
+    if (!status) status = failed(g->rank[0].cuda, "ncclCommInitAll", ncclCommInitAll(comms.data(), gpus, nullptr));
+    if (status) return ag_cuda_group_free(g), nullptr;
+    for (int i = 0; i < gpus; i++) g->rank[i].comm = comms[(size_t)i];
+    return g;
+}
+#endif

@@ -599,7 +599,7 @@ static std::vector<float> trained(const char *preset, int dropout, int precision
     long before = 0, replayed, now;
     c.n_ctx = 12, c.dropout = dropout ? 0.1 : 0;
     tokens_of(tokens, 200, c.n_vocab);
-    if (!graphs) setenv("AG_CUDA_GRAPHS", "0", 1);
+    graphs ? unsetenv("AG_CUDA_GRAPHS") : setenv("AG_CUDA_GRAPHS", "0", 1);
     ag_backend *b = ag_cuda_backend(0);
     unsetenv("AG_CUDA_GRAPHS");
     ag_ctx *ag = ag_new_with(3, b);
