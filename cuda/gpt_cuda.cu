@@ -27,7 +27,7 @@ MEMORY   Tensors lie in the arenas of autograd.h, which ask for few large pieces
 sums above all, is one buffer of the backend that grows.
 
 ORDER OF WORK   Everything runs in one stream, but not at once: an entry of the table puts its launches into a queue,
-and read() starts what is there and waits for it. From its third step on, a training loop is replayed as CUDA graphs.
+and read() starts what is there and waits for it. From its fourth step or so a training loop is replayed as CUDA graphs.
 queue.cuh says how, and why learning rates and the like are no arguments of kernels. A launch that fails is therefore
 told of by the next read().
 
@@ -1650,8 +1650,8 @@ void ag_cuda_launches(const ag_backend *b, long *replayed, long *launched) {
     *replayed = q->replayed, *launched = q->launched;
 }
 
-#ifdef GPT_NCCL
 // ---- 16 several GPUs ------------------------------------------------------------------------------------------------
+#ifdef GPT_NCCL
 // One thread drives all of them, since nothing in here waits for a GPU but the question for a loss or a norm. On each
 // the gradients lie in one piece of memory, in the order in which backward completes them, roughly: the last layer's
 // first. That piece is cut into buckets (Li et al. 2020, "PyTorch Distributed": one sum for each tensor would be too
@@ -1850,4 +1850,12 @@ ag_cuda_group *ag_cuda_group_new(unsigned long long seed, int gpus, size_t bucke
     for (int i = 0; i < gpus; i++) g->rank[i].comm = comms[(size_t)i];
     return g;
 }
+#else
+ag_cuda_group *ag_cuda_group_new(unsigned long long, int, size_t) {
+    fprintf(stderr, "gpt_cuda: several GPUs need NCCL: compile gpt_cuda.cu with -DGPT_NCCL, and link with -lnccl\n");
+    return nullptr;
+}
+ag_ctx *ag_cuda_group_context(ag_cuda_group *, int) { return nullptr; }
+int ag_cuda_group_backward(ag_cuda_group *, ag_tensor *const *, int) { return -1; }
+void ag_cuda_group_free(ag_cuda_group *) {}
 #endif

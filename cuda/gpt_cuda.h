@@ -13,11 +13,11 @@ extern "C" {
 
 ag_backend *ag_cuda_backend(int device);        // NULL, with the reason on stderr: there is no such device
 ag_backend *ag_cuda_naive_backend(int device);  // the same from the shortest version of each kernel: slow, to compare
-// How much of the work came from a CUDA graph, and how much was launched one by one: kernels and copies so far. (A
-// training step is replayed from its third time on. AG_CUDA_GRAPHS=0 in the environment replays nothing.)
+// How much of the work so far came from a CUDA graph, and how much was launched one by one: kernels and copies. (A
+// training step is replayed from about its fourth time on. AG_CUDA_GRAPHS=0 in the environment replays nothing.)
 void ag_cuda_launches(const ag_backend *b, long *replayed, long *launched);
 
-// ---- several GPUs, where gpt_cuda.cu is compiled with -DGPT_NCCL ----------------------------------------------------
+// ---- several GPUs: gpt_cuda.cu has to be compiled with -DGPT_NCCL ---------------------------------------------------
 // Data parallel training: each GPU has the whole model and a part of the batch, and before the optimizer steps the
 // gradients are averaged over the GPUs, so that all models stay the same.
 //
