@@ -1119,7 +1119,7 @@ struct HeadWeights : Sum {          // dw += g hat, over all positions and the h
     float *dw;
     const float *x, *rrms, *dy;
     Rope p;
-    int first, heads, accumulate;
+    int first, heads, accumulate, unused;           // no padding, as in Rope
     __device__ float at(unsigned row, unsigned i) const {
         unsigned bt = row / (unsigned)heads, h = (unsigned)first + row % (unsigned)heads;
         size_t head = ((size_t)bt * p.H + h) * p.hs;
@@ -1166,7 +1166,7 @@ static int cuda_qk_rope_back(ag_backend *b, float *dx, float *dq_norm, float *dk
     for (int k = 0; k < 2; k++) {
         HeadWeights f;
         f.dw = k ? dk_norm : dq_norm, f.x = x, f.rrms = rrms, f.dy = dy, f.p = p;
-        f.first = k ? nq : 0, f.heads = k ? nk : nq, f.accumulate = accumulate >> (k + 1) & 1;
+        f.first = k ? nq : 0, f.heads = k ? nk : nq, f.accumulate = accumulate >> (k + 1) & 1, f.unused = 0;
         if (f.dw && reduce_down(c, f, (unsigned)B * T * f.heads, (unsigned)hs)) return -1;
     }
     if (!dx || !heads || !hs) return 0;
@@ -1306,7 +1306,7 @@ static int blas_multiply(ag_backend *b, bool round, float *C, const float *A, co
             g.x = x, g.y = y, g.z = z, g.type = type, g.ldx = p.ldb, g.ldy = p.lda, g.keep = keep;
             g.count = p.apart[in], g.next_x = p.sb[in], g.next_y = p.sa[in], g.next_z = sc[in];
             c->queue.what = "cublasGemm";
-            queue_put(&c->queue, g);
+            queue_put<BlasItem>(&c->queue, g);
             if (queued(c, c->queue.error)) return -1;
             if (bias && cuda_copy(b, z, places, bias, columns, shape, 1)) return -1;
         }

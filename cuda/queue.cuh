@@ -69,23 +69,24 @@ static inline cudaError_t queue_run_copy(const QueueItem *item, cudaStream_t str
     return c->size ? cudaMemcpyAsync(c->to, c->from, c->size, c->kind, stream) : cudaSuccess;
 }
 
-// Two segments are the same if their bytes are, so there must be no stray ones between the members: memory is cleared
-// first. A struct among the arguments of a kernel brings its padding along; where that differs a graph is missed.
-template <class Item> static inline void queue_append(Queue *q, const Item &from) {
+// Two segments are the same if their bytes are, so there must be no stray ones between the members: an item is made in
+// memory that was cleared. A struct among the arguments of a kernel would bring its own padding along, and graphs would
+// be missed: those of this backend have none.
+template <class Item, class... From> static inline void queue_append(Queue *q, const From &...from) {
     static_assert(std::is_trivially_destructible<Item>::value && alignof(Item) <= 16, "items are kept as bytes");
     size_t at = q->items.size(), bytes = (sizeof(Item) + 15) / 16 * 16;
     q->items.resize(at + bytes);                    // zeros
-    Item *item = new (&q->items[at]) Item(from);
+    Item *item = new (&q->items[at]) Item(from...);
     item->name = q->what, item->bytes = bytes;
 }
-template <class Item> static inline void queue_put(Queue *q, const Item &item) {
+template <class Item, class... From> static inline void queue_put(Queue *q, const From &...from) {
     if (q->items.empty()) {                         // the page; queue_flush knows how much of it
         QueueCopy page = {};
         page.run = queue_run_copy, page.kind = cudaMemcpyHostToDevice;
         page.to = q->device_page + q->copied, page.from = q->page + q->copied;
-        queue_append(q, page);
+        queue_append<QueueCopy>(q, page);
     }
-    queue_append(q, item);
+    queue_append<Item>(q, from...);
     q->count++;
     if (q->immediate) queue_flush(q);
 }
@@ -96,7 +97,7 @@ template <class... Parameters> struct QueueLaunch : QueueItem {
     dim3 block;
     size_t shared_bytes;
     std::tuple<Parameters...> arguments;
-    QueueLaunch(void (*k)(Parameters...), LaunchGrid g, dim3 b, size_t s, Parameters... a)
+    QueueLaunch(void (*k)(Parameters...), LaunchGrid g, dim3 b, size_t s, const Parameters &...a)
         : QueueItem(), kernel(k), grid(g), block(b), shared_bytes(s), arguments(a...) { run = start; }
     static cudaError_t start(const QueueItem *item, cudaStream_t stream) {
         const QueueLaunch *l = static_cast<const QueueLaunch *>(item);
@@ -110,7 +111,7 @@ template <class... Parameters> struct QueueLaunch : QueueItem {
 template <class... Parameters, class... Arguments>
 static inline void launch(void (*kernel)(Parameters...), LaunchGrid grid, dim3 block, size_t shared_bytes, Queue *q,
                           Arguments... arguments) {
-    queue_put(q, QueueLaunch<Parameters...>(kernel, grid, block, shared_bytes, static_cast<Parameters>(arguments)...));
+    queue_put<QueueLaunch<Parameters...>>(q, kernel, grid, block, shared_bytes, static_cast<Parameters>(arguments)...);
 }
 
 struct QueueClear : QueueItem { void *to; size_t size; };
@@ -121,7 +122,7 @@ static inline cudaError_t queue_run_clear(const QueueItem *item, cudaStream_t st
 static inline void queue_clear(Queue *q, void *to, size_t bytes) {
     QueueClear c = {};
     c.run = queue_run_clear, c.to = to, c.size = bytes;
-    queue_put(q, c);
+    queue_put<QueueClear>(q, c);
 }
 
 // ---- segments -------------------------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ static inline cudaError_t queue_write(Queue *q, void *to, const void *host, size
         QueueCopy c = {};
         c.run = queue_run_copy, c.to = to, c.from = queue_stage(q, host, bytes), c.size = bytes;
         c.kind = cudaMemcpyDeviceToDevice;
-        if (c.from) queue_put(q, c);
+        if (c.from) queue_put<QueueCopy>(q, c);
         return q->error;
     }
     if (queue_flush(q) == cudaSuccess)              // CUDA has read ordinary memory when the call returns
