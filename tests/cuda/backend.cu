@@ -445,12 +445,13 @@ static void optimizer_case(Run *r) {
         for (double size : {1.0, 1e25, 1e-25}) {    // squares beyond float at both ends
             double sum = 0;
             float *x = r->numbers(n, size);
-            CHECK(!r->b->sum_squares(r->b, &sum, x, n));
+            const float *const one = x;
+            CHECK(!r->b->sum_squares(r->b, &sum, &one, &n, 1));
             float root = (float)sqrt(sum);
             r->hand_in("sum_squares", (float *)r->put(&root, sizeof root), 1);
             if (size != 1) continue;
             float bad = n & 1 ? NAN : INFINITY;
-            CHECK(!r->b->write(r->b, x + n / 2, &bad, sizeof bad) && !r->b->sum_squares(r->b, &sum, x, n));
+            CHECK(!r->b->write(r->b, x + n / 2, &bad, sizeof bad) && !r->b->sum_squares(r->b, &sum, &one, &n, 1));
             CHECK(!std::isfinite(sum));
         }
         r->forget();
@@ -589,6 +590,52 @@ static void training(void) {
     }
 }
 
+// A step that repeats is replayed from its third time on: with AdamW and with Muon, with dropout, in bfloat16, and in
+// micro-batches. And with the same bits as without graphs.
+static std::vector<float> trained(const char *preset, int dropout, int precision, int steps, bool graphs,
+                                  std::vector<long> *launched) {
+    gpt_config c = tiny(preset);
+    int tokens[200], x[24], y[24];
+    long before = 0, replayed, now;
+    c.n_ctx = 12, c.dropout = dropout ? 0.1 : 0;
+    tokens_of(tokens, 200, c.n_vocab);
+    graphs ? unsetenv("AG_CUDA_GRAPHS") : setenv("AG_CUDA_GRAPHS", "0", 1);
+    ag_backend *b = ag_cuda_backend(0);
+    unsetenv("AG_CUDA_GRAPHS");
+    ag_ctx *ag = ag_new_with(3, b);
+    ag_set_matmul_precision(ag, precision);
+    gpt_model *m = gpt_new(ag, &c);
+    gpt_loader data = gpt_loader_new(ag, tokens, 200, GPT_RANDOM);
+    gpt_optimizer o = dropout ? gpt_adamw() : gpt_muon();
+    for (int step = 0; step < steps; step++, ag_reset(ag)) {
+        for (int part = 0; part < 2; part++) {
+            gpt_next(&data, 2, 12, x, y);
+            CHECK(!ag_backward(ag_scale(ag_cross_entropy(gpt_forward(m, x, 2, 12), y, NULL), 0.5)));
+            ag_reset(ag);
+        }
+        CHECK(!gpt_step(m, &o, gpt_lr_linear(step, 2, steps, 0.5), NULL));
+        ag_cuda_launches(b, &replayed, &now);
+        if (launched) launched->push_back(now - before);
+        CHECK(graphs || !replayed);
+        before = now;
+    }
+    std::vector<float> all;
+    for (const std::vector<float> &p : all_parameters(ag, false)) all.insert(all.end(), p.begin(), p.end());
+    gpt_free(m), ag_free(ag);
+    return all;
+}
+static void graphs(void) {
+    for (int form = 0; form < (quick() ? 1 : 3); form++) {
+        const char *preset = form ? "nano" : "nano-llama";
+        int dropout = form == 1, precision = form == 2 ? AG_BF16 : AG_FLOAT32, steps = 6;
+        std::vector<long> launched;
+        std::vector<float> with = trained(preset, dropout, precision, steps, true, &launched);
+        CHECK(launched[0] > 100);
+        for (int step = 4; step < steps; step++) CHECK_INT(launched[step], 0);
+        CHECK(with == trained(preset, dropout, precision, steps, false, NULL));
+    }
+}
+
 // ---- what goes wrong ------------------------------------------------------------------------------------------------
 static void errors(void) {
     fflush(stderr);
@@ -650,6 +697,7 @@ int main(int argc, char **argv) {
     if (!quick()) T_RUN(model_gpt2);
     if (!quick()) T_RUN(model_naive);
     T_RUN(training);
+    T_RUN(graphs);
     T_RUN(errors);
     T_RUN(devices);
     return T_END();
