@@ -30,6 +30,13 @@ static int *indices(size_t n, int below) {
     return p;
 }
 
+// Calls wait in the backend's queue until somebody reads.
+static float *some;
+static void finish() {
+    float number;
+    if (gpu->read(gpu, &number, some, sizeof number)) exit(1);
+}
+
 // Between two events around all repetitions; the first call is not counted. Work that the host waits for, as
 // sum_squares does, is in it as well.
 template <class Call> static void timed(const char *name, Call call) {
@@ -39,10 +46,10 @@ template <class Call> static void timed(const char *name, Call call) {
     cudaEventCreate(&begin);
     cudaEventCreate(&end);
     for (int i = -1; i < repetitions; i++) {
-        if (i == 0) cudaDeviceSynchronize(), cudaEventRecord(begin, 0);
+        if (i == 0) finish(), cudaEventRecord(begin, 0), cudaEventSynchronize(begin);
         if (call()) fprintf(stderr, "timing: %s failed\n", name), exit(1);
     }
-    cudaDeviceSynchronize();                        // the backend's stream may be one that events do not wait for
+    finish();
     cudaEventRecord(end, 0);
     cudaEventSynchronize(end);
     cudaEventElapsedTime(&milliseconds, begin, end);
@@ -65,6 +72,7 @@ int main(int argc, char **argv) {
     size_t parameters = V * C + T * C + layers * (12 * C * C + 13 * C) + 2 * C;
     gpu = ag_cuda_backend(0);
     if (!gpu) return 1;
+    some = numbers(1, 1);
     printf("timing: %s, products in bf16, batch %zu x %zu\n", gpu->name, B, T);
 
     // the largest first: what follows uses parts of them
@@ -109,11 +117,12 @@ int main(int argc, char **argv) {
     gpu->release(gpu, dlogits);
     for (float *&s : slab) s = numbers(parameters, 1e-3f);
     double sum = 0;
-    timed("sum_squares", [&] { return gpu->sum_squares(gpu, &sum, slab[0], parameters); });
+    const float *const gradients = slab[0];
+    timed("sum_squares", [&] { return gpu->sum_squares(gpu, &sum, &gradients, &parameters, 1); });
     timed("adamw", [&] {
         return gpu->adamw(gpu, slab[0], slab[1], slab[2], slab[3], parameters, 1e-4, 0.9, 0.95, 1e-8, 0.1, 1, 1);
     });
-    void *all[] = {wide, wide2, wide3, x, y, dx, w, bias, stats, lse, column, rows, more, tokens, slab[0], slab[1],
+    void *all[] = {wide, wide2, wide3, x, y, dx, w, bias, stats, lse, column, rows, more, tokens, some, slab[0], slab[1],
                    slab[2], slab[3]};
     for (void *p : all) gpu->release(gpu, p);
     gpu->destroy(gpu);
