@@ -69,7 +69,8 @@ template <class T> static int tiled(const Product &p, const Buffers &d) {
     return cuda_matmul_tiled<T>(stream, d.c, d.a, d.b, d.bias, call(p, d), p.ta, p.tb);
 }
 static int chosen(const Product &p, const Buffers &d) {
-    return cuda_matmul(stream, d.c, d.a, d.b, d.bias, p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sc, p.sa, p.sb, p.accumulate);
+    return cuda_matmul(stream, d.c, d.a, d.b, d.bias, p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sc, p.sa, p.sb,
+                       p.accumulate);
 }
 
 static int naive_bf16(const Product &p, const Buffers &d) {

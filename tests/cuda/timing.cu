@@ -122,8 +122,8 @@ int main(int argc, char **argv) {
     timed("adamw", [&] {
         return gpu->adamw(gpu, slab[0], slab[1], slab[2], slab[3], parameters, 1e-4, 0.9, 0.95, 1e-8, 0.1, 1, 1);
     });
-    void *all[] = {wide, wide2, wide3, x, y, dx, w, bias, stats, lse, column, rows, more, tokens, some, slab[0], slab[1],
-                   slab[2], slab[3]};
+    void *all[] = {wide, wide2, wide3, x, y, dx, w, bias, stats, lse, column, rows, more, tokens, some, slab[0],
+                   slab[1], slab[2], slab[3]};
     for (void *p : all) gpu->release(gpu, p);
     gpu->destroy(gpu);
     return 0;
