@@ -79,7 +79,7 @@ def program(cell, name, keep):
         lines[top:top] = [f"int main(int argc, char **argv) {{ (void)argc, (void)argv;\n#line {top + 2}"]
         lines.append("return 0; }")
     pieces = {**kept, name: "\n".join(lines)}
-    source = "\n".join(f'#line 2 "{piece}"\n{text}' for piece, text in pieces.items())
+    source = "".join(f'#line 2 "{piece}"\n{text}\n' for piece, text in pieces.items())
     return source if re.search(r"#\s*define\s+\w+_IMPLEMENTATION", source) else PRELUDE + source
 
 
@@ -132,7 +132,7 @@ def c(line, cell):
         Path(work, "cell.c").write_text(program(cell, name, options.keep))
         link = ["-fsyntax-only"] if options.keep else ["-o", "cell", library(), "-lm"]
         said = subprocess.run([*CC, *WARN, *flags, "cell.c", *link], cwd=work, capture_output=True, text=True)
-        print(said.stderr, end="", file=sys.stderr)
+        print(said.stderr, end="", file=sys.stderr, flush=True)
         if said.returncode:
             raise Failed("The cell does not compile.")
         if options.keep:

@@ -130,7 +130,7 @@ def execute(name, book):
             check(said, f"{name}, cell {at}: the check does not say Not yet to the answer as it is saved")
             for expected, answer in [("Right", solution), *(("Wrong", answer) for answer in wrong)]:
                 says = verdict(client, book.cells, at, line + answer)
-                check(says == expected, f"{name}, cell {at}: the check says {says}, should say {expected}, to:\n{answer}")
+                check(says == expected, f"{name}, cell {at}: the check says {says}, not {expected}, to:\n{answer}")
             verdict(client, book.cells, at, book.cells[at].source)
 
 
@@ -197,7 +197,7 @@ def test(path, save):
         saved = book
     check_figures(name, saved.cells, "is saved with")
     text = path.read_text()
-    check(all(cell.execution_count for cell in saved.cells if cell.cell_type == "code"), f"{name}: not saved as it was run")
+    check(all(cell.get("execution_count", 1) for cell in saved.cells), f"{name}: saved without having been run")
     check(len(text) < 1e6, f"{name}: {len(text):,} bytes; under 1 MB is wanted")
     check(str(ROOT) not in text and str(Path.home()) not in text, f"{name}: names a folder of this machine")
 
