@@ -64,7 +64,7 @@ def library():
             for name, macro in HEADERS.items():
                 subprocess.run([*CC, "-w", f"-D{macro}_IMPLEMENTATION", "-DAG_DIE_ON_ERROR", "-DBPE_DIE_ON_ERROR",
                                 "-xc", "-c", ROOT / f"{name}.h", "-o", f"{name}.o"], cwd=work, check=True)
-            subprocess.run(["ar", "rc", "all.a", *(f"{name}.o" for name in HEADERS)], cwd=work, check=True)
+            subprocess.run(["ar", "rcs", "all.a", *(f"{name}.o" for name in HEADERS)], cwd=work, check=True)
             os.replace(f"{work}/all.a", archive)            # at once: another kernel may be doing the same
         print("\r" + " " * 40 + "\r", end="", flush=True)
     return archive

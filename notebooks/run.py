@@ -118,7 +118,8 @@ def verdict(client, cells, at, answer):
 def execute(name, book):
     """Runs all cells, and after each check the solution and the wrong answers; their outputs are not kept."""
     tasks = {at + 1: (at, solution, wrong) for at, solution, wrong in exercises(name, book.cells)}
-    client = NotebookClient(book, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}})
+    client = NotebookClient(book, timeout=900, kernel_name="python3", extra_arguments=["--log-level=ERROR"],
+                            resources={"metadata": {"path": str(FOLDER)}})
     with client.setup_kernel():
         for index, cell in enumerate(book.cells):
             client.execute_cell(cell, index)

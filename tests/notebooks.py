@@ -2,7 +2,7 @@
 
     build/notebooks/venv/bin/python tests/notebooks.py          test_notebooks.sh runs this, and then the notebooks
 """
-import os
+import io
 import sys
 import tempfile
 import threading
@@ -18,7 +18,7 @@ import run                                  # noqa: E402: it lies in that folder
 from run import check                       # noqa: E402
 
 kernel = KernelManager(kernel_name="python3")
-kernel.start_kernel(cwd=str(ROOT / "notebooks"))
+kernel.start_kernel(cwd=str(ROOT / "notebooks"), extra_arguments=["--log-level=ERROR"])
 client = kernel.client()
 client.start_channels()
 client.wait_for_ready(timeout=60)
@@ -168,26 +168,49 @@ def pictures():
         holds("2.66" in seen[0], "the moving average", seen)
 
 
-def harness():
-    def failures(source, output):
-        before, run.counts[False] = run.counts[False], 0
-        stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
-        run.check_figures("", [nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("stream", text=output)]),
-                               nbformat.v4.new_markdown_cell(source)], "prints")
+def failures(test, *arguments):
+    """What a part of the harness reports, without counting it here."""
+    before, stdout = dict(run.counts), sys.stdout
+    sys.stdout = io.StringIO()
+    try:
+        test(*arguments)
+        return sys.stdout.getvalue().count("FAILED")
+    finally:
         sys.stdout = stdout
-        found, run.counts[False] = run.counts[False], before
-        return found
+        run.counts.update(before)
+
+
+def figures():
+    output = nbformat.v4.new_output("stream", text="loss: 0.3123\nspeed = 5,612 tokens/s\nstep 3 is at 9\nbelow -2\n")
     for bad, source in [(0, "It is 0.31<!-- loss -->."), (1, "It is 0.32<!-- loss -->."), (1, "It is 3<!-- los -->."),
                         (0, "It is 0.3<!-- loss ± 0.02 -->."), (1, "It is 0.3<!-- loss ± 0.01 -->."),
                         (0, "It is 5,000<!-- speed ± 20 % -->."), (1, "It is 5,000<!-- speed ± 10 % -->."),
                         (0, "It is 9<!-- step ... at -->."), (1, "It is 0.31 <!-- loss -->."), (0, "It is 3."),
                         (0, "It is −2<!-- below -->."), (1, "It is 2<!-- below -->.")]:
-        seen = failures(source, "loss: 0.3123\nspeed = 5,612 tokens/s\nstep 3 is at 9\nbelow -2\n")
+        cells = [nbformat.v4.new_code_cell(outputs=[output]), nbformat.v4.new_markdown_cell(source)]
+        seen = failures(run.check_figures, "", cells, "prints")
         check((seen > 0) == bad, f"run.py: {source} has {seen} failures")
 
 
+def exercises():
+    verdict = "print('Not yet' if x is None else 'Right' if x == 4 else 'Wrong')"
+    for bad, saved, checked, solution, wrong in [
+            (0, "x = None", verdict, "x = 4", "x = 5"), (1, "x = 4", verdict, "x = 4", "x = 5"),
+            (1, "x = None", verdict, "x = 5", "x = 5"), (1, "x = None", verdict, "x = 4", "x = 2 + 2"),
+            (2, "x = None", "print('Right')", "x = 4", "x = 5"), (1, "x = None", verdict, "x = None", "x = 5")]:
+        details = f"<details>\n\n```python\n{solution}\n```\n</details>\n<!-- wrong\n{wrong}\n-->"
+        book = nbformat.v4.new_notebook(cells=[
+            nbformat.v4.new_markdown_cell("### Exercise"), nbformat.v4.new_code_cell(saved),
+            nbformat.v4.new_code_cell(checked), nbformat.v4.new_markdown_cell(details)])
+        seen = failures(run.execute, "", book)
+        check(seen == bad, f"run.py: an exercise {saved, checked, solution, wrong} has {seen} failures, not {bad}")
+        check(book.cells[1].source == saved, "run.py: the answer is not what was saved")
+    text = "%%%% markdown\n# A\n%%%% code raises-exception\n%%c\nx\n%%%% markdown\n    b\n"
+    check(run.to_text(run.from_text(text)) == text, "run.py: a notebook as text and back is another")
+
+
 try:
-    for part in compiling, options, failing, streaming, interrupting, pictures, harness:
+    for part in compiling, options, failing, streaming, interrupting, pictures, figures, exercises:
         part()
 finally:
     client.stop_channels()
