@@ -21,7 +21,7 @@ stand for anything within a line. Without a tolerance, the printed figure has to
 EXERCISES are four cells that follow each other: the task; a cell with the reader's answer, which as it is saved is
 unfinished but runs; a check, which prints a line that begins with Right, Wrong or Not yet; and the solution, a Markdown
 cell with <details> and, inside, one fenced block, the answer cell as it should be (without its line %%c). What
-readers get wrong may follow in comments, each a whole answer too:
+readers get wrong may follow, after an empty line, in comments, each a whole answer too:
 
     <!-- wrong
     static double slope(double x) { return 2 * x; }
@@ -98,6 +98,7 @@ def exercises(name, cells):
         if cell.cell_type == "markdown" and "<details" in cell.source and "```" in cell.source:
             kinds = [before.cell_type for before in cells[max(index - 3, 0):index]]
             check(kinds == ["markdown", "code", "code"], f"{name}: a solution that does not follow task, answer, check")
+            check("</details>\n<!--" not in cell.source, f"{name}: an empty line is missing after </details>")
             solution = re.search(r"^```\w*\n(.*?)^```", cell.source, re.S | re.M)[1]
             found.append((index - 2, solution, re.findall(r"<!-- wrong\n(.*?)-->", cell.source, re.S)))
     return found

@@ -198,7 +198,7 @@ def exercises():
             (0, "x = None", verdict, "x = 4", "x = 5"), (1, "x = 4", verdict, "x = 4", "x = 5"),
             (1, "x = None", verdict, "x = 5", "x = 5"), (1, "x = None", verdict, "x = 4", "x = 2 + 2"),
             (2, "x = None", "print('Right')", "x = 4", "x = 5"), (1, "x = None", verdict, "x = None", "x = 5")]:
-        details = f"<details>\n\n```python\n{solution}\n```\n</details>\n<!-- wrong\n{wrong}\n-->"
+        details = f"<details>\n\n```python\n{solution}\n```\n</details>\n\n<!-- wrong\n{wrong}\n-->"
         book = nbformat.v4.new_notebook(cells=[
             nbformat.v4.new_markdown_cell("### Exercise"), nbformat.v4.new_code_cell(saved),
             nbformat.v4.new_code_cell(checked), nbformat.v4.new_markdown_cell(details)])
