@@ -9,10 +9,10 @@
     %%c -DSTEPS={50 if cc.QUICK else 2000}      short where a run only looks for errors (NOTEBOOKS_QUICK=1)
 
 Programs run in the root of the repository and may write to out/notebooks. Their output appears while it is written, a
-progress bar included; Interrupt stops them and all that they have started; PNG files under out/ that were written
-meanwhile are shown. The compiler's messages name the lines of the cell as Jupyter numbers them. Compiling the headers
-takes ten seconds or more, so it is done once (with AG_DIE_ON_ERROR and BPE_DIE_ON_ERROR), into a library in build/.
-Cells link to it, unless they define an IMPLEMENTATION of their own. The environment's CC chooses the compiler.
+progress bar included; Interrupt stops them and all that they have started; PNG files under out/ that they wrote are
+shown. Messages of the compiler name the lines of the cell as Jupyter numbers them. Headers are compiled once (ten
+seconds or more; with AG_DIE_ON_ERROR and BPE_DIE_ON_ERROR) into a library in build/, to which cells link, unless they
+define an IMPLEMENTATION of their own. The environment's CC chooses the compiler.
 """
 import argparse
 import codecs
@@ -88,8 +88,8 @@ def run(command):
     began = time.time() - 0.01              # clocks of files tick a hundred times a second or more often
     terminal, end = pty.openpty()
     tty.setraw(end)                         # nothing is echoed, and lines end as they were written
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=end, stderr=end,
-                               start_new_session=True)
+    command = ["sh", "-c", 'exec "$@" 9< "$0" < /dev/null', os.ttyname(end), *command]  # 9: it ends with this kernel
+    child = subprocess.Popen(command, cwd=ROOT, stdout=end, stderr=end, start_new_session=True)
     os.close(end)
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     signals, patience = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], float("inf")
@@ -98,18 +98,18 @@ def run(command):
             ready = select.select([terminal], [], [], 0.1)[0]
             text = os.read(terminal, 65536) if ready else b""
             print(decode(text), end="", flush=True)
-            if not text and (ready or process.poll() is not None):
+            if not text and (ready or child.poll() is not None):
                 break
             if time.time() > patience:      # a lesson saves its model at the first signal, which may take a while
-                os.killpg(process.pid, signals.pop())
+                os.killpg(child.pid, signals.pop())
                 patience = time.time() + 5
         except OSError:                     # how Linux says that nobody has the terminal open any more
             break
         except KeyboardInterrupt:
             patience = 0
-    code = process.wait()
+    code = child.wait()
     with suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)      # what it has started, and left
+        os.killpg(child.pid, signal.SIGKILL)      # what it has started, and left
     os.close(terminal)
     written = {path: path.stat().st_mtime for path in ROOT.glob("out/**/*.png")}
     for path in sorted((path for path in written if written[path] > began), key=written.get):
@@ -146,5 +146,6 @@ def lesson(line):
 
 
 def load_ipython_extension(shell):
+    c.__doc__ = lesson.__doc__ = __doc__    # what %%c? shows
     shell.register_magic_function(c, "cell")
     shell.register_magic_function(lesson)

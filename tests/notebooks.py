@@ -147,6 +147,27 @@ sleep(60);
     holds(seen[0] == "again\n", "the next cell runs", seen)
 
 
+def dying():
+    """Last: the kernel is killed while a cell runs, as by Restart."""
+    with tempfile.TemporaryDirectory() as folder:
+        alive = Path(folder, "alive")
+        client.execute(f"""%%c
+#include <unistd.h>
+for (int i = 0; i < 300; i++) {{
+    FILE *f = fopen("{alive}", "w");
+    if (f) fclose(f);
+    usleep(100000);
+}}""")
+        for _ in range(100):
+            time.sleep(0 if alive.exists() else 0.1)
+        began = alive.exists()
+        kernel.shutdown_kernel(now=True)
+        time.sleep(0.5)
+        alive.unlink(missing_ok=True)
+        time.sleep(0.5)
+        holds(began and not alive.exists(), "a program ends with its kernel", (began, alive.exists()))
+
+
 def pictures():
     seen = cell("%%c\n#include \"plot.h\"\ndouble y[] = {1, 2, 4};\nfor (int i = 0; i < 2; i++) {\n"
                 "    plot *p = plot_new(\"t\", \"x\", \"y\");\n    plot_line(p, \"a\", NULL, y, 3);\n"
@@ -210,7 +231,7 @@ def exercises():
 
 
 try:
-    for part in compiling, options, failing, streaming, interrupting, pictures, figures, exercises:
+    for part in compiling, options, failing, streaming, interrupting, pictures, figures, exercises, dying:
         part()
 finally:
     client.stop_channels()
