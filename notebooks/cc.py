@@ -8,11 +8,10 @@
     cc.log(path), cc.plot(runs), cc.zoom()      csv files and their curves, see curves.py
     %%c -DSTEPS={50 if cc.QUICK else 2000}      short where a run only looks for errors (NOTEBOOKS_QUICK=1)
 
-Programs run in the root of the repository and may write to out/notebooks. Their output appears while it is written, a
-progress bar included; Interrupt stops them and all that they have started; PNG files under out/ that they wrote are
-shown. Messages of the compiler name the lines of the cell as Jupyter numbers them. Headers are compiled once (ten
-seconds or more; with AG_DIE_ON_ERROR and BPE_DIE_ON_ERROR) into a library in build/, to which cells link, unless they
-define an IMPLEMENTATION of their own. The environment's CC chooses the compiler.
+Programs run in the root of the repository and may write to out/notebooks. Output appears while it is written, with the
+progress bar; Interrupt stops a program and all that it has started; PNG files that it wrote under out/ are shown. The
+compiler names lines as Jupyter numbers them; CC chooses it. Headers are compiled once, with AG_DIE_ON_ERROR and
+BPE_DIE_ON_ERROR, to a library in build/, and cells link to that unless they define an IMPLEMENTATION of their own.
 """
 import argparse
 import codecs
