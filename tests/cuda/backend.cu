@@ -624,6 +624,52 @@ static std::vector<float> trained(const char *preset, int dropout, int precision
     gpt_free(m), ag_free(ag);
     return all;
 }
+// More between two results than the page of staged numbers holds; writes and kernels keep their order.
+static void many_writes(void) {
+    ag_backend *b = ag_cuda_backend(0);
+    const size_t piece = 300, pieces = 700;         // 820 KB
+    std::vector<float> host(piece), out(piece * pieces);
+    float *x = (float *)b->alloc(b, out.size() * sizeof(float)), *y = (float *)b->alloc(b, out.size() * sizeof(float));
+    CHECK(x && y && !b->fill(b, y, 1, out.size()));
+    const int shape[4] = {1, 1, 1, (int)piece};
+    const size_t stride[3][4] = {{0, 0, 0, 1}, {0, 0, 0, 1}, {0, 0, 0, 0}};
+    for (size_t i = 0; i < pieces; i++) {
+        float *here = x + i % 5 * piece, *sum = y + i * piece;      // the same place again while work waits for it
+        const float *in[3] = {here, sum, nullptr};
+        for (size_t k = 0; k < piece; k++) host[k] = (float)(i * 1000 + k);
+        CHECK(!b->write(b, here, host.data(), piece * sizeof(float)));
+        CHECK(!b->map(b, AG_MAP_AXPBY, sum, in, shape, stride, (double)i, 3));
+    }
+    CHECK(!b->read(b, out.data(), y, out.size() * sizeof(float)));
+    bool right = true;
+    for (size_t i = 0; i < out.size(); i++) {
+        float p = (float)(i / piece), v = p * 1000 + (float)(i % piece);
+        right = right && fabsf(out[i] - (p * v + 3)) <= 1e-6f * (1 + p * v);
+    }
+    CHECK(right);
+    b->release(b, x), b->release(b, y), b->destroy(b);
+}
+// More different segments than are remembered: none is found again, all are right. With fewer, all are replayed.
+static void many_segments(void) {
+    ag_backend *b = ag_cuda_backend(0);
+    float *x = (float *)b->alloc(b, 400);
+    long replayed = 0, launched;
+    for (int different : {80, 40}) for (int round = 0; round < 4; round++) for (int n = 1; n <= different; n++) {
+        float host[80], want = 1;
+        const int shape[4] = {1, 1, 1, n};
+        const size_t stride[3][4] = {{0, 0, 0, 1}, {0, 0, 0, 0}, {0, 0, 0, 0}};
+        const float *in[3] = {x, nullptr, nullptr};
+        for (float &v : host) v = 1;
+        CHECK(!b->write(b, x, host, sizeof host));
+        for (int k = 0; k < 4; k++, want *= 2) CHECK(!b->map(b, AG_MAP_SCALE, x, in, shape, stride, 2, 0));
+        CHECK(!b->read(b, host, x, sizeof host));
+        CHECK(host[0] == want && host[n - 1] == want && (n == 80 || host[n] == 1));
+        ag_cuda_launches(b, &replayed, &launched);
+        if (different == 80) CHECK_INT(replayed, 0);
+    }
+    CHECK(replayed >= 2 * 40 * 5);
+    b->release(b, x), b->destroy(b);
+}
 static void graphs(void) {
     for (int form = 0; form < (quick() ? 1 : 3); form++) {
         const char *preset = form ? "nano" : "nano-llama";
@@ -697,6 +743,8 @@ int main(int argc, char **argv) {
     if (!quick()) T_RUN(model_gpt2);
     if (!quick()) T_RUN(model_naive);
     T_RUN(training);
+    T_RUN(many_writes);
+    T_RUN(many_segments);
     T_RUN(graphs);
     T_RUN(errors);
     T_RUN(devices);
