@@ -139,6 +139,8 @@ def execute(name, book):
 def small(png):
     """A picture in base64 with 256 colours, if that is smaller: those of curves and letters have hardly more."""
     picture, out = Image.open(io.BytesIO(base64.b64decode(png))), io.BytesIO()
+    if getattr(picture, "is_animated", False):
+        return png                          # or only its first frame would be left
     picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return min(png, base64.b64encode(out.getvalue()).decode(), key=len)
 
