@@ -8,6 +8,8 @@
 # make cuda      compiles the GPU backend for three chips and holds its machine instructions to rules (nvcc, no GPU)
 # make test-cuda the tests of cuda/ in emulation (no GPU, no nvcc), each barrier removed in turn: half an hour or so
 # make gpu-check on a GPU: the same tests, compute-sanitizer, times beside the least possible; a table for an issue
+# make notebooks the notebooks from the first cell to the last, in a Python environment that it makes in build/ (PyPI):
+#                under 20 minutes; NOTEBOOK=01 for one, SAVE=1 writes the outputs back
 # make clean     removes build/ and out/
 CC = cc
 CXX = c++
@@ -24,7 +26,9 @@ FAST = test_engine test_float test_matmul
 SANITIZE = -O1 -g -fno-omit-frame-pointer -fsanitize=address $(if $(filter $(FAST),$*),,-fsanitize=undefined \
     -fno-sanitize-recover=undefined -DAG_NAIVE)
 
-.PHONY: all demo base test quick lessons bench bench-peers results cuda test-cuda gpu-check setup clean
+VENV = build/notebooks/venv
+
+.PHONY: all demo base test quick lessons bench bench-peers results cuda test-cuda gpu-check notebooks setup clean
 all: lessons
 
 demo: setup build/08_pretrain
@@ -80,6 +84,18 @@ test-cuda:
 
 gpu-check:
 	@sh tests/cuda/gpu_check.sh
+
+notebooks: setup $(VENV)/ready
+	@$(VENV)/bin/python notebooks/run.py only=$(NOTEBOOK) save=$(SAVE)
+
+# Debian keeps pip for such environments in a package of its own; the system's pip can fill them, too.
+$(VENV)/ready: notebooks/requirements.txt
+	@echo "installing Jupyter and matplotlib into $(VENV) (a minute)"
+	@mkdir -p build/notebooks
+	@python3 -m venv $(VENV) 2> build/notebooks/venv.log || python3 -m venv --without-pip $(VENV)
+	@if [ -x $(VENV)/bin/pip ]; then $(VENV)/bin/pip install -q -r $<; \
+	    else python3 -m pip --python $(VENV)/bin/python install -q -r $<; fi
+	@touch $@
 
 # Pictures need stb_image_write.h, and the tests a few of Debian's packages; both are installed where that is possible.
 setup:

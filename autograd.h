@@ -267,7 +267,8 @@ struct ag_tensor {
     int n_in, iarg[8];              // scalar arguments of the op
     double arg[4];
     void *saved[4];                 // what backward needs besides operands and result
-    ag_tensor *older;               // the tape: a list from the newest node to the oldest
+    ag_tensor *older;               // the tape: a list from the newest node to the oldest. Of a parameter, during
+                                    // ag_backward for ag_on_gradient: the oldest node that was made from it
     const char *file, *name;        // where it was made, and its name if it has one
     int line;
     // parameters only
@@ -402,6 +403,9 @@ ag_tensor *ag_cross_entropy(ag_tensor *logits, const int *targets, const ag_real
 
 // ---- learning ------------------------------------------------------------------------------------------------------
 int    ag_backward(ag_tensor *loss);            // d loss / d everything that needs it; gradients of parameters add up
+// From now on ag_backward calls ready(user, param) as soon as the gradient of a parameter is complete, before the rest
+// of its walk: work on it can begin, such as sums over several GPUs. ready must not call ops. NULL: nobody is told.
+void   ag_on_gradient(ag_ctx *ctx, void (*ready)(void *user, ag_tensor *param), void *user);
 void   ag_zero_grad(ag_ctx *ctx);
 double ag_grad_norm(ag_ctx *ctx);               // over all trainable parameters, of all groups
 double ag_clip_grad(ag_ctx *ctx, double max_norm);      // max_norm > 0; returns the norm before; NaN after an error
@@ -539,7 +543,11 @@ struct ag_backend {
                size_t n);
     int (*nll_back)(ag_backend *b, ag_real *dlogits, const ag_real *logits, const ag_real *lse, const int *targets,
                     const ag_real *dnll, size_t rows, size_t n, int accumulate);
-    int (*sum_squares)(ag_backend *b, double *out, const ag_real *x, size_t n);     // out is host memory
+    // out[i], in host memory, = the sum of the squares of x[i] (n[i]): all tensors in one call, since a device that is
+    // asked for a number has to finish what it was given
+    int (*sum_squares)(ag_backend *b, double *out, const ag_real *const *x, const size_t *n, int count);
+    // y = x / (root of the sum of x's squares + eps), for a device that would have to hand over the sum. May be NULL
+    int (*unit)(ag_backend *b, ag_real *y, const ag_real *x, size_t n, double eps);
     int (*sgd)(ag_backend *b, ag_real *w, const ag_real *g, ag_real *m, size_t n, double lr, double momentum,
                double weight_decay, double grad_scale);                 // m NULL: no momentum
     int (*adamw)(ag_backend *b, ag_real *w, const ag_real *g, ag_real *m, ag_real *v, size_t n, double lr, double beta1,
@@ -1022,6 +1030,8 @@ struct ag_ctx {
     struct { ag_real *data; size_t count; } spare[AGI_SPARES];          // buffers on the tape that may be used again
     int n_spare;
     double grad_scale, grad_norm;                   // set by clipping; grad_norm < 0: not computed for these gradients
+    void (*ready)(void *user, ag_tensor *param);    // see ag_on_gradient
+    void *ready_user;
     ag_rng rng[AG_RNG_COUNT];
     const char *file;                               // where the reader called
     int line;
@@ -3155,15 +3165,18 @@ double ag_rng_normal(ag_rng *rng) {
 }
 
 // ---- backward ------------------------------------------------------------------------------------------------------
-static int agi_naive_sum_squares(ag_backend *be, double *out, const ag_real *x, size_t n) {
-    (void)be, *out = 0;
-    for (size_t i = 0; i < n; i++) *out += (double)x[i] * x[i];
+static int agi_naive_sum_squares(ag_backend *be, double *out, const ag_real *const *x, const size_t *n, int count) {
+    (void)be;
+    for (int t = 0; t < count; t++) {
+        out[t] = 0;
+        for (size_t i = 0; i < n[t]; i++) out[t] += (double)x[t][i] * x[t][i];
+    }
     return 0;
 }
 
 static int agi_finite(ag_ctx *ctx, const ag_real *x, size_t n) {
     double sum = 0;                                 // the squares of floats do not overflow a double
-    return AGI_RUN(ctx, sum_squares, &sum, x, n) ? 1 : isfinite(sum) != 0;
+    return AGI_RUN(ctx, sum_squares, &sum, &x, &n, 1) ? 1 : isfinite(sum) != 0;
 }
 
 // The loss is not finite: the first tensor that is not, in order of making, is the one to look at.
@@ -3188,6 +3201,23 @@ static void agi_blame(ag_ctx *ctx, ag_tensor *loss, double value) {
 
 static int agi_apply_clip(ag_ctx *ctx);
 
+void ag_on_gradient(ag_ctx *ctx, void (*ready)(void *user, ag_tensor *param), void *user) {
+    if (ctx) ctx->ready = ready, ctx->ready_user = user;
+}
+// The walk goes from new to old, so a gradient is complete when it has passed the oldest node made from the parameter.
+static void agi_note_oldest(ag_tensor *loss, int on) {
+    for (ag_tensor *y = loss; y && y->op; y = y->older)
+        for (int i = 0; i < y->n_in; i++) if (!y->in[i]->op) y->in[i]->older = on ? y : NULL;
+}
+static void agi_tell_ready(ag_tensor *y) {
+    for (int i = 0; i < y->n_in; i++) {
+        ag_tensor *p = y->in[i];
+        if (p->op || p->older != y) continue;
+        p->older = NULL;
+        if (p->trainable && p->has_grad) y->ctx->ready(y->ctx->ready_user, p);
+    }
+}
+
 int ag_backward(ag_tensor *loss) {
     int accumulate;
     ag_real *d_loss, one = 1;
@@ -3209,14 +3239,17 @@ int ag_backward(ag_tensor *loss) {
     if (accumulate && AGI_RUN(ctx, read, &one, d_loss, sizeof one)) return -1;  // the loss itself is a parameter
     one = accumulate ? one + 1 : 1;
     if (AGI_RUN(ctx, fill, d_loss, one, (size_t)1)) return -1;
+    if (ctx->ready) agi_note_oldest(loss, 1);
     for (ag_tensor *y = loss; y && y->op && !ctx->error[0]; y = y->older) {
         int there = y->has_grad;
         for (int i = 0; there && i < y->n_in; i++) there = !agi_remember(y->in[i]);
         if (there) y->op->backward(y);
         agi_drop_grad(y);
         if (y->forgotten) agi_drop_data(y);
+        if (ctx->ready) agi_tell_ready(y);
     }
     if (!ctx->error[0]) return 0;
+    if (ctx->ready) agi_note_oldest(loss, 0);
     for (ag_tensor *y = loss; y && y->op; y = y->older) if (y->forgotten) y->data = NULL;       // whatever came back
     return -1;
 }
@@ -3228,21 +3261,28 @@ void ag_zero_grad(ag_ctx *ctx) {
 }
 
 // ---- the norm of the gradient, and clipping ------------------------------------------------------------------------
+enum { AGI_ASK = 256 };             // gradients whose squares are asked for at a time
 double ag_grad_norm(ag_ctx *ctx) {
-    double sum = 0, part = 0;
+    double sum = 0, part[AGI_ASK] = {0};
+    const ag_real *x[AGI_ASK];
+    size_t n[AGI_ASK];
+    int which[AGI_ASK], count = 0;
     if (!ctx || ctx->error[0]) return NAN;
     if (ctx->grad_norm >= 0) return ctx->grad_norm * ctx->grad_scale;
     for (int i = 0; i < ctx->n_params; i++) {
         ag_tensor *p = ctx->params[i];
-        if (!p->trainable || !p->has_grad) continue;
-        if (AGI_RUN(ctx, sum_squares, &part, p->grad, p->count)) return NAN;
-        if (!isfinite(part)) {
+        if (p->trainable && p->has_grad) x[count] = p->grad, n[count] = p->count, which[count++] = i;
+        if (!count || (count < AGI_ASK && i + 1 < ctx->n_params)) continue;
+        if (AGI_RUN(ctx, sum_squares, part, x, n, count)) return NAN;
+        for (int k = 0; k < count; sum += part[k++]) {
+            if (isfinite(part[k])) continue;
+            p = ctx->params[which[k]];
             agi_fail(ctx, "ag_grad_norm",
                      "the gradient of parameter %d, %s %s, is not finite. Nothing was changed; a smaller learning "
-                     "rate or ag_clip_grad may help", i, p->name ? p->name : "of shape", agi_shape(p).s);
+                     "rate or ag_clip_grad may help", which[k], p->name ? p->name : "of shape", agi_shape(p).s);
             return NAN;
         }
-        sum += part;
+        count = 0;
     }
     return (ctx->grad_norm = sqrt(sum)) * ctx->grad_scale;
 }
@@ -3385,11 +3425,16 @@ static int agi_axpby(ag_ctx *ctx, ag_real *y, const ag_real *a, const ag_real *b
     return AGI_RUN(ctx, map, AG_MAP_AXPBY, y, in, shape, flat, p, q);
 }
 
+static int agi_unit(ag_ctx *ctx, ag_real *y, const ag_real *x, size_t n, double eps) {
+    double sum = 0;
+    if (ctx->backend->unit) return AGI_RUN(ctx, unit, y, x, n, eps);
+    return AGI_RUN(ctx, sum_squares, &sum, &x, &n, 1) || agi_axpby(ctx, y, x, x, n, 1 / (sqrt(sum) + eps), 0) ? -1 : 0;
+}
+
 int ag_newton_schulz(ag_ctx *ctx, ag_real *y, const ag_real *x, int rows, int cols, int steps) {
     const double a = 3.4445, b = -4.7750, c = 2.0315;
     int tall = rows > cols, r = AGI_MIN(rows, cols);
     size_t n = (size_t)rows * cols, rr = (size_t)r * r;
-    double norm = 0;
     if (!ctx || ctx->error[0]) return -1;
     if (!y || !x || rows < 1 || cols < 1 || steps < 0) {
         agi_fail(ctx, "ag_newton_schulz", "%s, %d x %d, %d steps: wanted two matrices of at least 1 x 1",
@@ -3399,8 +3444,7 @@ int ag_newton_schulz(ag_ctx *ctx, ag_real *y, const ag_real *x, int rows, int co
     ag_mark_at mark = ag_mark(ctx);
     ag_real *A = (ag_real *)agi_save(ctx, rr * sizeof *A), *B = (ag_real *)agi_save(ctx, rr * sizeof *B),
         *Z = (ag_real *)agi_save(ctx, n * sizeof *Z);
-    if (!Z || !A || !B || AGI_RUN(ctx, sum_squares, &norm, x, n)) return -1;
-    if (agi_axpby(ctx, y, x, x, n, 1 / (sqrt(norm) + 1e-7), 0)) return -1;
+    if (!Z || !A || !B || agi_unit(ctx, y, x, n, 1e-7)) return -1;
     for (int i = 0; i < steps; i++) {
         // wide: A = Y Y^T, Y' = a Y + (b A + c A A) Y;   tall: A = Y^T Y, Y' = a Y + Y (b A + c A A). A is symmetric.
         if (agi_product(ctx, A, y, y, NULL, r, r, tall ? rows : cols, tall, !tall, NULL, NULL, NULL, NULL, 0) ||
@@ -5573,15 +5617,16 @@ AGI_KERNEL void AGI_(squares_part)(void *arg, size_t first, size_t last, int thr
     }
 }
 
-AGI_KERNEL int AGI_(sum_squares)(ag_backend *b, double *out, const float *x, size_t n) {
-    agi_part a;
-    size_t blocks = agi_chunks(n);
-    double *sums = (double *)agi_shared_scratch(b, 3, blocks * sizeof *sums);
-    *out = 0;
-    if (!sums) return -1;
-    a.x[0] = x, a.n = n, a.other = sums;
-    agi_spread(b, blocks, AGI_CHUNK, AGI_(squares_part), &a);
-    for (size_t i = 0; i < blocks; i++) *out += sums[i];
+AGI_KERNEL int AGI_(sum_squares)(ag_backend *b, double *out, const float *const *x, const size_t *n, int count) {
+    for (int t = 0; t < count; t++) {
+        agi_part a;
+        size_t blocks = agi_chunks(n[t]);
+        double *sums = (double *)agi_shared_scratch(b, 3, blocks * sizeof *sums);
+        if (!sums) return -1;
+        a.x[0] = x[t], a.n = n[t], a.other = sums, out[t] = 0;
+        agi_spread(b, blocks, AGI_CHUNK, AGI_(squares_part), &a);
+        for (size_t i = 0; i < blocks; i++) out[t] += sums[i];
+    }
     return 0;
 }
 

@@ -575,8 +575,8 @@ static inline int attention_vector(const ag_attention_args *a) {
 static inline int attention_nothing(const ag_attention_args *a) { return a->B < 1 || a->T < 1; }
 
 // As many blocks as tiles times heads, and more than 48 KB of shared memory only for who asks.
-template <class... Parameters, class... Arguments>
-static inline int attention_launch(cudaStream_t s, void (*kernel)(Parameters...), size_t tiles, size_t heads,
+template <class Stream, class... Parameters, class... Arguments>
+static inline int attention_launch(Stream s, void (*kernel)(Parameters...), size_t tiles, size_t heads,
                                    int threads, size_t shared_bytes, Arguments... arguments) {
     if (tiles * heads > INT32_MAX) return -1;
     if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes) != cudaSuccess)
@@ -584,29 +584,34 @@ static inline int attention_launch(cudaStream_t s, void (*kernel)(Parameters...)
     launch(kernel, dim3((unsigned)(tiles * heads)), (unsigned)threads, shared_bytes, s, arguments...);
     return cuda_status();
 }
-static inline int attention_cache(cudaStream_t s, const ag_attention_args *a) {
+template <class Stream>
+static inline int attention_cache(Stream s, const ag_attention_args *a) {
     if (!a->k_cache) return 0;
     return attention_launch(s, attention_fill_cache, (size_t)a->B, (size_t)a->T, 128, 0, *a);
 }
-static inline int cuda_attention_naive(cudaStream_t s, const ag_attention_args *a) {
+template <class Stream>
+static inline int cuda_attention_naive(Stream s, const ag_attention_args *a) {
     if (attention_nothing(a)) return 0;
     if (attention_cache(s, a)) return -1;
     return attention_launch(s, attention_naive, ((size_t)a->B * a->NH * a->T + 127) / 128, 1, 128, 0, *a,
                             attention_scale(a));
 }
-static inline int cuda_attention_back_naive(cudaStream_t s, const ag_attention_args *a) {
+template <class Stream>
+static inline int cuda_attention_back_naive(Stream s, const ag_attention_args *a) {
     if (attention_nothing(a)) return 0;
     return attention_launch(s, attention_back_naive, ((size_t)a->B * a->NKV + 31) / 32, 1, 32, 0, *a,
                             attention_scale(a));
 }
 
-template <int HS, int ROWS, int COLS> static inline int attention_forward(cudaStream_t s, const ag_attention_args *a) {
+template <int HS, int ROWS, int COLS, class Stream>
+static inline int attention_forward(Stream s, const ag_attention_args *a) {
     size_t bytes = (ROWS + 2 * COLS) * sizeof(AttentionRow<HS>) + COLS * sizeof(AttentionColumn<ROWS>);
     return attention_launch(s, attention_flash<HS, ROWS, COLS>, (size_t)cuda_tiles(a->T, ROWS), (size_t)a->B * a->NH,
                             2 * ROWS, bytes, *a, attention_scale(a), attention_vector(a));
 }
 // Shared memory, 99 KB of it on most chips, decides how many rows a block can have.
-static inline int cuda_attention(cudaStream_t s, const ag_attention_args *a) {
+template <class Stream>
+static inline int cuda_attention(Stream s, const ag_attention_args *a) {
     if (attention_nothing(a)) return 0;
     if (attention_cache(s, a)) return -1;
     if (a->HS <= 32) return attention_forward<32, 64, 32>(s, a);
@@ -618,11 +623,12 @@ static inline int cuda_attention(cudaStream_t s, const ag_attention_args *a) {
 static inline size_t cuda_attention_scratch(const ag_attention_args *a) {
     return (size_t)a->B * a->NH * a->T * sizeof(float);
 }
-static inline int attention_all_dots(cudaStream_t s, const ag_attention_args *a, float *scratch) {
+template <class Stream>
+static inline int attention_all_dots(Stream s, const ag_attention_args *a, float *scratch) {
     return attention_launch(s, attention_dots, ((size_t)a->B * a->NH * a->T + 3) / 4, 1, 128, 0, scratch, *a);
 }
-template <int HS, int OUT, int ROWS, int COLS>
-static inline int attention_backward(cudaStream_t s, const ag_attention_args *a, const float *D) {
+template <int HS, int OUT, int ROWS, int COLS, class Stream>
+static inline int attention_backward(Stream s, const ag_attention_args *a, const float *D) {
     size_t bytes = 2 * (ROWS + COLS) * sizeof(AttentionRow<HS>) + COLS * sizeof(AttentionColumn<ROWS>);
     size_t tiles = (size_t)cuda_tiles(a->T, ROWS), parts = (size_t)a->B * (HS / OUT);
     return attention_launch(s, attention_back_flash<HS, OUT, ROWS, COLS, false>, tiles, parts * a->NH, 2 * ROWS, bytes,
@@ -630,7 +636,8 @@ static inline int attention_backward(cudaStream_t s, const ag_attention_args *a,
            attention_launch(s, attention_back_flash<HS, OUT, ROWS, COLS, true>, tiles, parts * a->NKV, 2 * ROWS, bytes,
                             *a, D, attention_scale(a), attention_vector(a)) ? -1 : 0;
 }
-static inline int cuda_attention_back(cudaStream_t s, const ag_attention_args *a, float *scratch) {
+template <class Stream>
+static inline int cuda_attention_back(Stream s, const ag_attention_args *a, float *scratch) {
     if (attention_nothing(a)) return 0;
     if (attention_all_dots(s, a, scratch)) return -1;
     if (a->HS <= 32) return attention_backward<32, 32, 64, 32>(s, a, scratch);
@@ -652,14 +659,15 @@ static inline size_t attention_half_bytes(const ag_attention_args *a, int heads)
 static inline size_t cuda_attention_scratch_bf16(const ag_attention_args *a) {     // qkv, dy and D
     return attention_half_bytes(a, 2 * a->NH + 2 * a->NKV) + cuda_attention_scratch(a);
 }
-template <int HS, int COLS>
-static inline int attention_forward_mma(cudaStream_t s, const ag_attention_args *a, const bf16 *qkv) {
+template <int HS, int COLS, class Stream>
+static inline int attention_forward_mma(Stream s, const ag_attention_args *a, const bf16 *qkv) {
     size_t tiles = (size_t)cuda_tiles(a->T, ATTENTION_MMA_ROWS);
     size_t bytes = (ATTENTION_MMA_ROWS + 2 * COLS) * HS * sizeof(bf16);
     return attention_launch(s, attention_mma<HS, COLS>, tiles, (size_t)a->B * a->NH, ATTENTION_MMA_THREADS, bytes, qkv,
                             *a, attention_scale(a));
 }
-static inline int cuda_attention_bf16(cudaStream_t s, const ag_attention_args *a, void *scratch) {
+template <class Stream>
+static inline int cuda_attention_bf16(Stream s, const ag_attention_args *a, void *scratch) {
     if (!attention_takes_mma(a)) return cuda_attention(s, a);
     if (attention_nothing(a)) return 0;
     bf16 *qkv = (bf16 *)scratch;
@@ -667,8 +675,8 @@ static inline int cuda_attention_bf16(cudaStream_t s, const ag_attention_args *a
                          (a->NH + 2 * a->NKV) * a->HS, *a)) return -1;
     return a->HS == 64 ? attention_forward_mma<64, 64>(s, a, qkv) : attention_forward_mma<128, 64>(s, a, qkv);
 }
-template <int HS, int COLS>
-static inline int attention_backward_mma(cudaStream_t s, const ag_attention_args *a, const bf16 *qkv, const bf16 *dy,
+template <int HS, int COLS, class Stream>
+static inline int attention_backward_mma(Stream s, const ag_attention_args *a, const bf16 *qkv, const bf16 *dy,
                                          const float *D) {
     size_t tiles = (size_t)cuda_tiles(a->T, ATTENTION_MMA_ROWS), B = (size_t)a->B;
     size_t bytes = (2 * ATTENTION_MMA_ROWS + 4 * COLS) * HS * sizeof(bf16) + 4 * COLS * sizeof(float);
@@ -677,7 +685,8 @@ static inline int attention_backward_mma(cudaStream_t s, const ag_attention_args
            attention_launch(s, attention_back_mma<HS, COLS, true>, tiles, B * a->NKV, ATTENTION_MMA_THREADS, bytes, qkv,
                             dy, *a, D, attention_scale(a)) ? -1 : 0;
 }
-static inline int cuda_attention_back_bf16(cudaStream_t s, const ag_attention_args *a, void *scratch) {
+template <class Stream>
+static inline int cuda_attention_back_bf16(Stream s, const ag_attention_args *a, void *scratch) {
     if (!attention_takes_mma(a)) return cuda_attention_back(s, a, (float *)scratch);
     if (attention_nothing(a)) return 0;
     int width = (a->NH + 2 * a->NKV) * a->HS;

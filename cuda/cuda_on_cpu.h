@@ -82,6 +82,7 @@ static inline void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
                           cudaStream_t stream, Arguments... arguments) {
     kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
 }
+typedef dim3 LaunchGrid;            // of launch(), for who passes it on
 #define DYNAMIC_SHARED(type, name) \
     extern __shared__ __align__(128) unsigned char name##_bytes[]; \
     type *name = reinterpret_cast<type *>(name##_bytes)
@@ -1166,17 +1167,18 @@ CUDA_ON_CPU_RAW inline void check_limits(const Kernel &k, dim3 grid, dim3 block,
 
 // What launch() takes as its grid: a dim3 or a number, and with it the caller's file and line.
 struct Grid {
-    dim3 size;
     const char *file;
     int line;
-    Grid(dim3 grid, const char *f = __builtin_FILE(), int l = __builtin_LINE()) : size(grid), file(f), line(l) {}
+    dim3 size;
+    Grid(dim3 grid, const char *f = __builtin_FILE(), int l = __builtin_LINE()) : file(f), line(l), size(grid) {}
     template <class T, class = typename std::enable_if<std::is_integral<T>::value>::type>
-    Grid(T x, const char *f = __builtin_FILE(), int l = __builtin_LINE()) : size((unsigned)x), file(f), line(l) {}
+    Grid(T x, const char *f = __builtin_FILE(), int l = __builtin_LINE()) : file(f), line(l), size((unsigned)x) {}
 };
 
 template <class Pack> void enter(void *pack) { std::apply(((Pack *)pack)->first, ((Pack *)pack)->second); }
 
 } // namespace cuda_on_cpu
+typedef cuda_on_cpu::Grid LaunchGrid;               // for who passes it on
 
 template <class... Parameters, class... Arguments>
 static inline void launch(void (*kernel)(Parameters...), cuda_on_cpu::Grid grid, dim3 block, size_t shared_bytes,

@@ -10,6 +10,7 @@ On the CPU:     g++ -std=c++17 -O2 -x c++ -c cuda/gpt_cuda.cu && cc -O3 -c lesso
                 g++ lesson.o gpt_cuda.o -o lesson           (cuda_on_cpu.h: slow, but it is the same code)
 With cuBLAS:    nvcc -std=c++17 -O3 -arch=sm_80 -DGPT_CUBLAS -c cuda/gpt_cuda.cu && cc -O3 -c lesson.c
                 nvcc lesson.o gpt_cuda.o -lcublas -o lesson (NVIDIA's products; on the CPU -DGPT_CUBLAS alone)
+Several GPUs:   the same with -DGPT_NCCL and -lnccl; on the CPU CUDA_ON_CPU_DEVICES=4 in the environment
 
 MEANING   What each entry has to compute is said in autograd.h, beside the table and in the naive kernels of the CPU.
 Here it is computed in float, so the two agree to about 1e-6 and not to the bit.
@@ -23,20 +24,30 @@ from the shapes alone. So the same program gives the same bits again, on every G
 its own; NVIDIA promises the same of each version of it.)
 
 MEMORY   Tensors lie in the arenas of autograd.h, which ask for few large pieces. What kernels need besides, partial
-sums above all, is one buffer of the backend that grows. Everything runs in one stream; read() waits for it.
+sums above all, is one buffer of the backend that grows.
+
+ORDER OF WORK   Everything runs in one stream, but not at once: an entry of the table puts its launches into a queue,
+and read() starts what is there and waits for it. From its fourth step or so a training loop is replayed as CUDA graphs.
+queue.cuh says how, and why learning rates and the like are no arguments of kernels. A launch that fails is therefore
+told of by the next read().
 
 LIMITS   ag_real must be float. A tensor has fewer than 2^31 elements (autograd.h sees to that), so 32 bits count them.
 
 READING ORDER   1 the machine   2 sums   3 elementwise   4 copies   5 reductions   6 softmax and cross entropy
 7 normalisation   8 looking up   9 dropout   10 rotary positions   11 SwiGLU   12 products and what follows them
-13 attention   14 optimizers   15 the table
+13 attention   14 optimizers   15 the table   16 several GPUs
 */
 #include "gpt_cuda.h"
+#include "queue.cuh"
 #include "matmul.cuh"
 #include "attention.cuh"
 #ifdef GPT_CUBLAS
 #include "cublas_on_cpu.h"
 #endif
+#ifdef GPT_NCCL
+#include "nccl_on_cpu.h"
+#endif
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -52,7 +63,7 @@ struct Cuda {                       // ag_backend's self
     ag_backend table;
     int device, naive, told;        // told: the first failure has been printed
     unsigned blocks;                // enough of them to fill the device
-    cudaStream_t stream;
+    Queue queue;
     void *scratch;
     size_t scratch_bytes;
     Turns turns[4];
@@ -69,15 +80,19 @@ static int failed(Cuda *c, const char *what, cudaError_t error) {
     return -1;
 }
 
+// Failures of what is in the queue show when it is run.
+static int queued(Cuda *c, cudaError_t error) { return failed(c, c->queue.failed, error); }
+
 // A macro, so that what the emulation says of a kernel names the line where it was launched.
 #define RUN(c, kernel, grid, block, ...) \
-    (launch(kernel, grid, block, 0, (c)->stream, __VA_ARGS__), failed(c, #kernel, cudaGetLastError()))
+    ((c)->queue.what = #kernel, launch(kernel, grid, block, 0, &(c)->queue, __VA_ARGS__), queued(c, (c)->queue.error))
 
-// The same for a function that launches and returns 0 or -1.
+// The same for a function that launches and returns 0, or -1: what it was asked for is too large.
 static int launched(Cuda *c, const char *what, int status) {
     if (status && !c->told++) fprintf(stderr, "gpt_cuda: %s: a kernel could not be launched\n", what);
-    return status;
+    return status ? -1 : queued(c, c->queue.error);
 }
+#define LAUNCHED(c, name, call) ((c)->queue.what = name, launched(c, name, call))
 
 static Cuda *cuda_of(ag_backend *b) {
     Cuda *c = (Cuda *)b->self;
@@ -101,10 +116,13 @@ static bool in_packs(const void *a, const void *b, const void *c = nullptr) {
     return ((uintptr_t)a | (uintptr_t)b | (uintptr_t)c) % 16 == 0;
 }
 
-// Room for partial results, until the next call. cudaFree waits for kernels that still use the old one.
+static int give_back(Cuda *c, void *p) {            // when all that may use it is done: cudaFree waits
+    return queued(c, queue_flush(&c->queue)) || failed(c, "cudaFree", cudaFree(p)) ? -1 : 0;
+}
+// Room for partial results, until the next call.
 static void *scratch(Cuda *c, size_t bytes) {
     if (bytes <= c->scratch_bytes) return c->scratch;
-    if (failed(c, "cudaFree", cudaFree(c->scratch))) return nullptr;
+    if (give_back(c, c->scratch)) return nullptr;
     c->scratch = nullptr, c->scratch_bytes = 0;
     if (failed(c, "cudaMalloc", cudaMalloc(&c->scratch, bytes))) return nullptr;
     c->scratch_bytes = bytes;
@@ -117,22 +135,27 @@ static void *cuda_alloc(ag_backend *b, size_t bytes) {
     return failed(c, "cudaMalloc", cudaMalloc(&p, bytes)) ? nullptr : p;    // aligned to 256
 }
 static void cuda_release(ag_backend *b, void *p) {
-    Cuda *c = cuda_of(b);
-    failed(c, "cudaFree", cudaFree(p));
+    give_back(cuda_of(b), p);
 }
 static int cuda_write(ag_backend *b, void *to, const void *host, size_t bytes) {
     Cuda *c = cuda_of(b);
-    if (!bytes) return 0;
-    return failed(c, "cudaMemcpyAsync", cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, c->stream));
+    c->queue.what = "write";
+    return bytes ? queued(c, queue_write(&c->queue, to, host, bytes)) : 0;
 }
 static int cuda_read(ag_backend *b, void *host, const void *from, size_t bytes) {
     Cuda *c = cuda_of(b);
-    if (!bytes) return 0;
-    return failed(c, "cudaMemcpyAsync", cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, c->stream)) ||
-           failed(c, "cudaStreamSynchronize", cudaStreamSynchronize(c->stream)) ? -1 : 0;
+    return bytes ? queued(c, queue_read(&c->queue, host, from, bytes)) : 0;
 }
 static int clear(Cuda *c, float *y, size_t n) {
-    return n ? failed(c, "cudaMemsetAsync", cudaMemsetAsync(y, 0, n * sizeof *y, c->stream)) : 0;
+    c->queue.what = "clear";
+    if (n) queue_clear(&c->queue, y, n * sizeof *y);
+    return queued(c, c->queue.error);
+}
+// Numbers that differ from step to step go to kernels this way. NULL after an error.
+template <class T> static const T *stage(Cuda *c, const T *from, size_t n = 1) {
+    const T *to = (const T *)queue_stage(&c->queue, from, n * sizeof *from);
+    queued(c, c->queue.error);
+    return to;
 }
 
 // The first 4 * fours elements in fours, the others one by one; fours = 0 is the naive version.
@@ -251,7 +274,10 @@ __device__ inline float map_slope(int op, int which, float y, float a, float b, 
 struct Map {
     int op, accumulate;
     float p, q;
-    __device__ float operator()(float, const float v[4]) const { return map_value(op, v[0], v[1], v[2], p, q); }
+    const float *pq;                // if not NULL, p and q are there
+    __device__ float operator()(float, const float v[4]) const {
+        return map_value(op, v[0], v[1], v[2], pq ? pq[0] : p, pq ? pq[1] : q);
+    }
 };
 struct MapBack {                    // v: the first two operands (a slope needs no third), y, dy
     int op, which, accumulate;
@@ -371,7 +397,13 @@ static int cuda_map(ag_backend *b, int op, float *y, const float *const x[3], co
     Operands in = {{nullptr, nullptr, nullptr, nullptr}};
     contiguous(shape, plain);
     for (int k = 0; k < 3 && x[k]; k++) in.x[k] = x[k], strides[k + 1] = stride[k];
-    return walk(c, Map{op, 0, (float)p, (float)q}, y, in, shape, strides);
+    Map f = {op, 0, (float)p, (float)q, nullptr};
+    if (op == AG_MAP_AXPBY) {                       // optimizers call it, with numbers that differ from step to step
+        const float pq[2] = {f.p, f.q};
+        f.p = f.q = 0, f.pq = stage(c, pq, 2);
+        if (!f.pq) return -1;
+    }
+    return walk(c, f, y, in, shape, strides);
 }
 
 static int cuda_map_back(ag_backend *b, int op, int which, float *g, const float *y, const float *const x[3],
@@ -972,7 +1004,8 @@ __device__ inline uint4 philox(uint64_t key, uint64_t counter) {
 // The first `fours` fours of words belong to as many fours of elements; the rest goes one by one, as does all in the
 // naive version.
 __global__ void dropout_kernel(float *y, const float *x, unsigned n, unsigned fours, uint64_t least, float scale,
-                               uint64_t key, uint64_t counter, int accumulate) {
+                               const uint64_t *rng, int accumulate) {
+    const uint64_t key = rng[0], counter = rng[1];
     unsigned late = (unsigned)(counter % 4);        // element 0 has this word of its four
     for (unsigned four = thread_index(); four * 4 < n + late; four += thread_count()) {
         uint4 block = philox(key, counter / 4 + four);
@@ -992,8 +1025,10 @@ static int cuda_dropout(ag_backend *b, float *y, const float *x, size_t n, doubl
     Cuda *c = cuda_of(b);
     uint64_t least = (uint64_t)ceil(p * 4294967296.0);
     unsigned fours = c->naive || rng.counter % 4 || !in_packs(y, x) ? 0 : (unsigned)(n / 4);
-    return n ? RUN(c, dropout_kernel, blocks_for(c, n / 4 + 2), BLOCK, y, x, (unsigned)n, fours, least,
-                   (float)(1 / (1 - p)), rng.key, rng.counter, accumulate) : 0;
+    const uint64_t words[2] = {rng.key, rng.counter}, *staged = n ? stage(c, words, 2) : nullptr;
+    if (!staged) return n ? -1 : 0;
+    return RUN(c, dropout_kernel, blocks_for(c, n / 4 + 2), BLOCK, y, x, (unsigned)n, fours, least,
+               (float)(1 / (1 - p)), staged, accumulate);
 }
 
 // ---- 10 rotary positions --------------------------------------------------------------------------------------------
@@ -1003,7 +1038,7 @@ static int cuda_dropout(ag_backend *b, float *y, const float *x, size_t n, doubl
 struct Rope {
     const uint64_t *per_position;                   // (hs / 2), or NULL: nothing turns
     const int *start;                               // (B), or NULL
-    int T, H, hs, nq, nk;
+    int T, H, hs, nq, nk, unused;                   // no padding: queue.cuh compares arguments byte by byte
 };
 __device__ inline float2 turn(const Rope &p, unsigned bt, int i) {      // cosine and sine for elements i and i ^ 1
     float2 cs = make_float2(1, 0);
@@ -1073,7 +1108,7 @@ struct HeadWeights : Sum {          // dw += g hat, over all positions and the h
     float *dw;
     const float *x, *rrms, *dy;
     Rope p;
-    int first, heads, accumulate;
+    int first, heads, accumulate, unused;           // no padding, as in Rope
     __device__ float at(unsigned row, unsigned i) const {
         unsigned bt = row / (unsigned)heads, h = (unsigned)first + row % (unsigned)heads;
         size_t head = ((size_t)bt * p.H + h) * p.hs;
@@ -1092,7 +1127,7 @@ static const uint64_t *turns_for(Cuda *c, double theta, int hs) {
     }
     for (int i = 0; i < hs / 2; i++)                // an angle of 1 is 2^64 / (2 pi) of them
         host[i] = (uint64_t)(18446744073709551616.0 / 6.283185307179586477 * pow(theta, -2.0 * i / hs));
-    if (failed(c, "cudaFree", cudaFree(t->per_position))) return nullptr;
+    if (give_back(c, t->per_position)) return nullptr;
     t->per_position = nullptr, t->theta = theta, t->size = hs;
     if (failed(c, "cudaMalloc", cudaMalloc(&device, sizeof host))) return nullptr;
     t->per_position = device;
@@ -1102,7 +1137,7 @@ static const uint64_t *turns_for(Cuda *c, double theta, int hs) {
 static int cuda_qk_rope(ag_backend *b, float *y, float *rrms, const float *x, const float *q_norm, const float *k_norm,
                         int B, int T, int H, int hs, int nq, int nk, const int *start, double theta, double eps) {
     Cuda *c = cuda_of(b);
-    Rope p = {theta > 0 ? turns_for(c, theta, hs) : nullptr, start, T, H, hs, nq, nk};
+    Rope p = {theta > 0 ? turns_for(c, theta, hs) : nullptr, start, T, H, hs, nq, nk, 0};
     unsigned heads = (unsigned)B * T * H;
     if (theta > 0 && !p.per_position) return -1;
     if (!heads || !hs) return 0;
@@ -1114,13 +1149,13 @@ static int cuda_qk_rope_back(ag_backend *b, float *dx, float *dq_norm, float *dk
                              const float *q_norm, const float *k_norm, const float *rrms, const float *dy, int B, int T,
                              int H, int hs, int nq, int nk, const int *start, double theta, int accumulate) {
     Cuda *c = cuda_of(b);
-    Rope p = {theta > 0 ? turns_for(c, theta, hs) : nullptr, start, T, H, hs, nq, nk};
+    Rope p = {theta > 0 ? turns_for(c, theta, hs) : nullptr, start, T, H, hs, nq, nk, 0};
     unsigned heads = (unsigned)B * T * H;
     if (theta > 0 && !p.per_position) return -1;
     for (int k = 0; k < 2; k++) {
         HeadWeights f;
         f.dw = k ? dk_norm : dq_norm, f.x = x, f.rrms = rrms, f.dy = dy, f.p = p;
-        f.first = k ? nq : 0, f.heads = k ? nk : nq, f.accumulate = accumulate >> (k + 1) & 1;
+        f.first = k ? nq : 0, f.heads = k ? nk : nq, f.accumulate = accumulate >> (k + 1) & 1, f.unused = 0;
         if (f.dw && reduce_down(c, f, (unsigned)B * T * f.heads, (unsigned)hs)) return -1;
     }
     if (!dx || !heads || !hs) return 0;
@@ -1192,12 +1227,37 @@ static int blas_create(Cuda *c) {               // SetStream goes back to cuBLAS
     if (c->naive) return 0;
     return failed(c, "cudaMalloc", cudaMalloc(&c->blas_room, BLAS_ROOM)) ||
            failed(c, "cublasCreate", cublasCreate(&c->blas)) ||
-           failed(c, "cublasSetStream", cublasSetStream(c->blas, c->stream)) ||
+           failed(c, "cublasSetStream", cublasSetStream(c->blas, c->queue.stream)) ||
            failed(c, "cublasSetWorkspace", cublasSetWorkspace(c->blas, c->blas_room, BLAS_ROOM)) ? -1 : 0;
 }
 static void blas_destroy(Cuda *c) {
     if (c->blas) failed(c, "cublasDestroy", cublasDestroy(c->blas));
     failed(c, "cudaFree", cudaFree(c->blas_room));
+}
+
+// A call in the queue: z = x y + keep z, `count` products beside each other.
+struct BlasItem : QueueItem {
+    cublasHandle_t blas;
+    cublasOperation_t op_x, op_y;
+    cudaDataType_t type;
+    int m, n, k, ldx, ldy, count;
+    const void *x, *y;
+    float *z, keep;
+    size_t next_x, next_y, next_z;
+};
+static cudaError_t blas_run(const QueueItem *item, cudaStream_t) {
+    const BlasItem *g = static_cast<const BlasItem *>(item);
+    const float one = 1;
+    cublasStatus_t status = g->count == 1
+        ? cublasGemmEx(g->blas, g->op_x, g->op_y, g->m, g->n, g->k, &one, g->x, g->type, g->ldx, g->y, g->type, g->ldy,
+                       &g->keep, g->z, CUDA_R_32F, g->m, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT)
+        : cublasGemmStridedBatchedEx(g->blas, g->op_x, g->op_y, g->m, g->n, g->k, &one, g->x, g->type, g->ldx,
+                                     (long long)g->next_x, g->y, g->type, g->ldy, (long long)g->next_y, &g->keep, g->z,
+                                     CUDA_R_32F, g->m, (long long)g->next_z, g->count, CUBLAS_COMPUTE_32F,
+                                     CUBLAS_GEMM_DEFAULT);
+    if (status == CUBLAS_STATUS_SUCCESS) return cudaSuccess;
+    fprintf(stderr, "gpt_cuda: cublasGemm: %s\n", cublasGetStatusString(status));
+    return cudaErrorInvalidValue;
 }
 
 // To cuBLAS matrices are column-major, so what lies here as C = A B is to it C' = B' A': the factors change places and
@@ -1215,7 +1275,7 @@ static int blas_multiply(ag_backend *b, bool round, float *C, const float *A, co
     if (round) {
         MatmulFactors f = matmul_factors(M, N, K, ta, tb, batch, sa, sb);
         bf16 *room = (bf16 *)scratch(c, item * (f.a.total + f.b.total));
-        if (!room || launched(c, "matmul_round", matmul_round_both(c->stream, room, A, B, f))) return -1;
+        if (!room || LAUNCHED(c, "matmul_round", matmul_round_both(&c->queue, room, A, B, f))) return -1;
         a_bytes = (const char *)room, b_bytes = (const char *)(room + f.a.total);
         p.lda = f.a.stride, p.ldb = f.b.stride;
         for (int i = 0; i < 2; i++) p.sa[i] = f.a.to[i], p.sb[i] = f.b.to[i];
@@ -1226,17 +1286,17 @@ static int blas_multiply(ag_backend *b, bool round, float *C, const float *A, co
     const size_t places[4] = {0, sc[in], (size_t)N, 1}, columns[4] = {0, 0, 0, 1};
     for (int i = 0; i < batch[out]; i++)
         for (int j = 0; j < p.summed[in]; j++) {    // 1 where there are products that lie apart
-            const float one = 1, keep = accumulate || j || (i && !sc[out]);
+            const float keep = accumulate || j || (i && !sc[out]);
             const void *x = b_bytes + item * (i * p.sb[out] + j * p.sb[in]);
             const void *y = a_bytes + item * (i * p.sa[out] + j * p.sa[in]);
             float *z = C + i * sc[out];
-            cublasStatus_t status = p.apart[in] == 1
-                ? cublasGemmEx(c->blas, op_b, op_a, N, M, K, &one, x, type, p.ldb, y, type, p.lda, &keep, z, CUDA_R_32F,
-                               N, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT)
-                : cublasGemmStridedBatchedEx(c->blas, op_b, op_a, N, M, K, &one, x, type, p.ldb, (long long)p.sb[in],
-                                             y, type, p.lda, (long long)p.sa[in], &keep, z, CUDA_R_32F, N,
-                                             (long long)sc[in], p.apart[in], CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-            if (failed(c, "cublasGemm", status)) return -1;
+            BlasItem g = {};
+            g.run = blas_run, g.blas = c->blas, g.op_x = op_b, g.op_y = op_a, g.m = N, g.n = M, g.k = K;
+            g.x = x, g.y = y, g.z = z, g.type = type, g.ldx = p.ldb, g.ldy = p.lda, g.keep = keep;
+            g.count = p.apart[in], g.next_x = p.sb[in], g.next_y = p.sa[in], g.next_z = sc[in];
+            c->queue.what = "cublasGemm";
+            queue_put<BlasItem>(&c->queue, g);
+            if (queued(c, c->queue.error)) return -1;
             if (bias && cuda_copy(b, z, places, bias, columns, shape, 1)) return -1;
         }
     return 0;
@@ -1252,19 +1312,19 @@ static int multiply(ag_backend *b, bool bf16, float *C, const float *A, const fl
                     const size_t sb[2], int accumulate) {
     Cuda *c = cuda_of(b);
     if (c->naive)
-        return launched(c, "matmul", cuda_matmul_naive(c->stream, C, A, B, bias, matmul_call(C, A, B, M, N, K, ta, tb,
+        return LAUNCHED(c, "matmul", cuda_matmul_naive(&c->queue, C, A, B, bias, matmul_call(C, A, B, M, N, K, ta, tb,
                                                        batch, sc, sa, sb, accumulate), ta, tb, bf16));
 #ifdef GPT_CUBLAS
     if (K)                                          // without k leading dimensions would be 0, which cuBLAS refuses
         return blas_multiply(b, bf16, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
 #endif
     if (!bf16)
-        return launched(c, "matmul", cuda_matmul(c->stream, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb,
+        return LAUNCHED(c, "matmul", cuda_matmul(&c->queue, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb,
                                                  accumulate));
     size_t bytes = cuda_matmul_bf16_scratch(M, N, K, ta, tb, batch, sa, sb);
     void *room = scratch(c, bytes);
     if (bytes && !room) return -1;
-    return launched(c, "matmul_bf16", cuda_matmul_bf16(c->stream, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb,
+    return LAUNCHED(c, "matmul_bf16", cuda_matmul_bf16(&c->queue, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb,
                                                        accumulate, room));
 }
 static int product(ag_backend *b, float *C, const float *A, const float *B, const float *bias, int M, int N, int K,
@@ -1364,22 +1424,22 @@ static int cuda_linear_int8(ag_backend *b, float *y, const float *x, const signe
 // attention.cuh has it; there the naive kernels stand too.
 static int cuda_attention_entry(ag_backend *b, const ag_attention_args *a) {
     Cuda *c = cuda_of(b);
-    if (c->naive) return launched(c, "attention", cuda_attention_naive(c->stream, a));
-    if (a->precision != AG_BF16) return launched(c, "attention", cuda_attention(c->stream, a));
+    if (c->naive) return LAUNCHED(c, "attention", cuda_attention_naive(&c->queue, a));
+    if (a->precision != AG_BF16) return LAUNCHED(c, "attention", cuda_attention(&c->queue, a));
     size_t bytes = cuda_attention_scratch_bf16(a);
     void *room = scratch(c, bytes);
     if (bytes && !room) return -1;
-    return launched(c, "attention_bf16", cuda_attention_bf16(c->stream, a, room));
+    return LAUNCHED(c, "attention_bf16", cuda_attention_bf16(&c->queue, a, room));
 }
 static int cuda_attention_back_entry(ag_backend *b, const ag_attention_args *a) {
     Cuda *c = cuda_of(b);
-    if (c->naive) return launched(c, "attention_back", cuda_attention_back_naive(c->stream, a));
+    if (c->naive) return LAUNCHED(c, "attention_back", cuda_attention_back_naive(&c->queue, a));
     bool bf16 = a->precision == AG_BF16;
     size_t bytes = bf16 ? cuda_attention_scratch_bf16(a) : cuda_attention_scratch(a);
     void *room = scratch(c, bytes);
     if (bytes && !room) return -1;
-    if (bf16) return launched(c, "attention_back_bf16", cuda_attention_back_bf16(c->stream, a, room));
-    return launched(c, "attention_back", cuda_attention_back(c->stream, a, (float *)room));
+    if (bf16) return LAUNCHED(c, "attention_back_bf16", cuda_attention_back_bf16(&c->queue, a, room));
+    return LAUNCHED(c, "attention_back", cuda_attention_back(&c->queue, a, (float *)room));
 }
 
 // ---- 14 optimizers --------------------------------------------------------------------------------------------------
@@ -1387,7 +1447,7 @@ static int cuda_attention_back_entry(ag_backend *b, const ag_attention_args *a) 
 // three sums: of the squares of numbers of ordinary size, of large ones times 2^-80 and of small ones times 2^80 (Blue
 // 1978, "A Portable Fortran Program to Find the Euclidean Norm of a Vector"). The host joins those of all blocks in
 // double. What is not finite is large, and stays what it is.
-enum { SQUARES = 256 };             // blocks at most, the same on every GPU
+enum { PER_BLOCK = 1 << 14, UNIT_BLOCKS = 128 };     // elements of a block; blocks of a tensor in unit()
 struct Squares { float ordinary, large, small; };
 __device__ inline void add_square(Squares *s, float v) {
     const float two_40 = 1.0995116e12f, two_80 = two_40 * two_40;
@@ -1402,25 +1462,80 @@ __global__ void sum_squares_naive(Squares *part, const float *x, unsigned n) {
     for (unsigned i = 0; i < n; i++) add_square(&s, x[i]);
     *part = s;
 }
-__global__ void sum_squares(Squares *part, const float *x, unsigned n, unsigned per) {
+__device__ inline Squares block_squares(const float *x, unsigned n) {
     Squares s = {0, 0, 0};
-    unsigned first = blockIdx.x * per, last = min(n, first + per);
-    for (unsigned i = first + threadIdx.x; i < last; i += BLOCK) add_square(&s, x[i]);
-    s = {team_sum<WARPS>(s.ordinary), team_sum<WARPS>(s.large), team_sum<WARPS>(s.small)};
+    for (unsigned i = threadIdx.x; i < n; i += BLOCK) add_square(&s, x[i]);
+    return {team_sum<WARPS>(s.ordinary), team_sum<WARPS>(s.large), team_sum<WARPS>(s.small)};
+}
+// Many tensors in one launch: a block finds the one that it belongs to.
+struct SquaresOf { const float *x; unsigned n, block; };            // block: its first
+__global__ void sum_squares(Squares *part, const SquaresOf *all, int count) {
+    int t = 0;
+    for (int last = count; last - t > 1;) {
+        int middle = (t + last) / 2;
+        *(all[middle].block <= blockIdx.x ? &t : &last) = middle;
+    }
+    unsigned first = (blockIdx.x - all[t].block) * PER_BLOCK;
+    Squares s = block_squares(all[t].x + first, min(all[t].n - first, (unsigned)PER_BLOCK));
     if (threadIdx.x == 0) part[blockIdx.x] = s;
 }
-static int cuda_sum_squares(ag_backend *b, double *out, const float *x, size_t n) {
+enum { SQUARES_OF = 256 };          // tensors in one launch, at most
+static int cuda_sum_squares(ag_backend *b, double *out, const float *const *x, const size_t *n, int count) {
     Cuda *c = cuda_of(b);
-    Squares host[SQUARES], *part = (Squares *)scratch(c, sizeof host);
-    unsigned per = max(4u * BLOCK, up(n, SQUARES)), blocks = c->naive ? 1 : up(n, per);
-    *out = 0;
+    SquaresOf all[SQUARES_OF];
+    unsigned blocks = 0;
+    if (count > SQUARES_OF)
+        return cuda_sum_squares(b, out, x, n, SQUARES_OF) ||
+               cuda_sum_squares(b, out + SQUARES_OF, x + SQUARES_OF, n + SQUARES_OF, count - SQUARES_OF) ? -1 : 0;
+    for (int t = 0; t < count; t++) {
+        all[t] = {x[t], (unsigned)n[t], blocks};
+        blocks += c->naive ? 1 : up(n[t], PER_BLOCK);
+    }
+    for (int t = 0; t < count; t++) out[t] = 0;
+    if (!blocks) return 0;
+    Squares *part = (Squares *)scratch(c, blocks * sizeof *part);
+    Squares *host = (Squares *)malloc(blocks * sizeof *host);
+    int status = !part || !host ? -1 : 0;
+    if (!status && c->naive)
+        for (int t = 0; t < count && !status; t++)
+            status = RUN(c, sum_squares_naive, 1, WARP, part + t, x[t], (unsigned)n[t]);
+    else if (!status) {
+        const SquaresOf *staged = stage(c, all, (size_t)count);
+        status = staged ? RUN(c, sum_squares, blocks, BLOCK, part, staged, count) : -1;
+    }
+    if (!status) status = cuda_read(b, host, part, blocks * sizeof *host);
+    for (int t = 0; t < count && !status; t++)
+        for (unsigned i = all[t].block, end = t + 1 < count ? all[t + 1].block : blocks; i < end; i++)
+            out[t] += host[i].ordinary + ldexp((double)host[i].large, 160) + ldexp((double)host[i].small, -160);
+    free(host);
+    return status;
+}
+
+// y = x / (norm + eps), with the norm on the device: its parts first, then each block joins them.
+__global__ void unit_squares(Squares *part, const float *x, unsigned n, unsigned per) {
+    unsigned first = blockIdx.x * per;
+    Squares s = block_squares(x + first, min(n - first, per));
+    if (threadIdx.x == 0) part[blockIdx.x] = s;
+}
+__device__ inline float norm_from(const Squares &s) {
+    const float two_80 = 1.2089258e24f;
+    if (!(s.large == 0)) return two_80 * sqrtf(s.large + s.ordinary / two_80 / two_80);
+    return s.ordinary > 0 ? sqrtf(s.ordinary + s.small / two_80 / two_80) : sqrtf(s.small) / two_80;
+}
+__global__ void unit_kernel(float *y, const float *x, const Squares *part, unsigned parts, unsigned n, float eps) {
+    Squares s = threadIdx.x < parts ? part[threadIdx.x] : Squares{0, 0, 0};
+    s = {team_sum<WARPS>(s.ordinary), team_sum<WARPS>(s.large), team_sum<WARPS>(s.small)};
+    float scale = 1 / (norm_from(s) + eps);
+    for (unsigned i = thread_index(); i < n; i += thread_count()) y[i] = x[i] * scale;
+}
+static int cuda_unit(ag_backend *b, float *y, const float *x, size_t n, double eps) {
+    Cuda *c = cuda_of(b);
+    Squares *part = (Squares *)scratch(c, UNIT_BLOCKS * sizeof *part);
+    unsigned per = max(4u * BLOCK, up(n, UNIT_BLOCKS)), parts = c->naive ? 1 : up(n, per);
     if (!n) return 0;
     if (!part || (c->naive ? RUN(c, sum_squares_naive, 1, WARP, part, x, (unsigned)n)
-                           : RUN(c, sum_squares, blocks, BLOCK, part, x, (unsigned)n, per)) ||
-        cuda_read(b, host, part, blocks * sizeof *host)) return -1;
-    for (unsigned i = 0; i < blocks; i++)
-        *out += host[i].ordinary + ldexp((double)host[i].large, 160) + ldexp((double)host[i].small, -160);
-    return 0;
+                           : RUN(c, unit_squares, parts, BLOCK, part, x, (unsigned)n, per))) return -1;
+    return RUN(c, unit_kernel, blocks_for(c, n), BLOCK, y, x, part, parts, (unsigned)n, (float)eps);
 }
 
 // A step of an optimizer changes weight w, with the gradient g and the moments m and v, which it may not have.
@@ -1445,7 +1560,8 @@ struct Adamw {                      // c1 and c2 correct for moments that began 
 };
 // The first 4 * fours elements in fours, the others one by one; fours = 0 is the naive version.
 template <class Step> __global__ void optimize(float *w, const float *g, float *m, float *v, unsigned n, unsigned fours,
-                                               Step step) {
+                                               const Step *staged) {
+    const Step step = *staged;
     float none = 0;
     for (unsigned i = thread_index(); i < fours; i += thread_count()) {
         float4 w4 = ((float4 *)w)[i], g4 = ((const float4 *)g)[i], m4 = make_float4(0, 0, 0, 0), v4 = m4;
@@ -1463,8 +1579,9 @@ template <class Step> __global__ void optimize(float *w, const float *g, float *
 template <class Step> static int step_with(Cuda *c, Step step, float *w, const float *g, float *m, float *v, size_t n) {
     bool aligned = ((uintptr_t)w | (uintptr_t)g | (uintptr_t)m | (uintptr_t)v) % 16 == 0;
     unsigned fours = aligned && !c->naive ? (unsigned)(n / 4) : 0;
-    return n ? RUN(c, optimize<Step>, blocks_for(c, fours ? n / 4 : n), BLOCK, w, g, m, v, (unsigned)n, fours, step)
-             : 0;
+    const Step *staged = n ? stage(c, &step) : nullptr;
+    if (!staged) return n ? -1 : 0;
+    return RUN(c, optimize<Step>, blocks_for(c, fours ? n / 4 : n), BLOCK, w, g, m, v, (unsigned)n, fours, staged);
 }
 static int cuda_sgd(ag_backend *b, float *w, const float *g, float *m, size_t n, double lr, double momentum,
                     double weight_decay, double grad_scale) {
@@ -1482,28 +1599,30 @@ static int cuda_adamw(ag_backend *b, float *w, const float *g, float *m, float *
 // ---- 15 the table ---------------------------------------------------------------------------------------------------
 static void cuda_destroy(ag_backend *b) {
     Cuda *c = cuda_of(b);
+    queued(c, queue_destroy(&c->queue));
     for (Turns &t : c->turns) failed(c, "cudaFree", cudaFree(t.per_position));
     failed(c, "cudaFree", cudaFree(c->scratch));
     blas_destroy(c);
-    failed(c, "cudaStreamDestroy", cudaStreamDestroy(c->stream));
-    free(c);
+    failed(c, "cudaStreamDestroy", cudaStreamDestroy(c->queue.stream));
+    delete c;
 }
 
 static ag_backend *backend(int device, int naive) {
-    Cuda *c = (Cuda *)calloc(1, sizeof *c);
+    Cuda *c = new (std::nothrow) Cuda();
     cudaDeviceProp properties;
+    cudaStream_t stream;
     if (!c) return nullptr;
     c->device = device, c->naive = naive;
     if (failed(c, "cudaSetDevice", cudaSetDevice(device)) ||
         failed(c, "cudaGetDeviceProperties", cudaGetDeviceProperties(&properties, device)) ||
-        failed(c, "cudaStreamCreate", cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking))) {
-        free(c);
+        failed(c, "cudaStreamCreate", cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking))) {
+        delete c;
         return nullptr;
     }
     c->blocks = 16u * (unsigned)properties.multiProcessorCount;
     ag_backend *b = &c->table;
     b->name = naive ? "cuda/naive" : "cuda", b->self = c, b->threads = 1, b->destroy = cuda_destroy;
-    if (blas_create(c)) {
+    if (queued(c, queue_create(&c->queue, stream)) || blas_create(c)) {
         cuda_destroy(b);
         return nullptr;
     }
@@ -1518,9 +1637,223 @@ static ag_backend *backend(int device, int naive) {
     b->attention = cuda_attention_entry, b->attention_back = cuda_attention_back_entry;
     b->qk_rope = cuda_qk_rope, b->qk_rope_back = cuda_qk_rope_back;
     b->swiglu = cuda_swiglu, b->swiglu_back = cuda_swiglu_back, b->nll = cuda_nll, b->nll_back = cuda_nll_back;
-    b->sum_squares = cuda_sum_squares, b->sgd = cuda_sgd, b->adamw = cuda_adamw;
+    b->sum_squares = cuda_sum_squares, b->unit = cuda_unit, b->sgd = cuda_sgd, b->adamw = cuda_adamw;
     return b;
 }
 
 ag_backend *ag_cuda_backend(int device) { return backend(device, 0); }
 ag_backend *ag_cuda_naive_backend(int device) { return backend(device, 1); }
+void ag_cuda_launches(const ag_backend *b, long *replayed, long *launched) {
+    const Queue *q = &((const Cuda *)b->self)->queue;
+    *replayed = q->replayed, *launched = q->launched;
+}
+
+// ---- 16 several GPUs ------------------------------------------------------------------------------------------------
+#ifdef GPT_NCCL
+// One thread drives all of them, since nothing in here waits for a GPU but the question for a loss or a norm. On each
+// the gradients lie in one piece of memory, in the order in which backward completes them, roughly: the last layer's
+// first. That piece is cut into buckets (Li et al. 2020, "PyTorch Distributed": one sum for each tensor would be too
+// many small ones, one for all would have to wait for the end). When the last gradient of a bucket is complete
+// ag_on_gradient says so, and an event marks the place in the stream. The sums run in a second stream, each behind its
+// event, while the first goes on with the layers below.
+struct Bucket { size_t first, count; int parameters; };     // elements from first on
+struct Rank {
+    ag_cuda_group *group;
+    Cuda *cuda;
+    ag_ctx *ctx;
+    ncclComm_t comm;
+    cudaStream_t stream;                            // of the sums
+    cudaEvent_t summed;
+    float *slab;                                    // all gradients
+    std::vector<ag_tensor *> parameters;            // those that have one, as they lie in the slab
+    std::vector<cudaEvent_t> ready;                 // of each bucket
+    std::vector<int> missing;                       // of each bucket: gradients that are not complete
+};
+struct ag_cuda_group {
+    int n;
+    size_t bucket_bytes, elements;
+    Rank *rank;
+    std::vector<Bucket> buckets;
+};
+
+static int failed(Cuda *c, const char *what, ncclResult_t result) {
+    if (result == ncclSuccess) return 0;
+    if (!c->told++) fprintf(stderr, "gpt_cuda: %s: %s\n", what, ncclGetErrorString(result));
+    return -1;
+}
+// Everything before this is done before the bucket's sum, and is on its way now.
+static void mark_ready(Rank *r, size_t bucket) {
+    Cuda *c = r->cuda;
+    r->missing[bucket] = -1;
+    failed(c, "cudaSetDevice", cudaSetDevice(c->device));
+    if (!queued(c, queue_flush(&c->queue)))
+        failed(c, "cudaEventRecord", cudaEventRecord(r->ready[bucket], c->queue.stream));
+}
+static void gradient_ready(void *user, ag_tensor *p) {
+    Rank *r = (Rank *)user;
+    const std::vector<Bucket> &all = r->group->buckets;
+    size_t at = (size_t)(p->grad - r->slab), b = 0;
+    while (at >= all[b].first + all[b].count) b++;
+    if (--r->missing[b] == 0) mark_ready(r, b);
+}
+
+static size_t padded(const ag_tensor *p) { return up(p->count, 64) * (size_t)64; }  // to a multiple of 256 bytes
+static std::vector<ag_tensor *> trainable(const ag_ctx *ctx) {                      // newest first
+    std::vector<ag_tensor *> all;
+    for (int i = ag_param_count(ctx); i-- > 0;)
+        if (ag_param_get(ctx, i)->trainable) all.push_back(ag_param_get(ctx, i));
+    return all;
+}
+static int complain(ag_cuda_group *g, const char *format, int gpu = 0) {
+    for (int i = 0; i < g->n; i++) if (!ag_error(g->rank[i].ctx)) ag_fail(g->rank[i].ctx, format, gpu);
+    return -1;
+}
+// The models have to be the same, for only their gradients are averaged.
+static int compare_models(ag_cuda_group *g) {
+    std::vector<double> sums[2];
+    for (int i = 0; i < g->n; i++) {
+        Rank *r = &g->rank[i];
+        std::vector<const float *> x;
+        std::vector<size_t> n;
+        if (r->parameters.size() != g->rank[0].parameters.size())
+            return complain(g, "ag_cuda_group: the model of GPU %d has more or fewer parameters than that of GPU 0", i);
+        for (ag_tensor *p : r->parameters) x.push_back(p->data), n.push_back(p->count);
+        sums[i > 0].assign(x.size(), 0);
+        ag_backend *b = &r->cuda->table;
+        if (b->sum_squares(b, sums[i > 0].data(), x.data(), n.data(), (int)x.size()))
+            return complain(g, "ag_cuda_group: GPU %d failed; the reason is on stderr", i);
+        for (size_t k = 0; i && k < n.size(); k++)
+            if (n[k] != g->rank[0].parameters[k]->count || sums[1][k] != sums[0][k])
+                return complain(g, "ag_cuda_group: the weights of GPU %d are not those of GPU 0. Build the models in "
+                                "the same way, or load the same file into each", i);
+    }
+    return 0;
+}
+static void forget_layout(Rank *r) {
+    failed(r->cuda, "cudaSetDevice", cudaSetDevice(r->cuda->device));
+    for (cudaEvent_t e : r->ready) failed(r->cuda, "cudaEventDestroy", cudaEventDestroy(e));
+    r->ready.clear();
+    give_back(r->cuda, r->slab);
+    r->slab = nullptr;
+}
+// At the first backward, and when other parameters became trainable: where the gradients lie, and the buckets.
+static int lay_out(ag_cuda_group *g) {
+    bool same = true;
+    for (int i = 0; i < g->n; i++) same = same && g->rank[i].slab && trainable(g->rank[i].ctx) == g->rank[i].parameters;
+    if (same) return 0;
+    for (int i = 0; i < g->n; i++) g->rank[i].parameters = trainable(g->rank[i].ctx);
+    if (compare_models(g)) return -1;
+    g->elements = 0, g->buckets.clear();
+    for (ag_tensor *p : g->rank[0].parameters) {
+        if (g->buckets.empty() || g->buckets.back().count * sizeof(float) >= g->bucket_bytes)
+            g->buckets.push_back({g->elements, 0, 0});
+        g->buckets.back().count += padded(p), g->buckets.back().parameters++;
+        g->elements += padded(p);
+    }
+    for (int i = 0; i < g->n; i++) {
+        Rank *r = &g->rank[i];
+        for (ag_tensor *p : r->parameters)
+            if (p->has_grad) return complain(g, "ag_cuda_group: on GPU %d a parameter has a gradient already: call "
+                                             "ag_zero_grad before the group's first backward", i);
+        forget_layout(r);
+        r->slab = (float *)cuda_alloc(&r->cuda->table, std::max(g->elements, (size_t)1) * sizeof(float));
+        if (!r->slab || clear(r->cuda, r->slab, g->elements))
+            return complain(g, "ag_cuda_group: GPU %d has no memory for the gradients", i);
+        size_t at = 0;
+        for (ag_tensor *p : r->parameters) p->grad = r->slab + at, at += padded(p);
+        r->ready.resize(g->buckets.size());
+        for (cudaEvent_t &e : r->ready)
+            failed(r->cuda, "cudaEventCreate", cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
+    }
+    return 0;
+}
+
+static int average(ag_cuda_group *g, const Bucket &b, size_t number) {
+    int status = failed(g->rank[0].cuda, "ncclGroupStart", ncclGroupStart());
+    for (int i = 0; i < g->n; i++) {
+        Rank *r = &g->rank[i];
+        float *at = r->slab + b.first;
+        status |= failed(r->cuda, "cudaSetDevice", cudaSetDevice(r->cuda->device)) |
+                  failed(r->cuda, "cudaStreamWaitEvent", cudaStreamWaitEvent(r->stream, r->ready[number], 0)) |
+                  failed(r->cuda, "ncclAllReduce", ncclAllReduce(at, at, b.count, ncclFloat, ncclAvg, r->comm,
+                                                                 r->stream));
+    }
+    return status | failed(g->rank[0].cuda, "ncclGroupEnd", ncclGroupEnd());
+}
+
+int ag_cuda_group_backward(ag_cuda_group *g, ag_tensor *const *losses, int last) {
+    int status = 0;
+    if (lay_out(g)) return -1;
+    for (int i = 0; i < g->n; i++) {                // all of them begin with forward before one is asked for its loss
+        Cuda *c = cuda_of(&g->rank[i].cuda->table);
+        status |= queued(c, queue_flush(&c->queue));
+    }
+    for (int i = 0; i < g->n && !status; i++) {
+        Rank *r = &g->rank[i];
+        r->missing.clear();
+        for (const Bucket &b : g->buckets) r->missing.push_back(b.parameters);
+        ag_on_gradient(r->ctx, last ? gradient_ready : NULL, r);
+        status = ag_backward(losses[i]);
+        ag_on_gradient(r->ctx, NULL, NULL);
+        for (size_t b = 0; b < g->buckets.size() && last; b++)      // those with parameters that the loss does not need
+            if (r->missing[b] >= 0) mark_ready(r, b);
+    }
+    for (size_t b = 0; b < g->buckets.size() && last && !status; b++) status = average(g, g->buckets[b], b);
+    for (int i = 0; i < g->n && last && !status; i++) {
+        Rank *r = &g->rank[i];
+        status = failed(r->cuda, "cudaSetDevice", cudaSetDevice(r->cuda->device)) |
+                 failed(r->cuda, "cudaEventRecord", cudaEventRecord(r->summed, r->stream)) |
+                 failed(r->cuda, "cudaStreamWaitEvent", cudaStreamWaitEvent(r->cuda->queue.stream, r->summed, 0));
+    }
+    return status ? complain(g, "ag_cuda_group: backward failed; the context of another GPU or stderr says why") : 0;
+}
+
+ag_ctx *ag_cuda_group_context(ag_cuda_group *g, int i) { return i < 0 || i >= g->n ? NULL : g->rank[i].ctx; }
+
+void ag_cuda_group_free(ag_cuda_group *g) {
+    if (!g) return;
+    for (int i = 0; i < g->n; i++) {
+        Rank *r = &g->rank[i];
+        if (!r->cuda) continue;
+        Cuda *c = cuda_of(&r->cuda->table);
+        if (r->slab) forget_layout(r);
+        if (r->comm) failed(c, "ncclCommDestroy", ncclCommDestroy(r->comm));
+        if (r->summed) failed(c, "cudaEventDestroy", cudaEventDestroy(r->summed));
+        if (r->stream) failed(c, "cudaStreamDestroy", cudaStreamDestroy(r->stream));
+        ag_free(r->ctx);                            // and the backend with it
+    }
+    delete[] g->rank;
+    delete g;
+}
+ag_cuda_group *ag_cuda_group_new(unsigned long long seed, int gpus, size_t bucket_bytes) {
+    if (gpus < 1) return fprintf(stderr, "gpt_cuda: a group of %d GPUs, wanted at least 1\n", gpus), nullptr;
+    ag_cuda_group *g = new ag_cuda_group();
+    std::vector<ncclComm_t> comms((size_t)gpus);
+    int status = 0;
+    g->n = gpus, g->bucket_bytes = bucket_bytes ? bucket_bytes : 8 << 20, g->rank = new Rank[(size_t)gpus]();
+    for (int i = 0; i < gpus && !status; i++) {
+        Rank *r = &g->rank[i];
+        ag_backend *b = ag_cuda_backend(i);
+        r->group = g;
+        if (!b) status = -1;
+        else if (!(r->ctx = ag_new_with(seed, b))) fprintf(stderr, "gpt_cuda: out of memory\n"), status = -1;
+        else {
+            r->cuda = (Cuda *)b->self;
+            status = failed(r->cuda, "cudaStreamCreate", cudaStreamCreateWithFlags(&r->stream, cudaStreamNonBlocking)) |
+                     failed(r->cuda, "cudaEventCreate", cudaEventCreateWithFlags(&r->summed, cudaEventDisableTiming));
+        }
+    }
+    if (!status) status = failed(g->rank[0].cuda, "ncclCommInitAll", ncclCommInitAll(comms.data(), gpus, nullptr));
+    if (status) return ag_cuda_group_free(g), nullptr;
+    for (int i = 0; i < gpus; i++) g->rank[i].comm = comms[(size_t)i];
+    return g;
+}
+#else
+ag_cuda_group *ag_cuda_group_new(unsigned long long, int, size_t) {
+    fprintf(stderr, "gpt_cuda: several GPUs need NCCL: compile gpt_cuda.cu with -DGPT_NCCL, and link with -lnccl\n");
+    return nullptr;
+}
+ag_ctx *ag_cuda_group_context(ag_cuda_group *, int) { return nullptr; }
+int ag_cuda_group_backward(ag_cuda_group *, ag_tensor *const *, int) { return -1; }
+void ag_cuda_group_free(ag_cuda_group *) {}
+#endif

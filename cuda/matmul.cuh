@@ -34,6 +34,7 @@ struct MatmulCall {
     int tiles_m, tiles_n;                           // of one product
     int vector, vector_c, vector_bias;              // rows of A and of B, of C, bias start at multiples of 16 bytes
     int lda, ldb;                                   // bfloat16: from row to row as stored
+    int unused;                                     // no padding: queue.cuh compares arguments byte by byte
 };
 
 // ---- one thread per element -----------------------------------------------------------------------------------------
@@ -392,7 +393,8 @@ static inline int matmul_nothing(const MatmulCall &p) {     // no element of C, 
     return !p.M || !p.N || !matmul_products(p) || !p.summed[0] || !p.summed[1];
 }
 
-static inline int cuda_matmul_naive(cudaStream_t s, float *C, const float *A, const float *B, const float *bias,
+template <class Stream>
+static inline int cuda_matmul_naive(Stream s, float *C, const float *A, const float *B, const float *bias,
                                     const MatmulCall &p, int ta, int tb, int rounded) {
     if (matmul_nothing(p)) return 0;
     size_t blocks = ((size_t)p.M * p.N * matmul_products(p) + 255) / 256;
@@ -409,8 +411,8 @@ template <bool VECTOR, class T> static inline auto matmul_form(int ta, int tb) {
     return ta ? tb ? matmul_tiled<true, true, VECTOR, T> : matmul_tiled<true, false, VECTOR, T>
               : tb ? matmul_tiled<false, true, VECTOR, T> : matmul_tiled<false, false, VECTOR, T>;
 }
-template <class T>
-static inline int cuda_matmul_tiled(cudaStream_t s, float *C, const float *A, const float *B, const float *bias,
+template <class T, class Stream>
+static inline int cuda_matmul_tiled(Stream s, float *C, const float *A, const float *B, const float *bias,
                                     MatmulCall p, int ta, int tb) {
     if (matmul_nothing(p)) return 0;
     size_t blocks = matmul_blocks<T>(p);
@@ -422,7 +424,8 @@ static inline int cuda_matmul_tiled(cudaStream_t s, float *C, const float *A, co
 }
 // A GPU has some hundred multiprocessors. With fewer large tiles than that, or tiles that are mostly edge, small ones
 // keep more of them busy.
-static inline int cuda_matmul(cudaStream_t s, float *C, const float *A, const float *B, const float *bias, int M, int N,
+template <class Stream>
+static inline int cuda_matmul(Stream s, float *C, const float *A, const float *B, const float *bias, int M, int N,
                               int K, int ta, int tb, const int batch[2], const size_t sc[2], const size_t sa[2],
                               const size_t sb[2], int accumulate) {
     MatmulCall p = matmul_call(C, A, B, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
@@ -434,8 +437,8 @@ static inline int cuda_matmul(cudaStream_t s, float *C, const float *A, const fl
 // ---- the host's side, bfloat16 --------------------------------------------------------------------------------------
 // Operands in bfloat16: lda and ldb are the distances from row to row as stored, multiples of 8 like all strides of
 // batches, and A and B start at multiples of 16 bytes. -1 if not.
-template <class T>
-static inline int matmul_mma_launch(cudaStream_t s, float *C, const bf16 *A, const bf16 *B, const float *bias,
+template <class T, class Stream>
+static inline int matmul_mma_launch(Stream s, float *C, const bf16 *A, const bf16 *B, const float *bias,
                                     MatmulCall p, int ta, int tb) {
     if (matmul_nothing(p)) return 0;
     size_t blocks = matmul_blocks<T>(p);
@@ -446,7 +449,8 @@ static inline int matmul_mma_launch(cudaStream_t s, float *C, const bf16 *A, con
     launch(kernel, dim3((unsigned)blocks), T::THREADS, T::BYTES, s, C, A, B, bias, p);
     return cuda_status();
 }
-static inline int cuda_matmul_mma(cudaStream_t s, float *C, const bf16 *A, int lda, const bf16 *B, int ldb,
+template <class Stream>
+static inline int cuda_matmul_mma(Stream s, float *C, const bf16 *A, int lda, const bf16 *B, int ldb,
                                   const float *bias, int M, int N, int K, int ta, int tb, const int batch[2],
                                   const size_t sc[2], const size_t sa[2], const size_t sb[2], int accumulate) {
     MatmulCall p = matmul_call(C, nullptr, nullptr, M, N, K, ta, tb, batch, sc, sa, sb, accumulate);
@@ -469,7 +473,8 @@ static inline MatmulRounded matmul_rounded(int rows, int columns, const int batc
     r.total = one * r.matrices[0] * r.matrices[1];
     return r;
 }
-static inline int matmul_round_launch(cudaStream_t s, bf16 *y, const float *x, const MatmulRounded &r) {
+template <class Stream>
+static inline int matmul_round_launch(Stream s, bf16 *y, const float *x, const MatmulRounded &r) {
     int vector = matmul_aligned(x, r.columns, r.from);
     size_t blocks = (r.total / (vector ? 4 : 1) + 255) / 256;
     if (!blocks) return 0;
@@ -484,7 +489,8 @@ static inline MatmulFactors matmul_factors(int M, int N, int K, int ta, int tb, 
                                            const size_t sb[2]) {
     return {matmul_rounded(ta ? K : M, ta ? M : K, batch, sa), matmul_rounded(tb ? N : K, tb ? K : N, batch, sb)};
 }
-static inline int matmul_round_both(cudaStream_t s, bf16 *to, const float *A, const float *B, const MatmulFactors &f) {
+template <class Stream>
+static inline int matmul_round_both(Stream s, bf16 *to, const float *A, const float *B, const MatmulFactors &f) {
     return matmul_round_launch(s, to, A, f.a) || matmul_round_launch(s, to + f.a.total, B, f.b) ? -1 : 0;
 }
 static inline size_t cuda_matmul_bf16_scratch(int M, int N, int K, int ta, int tb, const int batch[2],
@@ -493,7 +499,8 @@ static inline size_t cuda_matmul_bf16_scratch(int M, int N, int K, int ta, int t
     return sizeof(bf16) * (f.a.total + f.b.total);
 }
 // As cuda_matmul; scratch: cuda_matmul_bf16_scratch() bytes, aligned to 16.
-static inline int cuda_matmul_bf16(cudaStream_t s, float *C, const float *A, const float *B, const float *bias, int M,
+template <class Stream>
+static inline int cuda_matmul_bf16(Stream s, float *C, const float *A, const float *B, const float *bias, int M,
                                    int N, int K, int ta, int tb, const int batch[2], const size_t sc[2],
                                    const size_t sa[2], const size_t sb[2], int accumulate, void *scratch) {
     MatmulFactors f = matmul_factors(M, N, K, ta, tb, batch, sa, sb);

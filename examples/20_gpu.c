@@ -20,8 +20,11 @@
 //     ./gpu backend=cpu                         the CPU alone
 //     ./gpu preset=nano batch=12 steps=500      lesson 08's model; more than the emulation can do while you wait
 //     ./gpu preset=nano batch=12 steps=500 bf16=1       matrix products on tensor cores
+//     ./gpu gpus=2                              two GPUs share each batch; compile with -DGPT_NCCL too, and -lnccl for
+//                                               real ones. In emulation: CUDA_ON_CPU_DEVICES=2 ./gpu gpus=2
 //
-// It prints    for some of the steps the loss of each, and how far apart they are: below 1e-4 for these 20 steps
+// It prints    for some of the steps the loss of each, and how far apart they are, below 1e-4 for these 20 steps; and how
+//              much of the work the GPU took from CUDA graphs (cuda/queue.cuh)
 // It writes    out/20/log.csv, out/20/loss.png
 // It takes     a second on the CPU; with the emulation ten more
 // Next         cuda/README.md, to take the kernels apart in a debugger; cuda/gpt_cuda.cu, to read them.
@@ -40,40 +43,75 @@
 #include "../bpe.h"
 #include "lesson.h"
 #include "plot.h"
+
+enum { MAX_GPUS = 64 };
 #ifdef GPT_CUDA
 #include "../cuda/gpt_cuda.h"
 enum { WITH_CUDA = 1 };
+static ag_cuda_group *group;        // where several GPUs share a batch
+static ag_backend *gpu;
+
+// One context, or one for each GPU.
+static void open_gpus(ag_ctx **ag, int gpus, int device, int naive, int seed) {
+    if (gpus > 1) {
+        group = ag_cuda_group_new((unsigned long long)seed, gpus, 0);
+        if (!group) lesson_fail("gpus=%d: see above", gpus);
+        for (int i = 0; i < gpus; i++) ag[i] = ag_cuda_group_context(group, i);
+        return;
+    }
+    gpu = naive ? ag_cuda_naive_backend(device) : ag_cuda_backend(device);
+    if (!gpu) lesson_fail("device=%d: there is no such device", device);
+    ag[0] = ag_new_with((unsigned long long)seed, gpu);
+}
+static void close_gpus(ag_ctx *ag) {
+    long replayed, launched;
+    if (group) { ag_cuda_group_free(group); return; }
+    ag_cuda_launches(gpu, &replayed, &launched);
+    lesson_report("of %s kernels and copies %.0f %% were replayed from CUDA graphs",
+                  lesson_commas(replayed + launched), 100.0 * (double)replayed / (double)(replayed + launched));
+    ag_free(ag);
+}
+// Of one loss for each context. Of several GPUs the gradients are averaged.
+static void backward(ag_tensor **loss) { group ? ag_cuda_group_backward(group, loss, 1) : ag_backward(loss[0]); }
 #else
 enum { WITH_CUDA = 0 };
-static ag_backend *ag_cuda_backend(int device) { (void)device; return NULL; }
-static ag_backend *ag_cuda_naive_backend(int device) { (void)device; return NULL; }
+static void open_gpus(ag_ctx **ag, int n, int device, int naive, int seed) {
+    (void)ag, (void)n, (void)device, (void)naive, (void)seed;
+}
+static void close_gpus(ag_ctx *ag) { (void)ag; }
+static void backward(ag_tensor **loss) { ag_backward(loss[0]); }
 #endif
 
 static const int *tokens;           // the text
 static size_t n_tokens;
 
-// The training loop of every other lesson. losses, norms: (steps).
-static void train(ag_ctx *ag, const gpt_config *c, int steps, int batch, double *losses, double *norms) {
-    const int T = c->n_ctx;
-    gpt_model *m = gpt_new(ag, c);
+// The training loop of every other lesson, with the windows of a batch shared by n contexts. losses, norms: (steps).
+static void train(ag_ctx *const *ag, int n, const gpt_config *c, int steps, int batch, double *losses, double *norms) {
+    const int T = c->n_ctx, mine = batch / n;       // windows of one context
+    gpt_model *m[MAX_GPUS];
     gpt_optimizer optimizer = gpt_adamw();
-    gpt_loader loader = gpt_loader_new(ag, tokens, n_tokens, GPT_RANDOM);
+    gpt_loader loader = gpt_loader_new(ag[0], tokens, n_tokens, GPT_RANDOM);
     int *x = (int *)lesson_alloc((size_t)batch * T, sizeof *x), *y = (int *)lesson_alloc((size_t)batch * T, sizeof *y);
     double start = lesson_seconds(), speed = 0;
-    for (int step = 0; step < steps; step++, ag_reset(ag)) {
+    for (int i = 0; i < n; i++) m[i] = gpt_new(ag[i], c);
+    for (int step = 0; step < steps; step++) {
+        ag_tensor *loss[MAX_GPUS];
         gpt_next(&loader, batch, T, x, y);
-        ag_tensor *loss = ag_cross_entropy(gpt_forward(m, x, batch, T), y, NULL);
-        ag_backward(loss);
-        losses[step] = ag_item(loss);
-        gpt_step(m, &optimizer, 1, &norms[step]);
+        for (int i = 0; i < n; i++)
+            loss[i] = ag_cross_entropy(gpt_forward(m[i], x + i * mine * T, mine, T), y + i * mine * T, NULL);
+        backward(loss);
+        losses[step] = 0;
+        for (int i = 0; i < n; i++) losses[step] += ag_item(loss[i]) / n;
+        for (int i = 0; i < n; i++) gpt_step(m[i], &optimizer, 1, &norms[step]), ag_reset(ag[i]);
         speed = (step + 1.0) * batch * T / (lesson_seconds() - start);
         lesson_progress(step + 1, steps, losses[step], speed);
     }
-    ag_memory memory = ag_memory_used(ag);
-    lesson_report("%s: %d steps in %s, %s tokens a second, %s of memory", ag_backend_name(ag), steps,
+    ag_memory memory = ag_memory_used(ag[0]);
+    lesson_report("%s: %d steps in %s, %s tokens a second, %s of memory", ag_backend_name(ag[0]), steps,
                   lesson_duration(lesson_seconds() - start), lesson_commas((long long)speed),
                   lesson_bytes((double)memory.reserved));
-    gpt_free(m), free(x), free(y);
+    for (int i = 0; i < n; i++) gpt_free(m[i]);
+    free(x), free(y);
 }
 
 int main(int argc, char **argv) {
@@ -81,6 +119,7 @@ int main(int argc, char **argv) {
     const char *backend = lesson_choice("backend", WITH_CUDA ? "cuda" : "cpu", "cpu|cuda", "where to train");
     const char *preset = lesson_choice("preset", "", gpt_presets(), "default: 2 layers of 64 channels");
     int device = lesson_int("device", 0, "which GPU");
+    int gpus = lesson_int_in("gpus", 1, 1, MAX_GPUS, "GPUs that share each batch, from device 0 on");
     int steps = lesson_int_in("steps", 20, 1, 1000000, "optimizer steps");
     int batch = lesson_int_in("batch", 4, 1, 100000, "windows a step");
     int bf16 = lesson_flag("bf16", 0, "matrix products in bfloat16");
@@ -91,6 +130,9 @@ int main(int argc, char **argv) {
     if (cuda && !WITH_CUDA)
         lesson_fail("backend=cuda: this program was compiled without it; the first comment of 20_gpu.c has two lines "
                     "that compile it with");
+    if (batch % gpus) lesson_fail("batch=%d windows cannot be shared by gpus=%d: choose a multiple", batch, gpus);
+    if (gpus > 1 && (!cuda || naive || device))
+        lesson_fail("gpus=%d goes with backend=cuda alone: not with backend=cpu, naive=1 or device=%d", gpus, device);
 
     size_t bytes;
     unsigned char *text = lesson_data("tinyshakespeare.txt", &bytes);
@@ -108,12 +150,14 @@ int main(int argc, char **argv) {
     double *losses[2], *norms = (double *)lesson_alloc((size_t)steps, sizeof *norms), furthest = 0;
     for (int k = 0; k < 2; k++) losses[k] = (double *)lesson_alloc((size_t)steps, sizeof **losses);
     for (int k = 0; k <= cuda; k++) {
-        ag_backend *b = !k ? ag_cpu_backend(NULL, 0) : naive ? ag_cuda_naive_backend(device) : ag_cuda_backend(device);
-        if (!b) lesson_fail("device=%d: there is no such device", device);
-        ag_ctx *ag = ag_new_with((unsigned long long)seed, b);
-        if (bf16) ag_set_matmul_precision(ag, AG_BF16);
-        train(ag, &c, steps, batch, losses[k], norms);
-        ag_free(ag);
+        ag_ctx *ag[MAX_GPUS];
+        int n = k ? gpus : 1;
+        if (k) open_gpus(ag, gpus, device, naive, seed);
+        else ag[0] = ag_new((unsigned long long)seed);
+        for (int i = 0; bf16 && i < n; i++) ag_set_matmul_precision(ag[i], AG_BF16);
+        train(ag, n, &c, steps, batch, losses[k], norms);
+        if (k) close_gpus(ag[0]);
+        else ag_free(ag[0]);
     }
 
     printf("\n  step   cpu loss%s\n", cuda ? "  cuda loss    apart" : "");

@@ -632,6 +632,66 @@ static void a_bad_gradient_changes_nothing(void) {
     }
 }
 
+// Their squares are asked for in groups: the norm counts all of them, and the one that is not finite has its name.
+static void many_parameters_have_one_norm(void) {
+    enum { MANY = 600 };
+    ag_ctx *g = ag_new(1);
+    ag_tensor *p[MANY], *loss;
+    double want = 0;
+    for (int i = 0; i < MANY; i++) {
+        p[i] = ag_param(g, 1 + i % 3);
+        ag_fill(p[i], (ag_real)(i % 7)), ag_trainable(p[i], i % 5 != 4);
+        if (i % 5 != 4) want += (1 + i % 3) * 4.0 * (i % 7) * (i % 7);
+    }
+    for (int bad = -1; bad < MANY; bad += bad < 0 ? 256 : 172) {        // none, 255, 427, 599 (which is frozen)
+        if (bad == MANY - 1) bad--;
+        if (bad >= 0) ag_fill(p[bad], 0), ag_name(p[bad], "culprit");
+        loss = ag_sum(ag_mul(p[0], p[0]));
+        for (int i = 1; i < MANY; i++)
+            loss = ag_add(loss, ag_sum(i == bad ? ag_sqrt(p[i]) : ag_mul(p[i], p[i])));
+        CHECK_INT(ag_backward(loss), 0);
+        double norm = ag_grad_norm(g);
+        if (bad < 0) CHECK_NEAR(norm, sqrt(want), 1e-6 * sqrt(want));
+        else {
+            char text[40];
+            snprintf(text, sizeof text, "parameter %d, culprit", bad);
+            CHECK(isnan(norm));
+            CHECK_HAS(ag_error(g), text);
+            ag_clear_error(g), ag_fill(p[bad], (ag_real)(bad % 7)), ag_name(p[bad], NULL);
+        }
+        ag_zero_grad(g), ag_reset(g);
+        if (bad == MANY - 2) break;
+    }
+    ag_free(g);
+}
+
+// ag_on_gradient: each parameter once, in the order in which the walk leaves them behind, with the final gradient.
+typedef struct heard { int n; const ag_tensor *which[8]; ag_real value[8]; } heard;
+static void hear(void *user, ag_tensor *p) {
+    heard *h = (heard *)user;
+    h->which[h->n] = p, h->value[h->n++] = p->grad[0];
+}
+static void complete_gradients_are_told(void) {
+    ag_ctx *g = ag_new(1);
+    ag_tensor *first = ag_param(g, 1), *tied = ag_param(g, 1), *last = ag_param(g, 1), *frozen = ag_param(g, 1);
+    ag_tensor *idle = ag_param(g, 1);
+    for (int i = 0; i < 5; i++) ag_fill(ag_param_get(g, i), (ag_real)(i + 2));
+    ag_trainable(frozen, 0);
+    for (int round = 0; round < 3; round++) {
+        heard h = {0};
+        ag_on_gradient(g, round < 2 ? hear : NULL, &h);
+        ag_tensor *y = ag_mul(ag_mul(tied, tied), first);       // tied is used again by the newest node
+        y = ag_mul(ag_mul(ag_add(y, frozen), last), tied);
+        CHECK_INT(ag_backward(ag_sum(y)), 0);
+        CHECK_INT(h.n, round < 2 ? 3 : 0);
+        if (round < 2) CHECK(h.which[0] == last && h.which[1] == first && h.which[2] == tied);
+        for (int i = 0; i < h.n; i++) CHECK_NEAR(h.value[i], h.which[i]->grad[0], 0);
+        CHECK_INT(idle->has_grad, 0);
+        ag_zero_grad(g), ag_reset(g);
+    }
+    ag_free(g);
+}
+
 static void a_parameter_can_be_the_loss(void) {
     ag_ctx *g = ag_new(1);
     ag_tensor *w = ag_param(g, 1);
@@ -1244,6 +1304,8 @@ int main(int argc, char **argv) {
     T_RUN(null_is_passed_on);
     T_RUN(a_bad_loss_is_traced_to_its_origin);
     T_RUN(a_bad_gradient_changes_nothing);
+    T_RUN(many_parameters_have_one_norm);
+    T_RUN(complete_gradients_are_told);
     T_RUN(a_parameter_can_be_the_loss);
     T_RUN(ids_are_copied);
     T_RUN(a_failing_device_is_an_error_like_any_other);

@@ -5,7 +5,7 @@
 # a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU, and silently.
 # The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
 # to say what cuda/README.md shows. Each variable of the environment has to do what that comment says.
-# At the end it runs tests/cuda/*.sh: libraries, machine instructions, exercises, AArch64.
+# At the end it runs tests/cuda/*.sh: libraries, machine instructions, exercises, several GPUs, AArch64.
 #     sh tests/test_cuda.sh                 what make test runs
 #     FULL=1 sh tests/test_cuda.sh          more compilers, seeds and chips for the large programs; make test-cuda
 # CXX=g++-13 takes another compiler.
@@ -60,7 +60,7 @@ else bad "tests/cuda/implementation.c or backend.cu does not compile"; fi
         [ "$build" = ucontext ] || compile "$CXX" "$build" products
     done
     compile "$CXX" plain reverse
-    "$CXX" $flags -c cuda/gpt_cuda.cu -o $dir/emulated.o
+    "$CXX" -DGPT_NCCL $flags -c cuda/gpt_cuda.cu -o $dir/emulated.o
     compile "$CXX" plain backend
     "$CXX" -O1 -DGPT_CUDA -DAG_NAIVE -x c examples/20_gpu.c -x none $dir/emulated.o -lstdc++ -lm -o $dir/20_gpu \
         > $dir/20_gpu.log 2>&1
@@ -159,9 +159,10 @@ large() {                                       # they run beside all that follo
     done
     unset BACKEND_QUICK
     # Lesson 20 on the emulation, as its first comment compiles it, but for the CPU's fast kernels, which take long.
-    if (cd $dir && LESSON_OFFLINE=1 ./20_gpu steps=2 batch=1 bf16=1 && LESSON_OFFLINE=1 ./20_gpu steps=3 batch=2) \
+    if (cd $dir && export LESSON_OFFLINE=1 &&
+        ./20_gpu steps=2 batch=1 bf16=1 && ./20_gpu steps=2 batch=2 gpus=2 && ./20_gpu steps=3 batch=2) \
         > $dir/20_gpu.out 2>> $dir/20_gpu.log &&
-        grep -q '^furthest apart: \(0.0e+00\|[0-9.]*e-0[5-9]\)' $dir/20_gpu.out; then ok
+        [ "$(grep -c '^furthest apart: \(0.0e+00\|[0-9.]*e-0[5-9]\)' $dir/20_gpu.out)" -ge 2 ]; then ok
     else bad "lesson 20 on the emulation"; tail -n 5 $dir/20_gpu.log $dir/20_gpu.out; fi
     end
 }
@@ -262,7 +263,8 @@ if BUILD_ONLY=1 NVCC=$dir/nvcc CXX=$CXX sh tests/cuda/gpu_check.sh > $dir/gpu_ch
 else bad "what make gpu-check builds"; tail -n 10 $dir/gpu_check.out; fi
 
 # What stands around the kernels has scripts of its own.
-parts="libraries sass exercises ${FULL:+aarch64}"
+parts="libraries sass exercises group ${FULL:+aarch64}"
+export EMULATED=$dir/emulated.o
 for part in $parts; do sh tests/cuda/$part.sh > $dir/part_$part.log 2>&1; done
 wait
 for part in large $parts; do

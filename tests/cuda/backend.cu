@@ -482,12 +482,13 @@ static void optimizer_case(Run *r) {
         for (double size : {1.0, 1e25, 1e-25}) {    // squares beyond float at both ends
             double sum = 0;
             float *x = r->numbers(n, size);
-            CHECK(!r->b->sum_squares(r->b, &sum, x, n));
+            const float *const one = x;
+            CHECK(!r->b->sum_squares(r->b, &sum, &one, &n, 1));
             float root = (float)sqrt(sum);
             r->hand_in("sum_squares", (float *)r->put(&root, sizeof root), 1);
             if (size != 1) continue;
             float bad = n & 1 ? NAN : INFINITY;
-            CHECK(!r->b->write(r->b, x + n / 2, &bad, sizeof bad) && !r->b->sum_squares(r->b, &sum, x, n));
+            CHECK(!r->b->write(r->b, x + n / 2, &bad, sizeof bad) && !r->b->sum_squares(r->b, &sum, &one, &n, 1));
             CHECK(!std::isfinite(sum));
         }
         r->forget();
@@ -627,6 +628,98 @@ static void training(void) {
     }
 }
 
+// A step that repeats is replayed from its third time on: with AdamW and with Muon, with dropout, in bfloat16, and in
+// micro-batches. And with the same bits as without graphs.
+static std::vector<float> trained(const char *preset, int dropout, int precision, int steps, bool graphs,
+                                  std::vector<long> *launched) {
+    gpt_config c = tiny(preset);
+    int tokens[200], x[24], y[24];
+    long before = 0, replayed, now;
+    c.n_ctx = 12, c.dropout = dropout ? 0.1 : 0;
+    tokens_of(tokens, 200, c.n_vocab);
+    graphs ? unsetenv("AG_CUDA_GRAPHS") : setenv("AG_CUDA_GRAPHS", "0", 1);
+    ag_backend *b = ag_cuda_backend(0);
+    unsetenv("AG_CUDA_GRAPHS");
+    ag_ctx *ag = ag_new_with(3, b);
+    ag_set_matmul_precision(ag, precision);
+    gpt_model *m = gpt_new(ag, &c);
+    gpt_loader data = gpt_loader_new(ag, tokens, 200, GPT_RANDOM);
+    gpt_optimizer o = dropout ? gpt_adamw() : gpt_muon();
+    for (int step = 0; step < steps; step++, ag_reset(ag)) {
+        for (int part = 0; part < 2; part++) {
+            gpt_next(&data, 2, 12, x, y);
+            CHECK(!ag_backward(ag_scale(ag_cross_entropy(gpt_forward(m, x, 2, 12), y, NULL), 0.5)));
+            ag_reset(ag);
+        }
+        CHECK(!gpt_step(m, &o, gpt_lr_linear(step, 2, steps, 0.5), NULL));
+        ag_cuda_launches(b, &replayed, &now);
+        if (launched) launched->push_back(now - before);
+        CHECK(graphs || !replayed);
+        before = now;
+    }
+    std::vector<float> all;
+    for (const std::vector<float> &p : all_parameters(ag, false)) all.insert(all.end(), p.begin(), p.end());
+    gpt_free(m), ag_free(ag);
+    return all;
+}
+// More between two results than the page of staged numbers holds; writes and kernels keep their order.
+static void many_writes(void) {
+    ag_backend *b = ag_cuda_backend(0);
+    const size_t piece = 300, pieces = 700;         // 820 KB
+    std::vector<float> host(piece), out(piece * pieces);
+    float *x = (float *)b->alloc(b, out.size() * sizeof(float)), *y = (float *)b->alloc(b, out.size() * sizeof(float));
+    CHECK(x && y && !b->fill(b, y, 1, out.size()));
+    const int shape[4] = {1, 1, 1, (int)piece};
+    const size_t stride[3][4] = {{0, 0, 0, 1}, {0, 0, 0, 1}, {0, 0, 0, 0}};
+    for (size_t i = 0; i < pieces; i++) {
+        float *here = x + i % 5 * piece, *sum = y + i * piece;      // the same place again while work waits for it
+        const float *in[3] = {here, sum, nullptr};
+        for (size_t k = 0; k < piece; k++) host[k] = (float)(i * 1000 + k);
+        CHECK(!b->write(b, here, host.data(), piece * sizeof(float)));
+        CHECK(!b->map(b, AG_MAP_AXPBY, sum, in, shape, stride, (double)i, 3));
+    }
+    CHECK(!b->read(b, out.data(), y, out.size() * sizeof(float)));
+    bool right = true;
+    for (size_t i = 0; i < out.size(); i++) {
+        float p = (float)(i / piece), v = p * 1000 + (float)(i % piece);
+        right = right && fabsf(out[i] - (p * v + 3)) <= 1e-6f * (1 + p * v);
+    }
+    CHECK(right);
+    b->release(b, x), b->release(b, y), b->destroy(b);
+}
+// More different segments than are remembered: none is found again, all are right. With fewer, all are replayed.
+static void many_segments(void) {
+    ag_backend *b = ag_cuda_backend(0);
+    float *x = (float *)b->alloc(b, 400);
+    long replayed = 0, launched;
+    for (int different : {80, 40}) for (int round = 0; round < 4; round++) for (int n = 1; n <= different; n++) {
+        float host[80], want = 1;
+        const int shape[4] = {1, 1, 1, n};
+        const size_t stride[3][4] = {{0, 0, 0, 1}, {0, 0, 0, 0}, {0, 0, 0, 0}};
+        const float *in[3] = {x, nullptr, nullptr};
+        for (float &v : host) v = 1;
+        CHECK(!b->write(b, x, host, sizeof host));
+        for (int k = 0; k < 4; k++, want *= 2) CHECK(!b->map(b, AG_MAP_SCALE, x, in, shape, stride, 2, 0));
+        CHECK(!b->read(b, host, x, sizeof host));
+        CHECK(host[0] == want && host[n - 1] == want && (n == 80 || host[n] == 1));
+        ag_cuda_launches(b, &replayed, &launched);
+        if (different == 80) CHECK_INT(replayed, 0);
+    }
+    CHECK(replayed >= 2 * 40 * 5);
+    b->release(b, x), b->destroy(b);
+}
+static void graphs(void) {
+    for (int form = 0; form < (quick() ? 1 : 3); form++) {
+        const char *preset = form ? "nano" : "nano-llama";
+        int dropout = form == 1, precision = form == 2 ? AG_BF16 : AG_FLOAT32, steps = 6;
+        std::vector<long> launched;
+        std::vector<float> with = trained(preset, dropout, precision, steps, true, &launched);
+        CHECK(launched[0] > 100);
+        for (int step = 4; step < steps; step++) CHECK_INT(launched[step], 0);
+        CHECK(with == trained(preset, dropout, precision, steps, false, NULL));
+    }
+}
+
 // ---- what goes wrong ------------------------------------------------------------------------------------------------
 static void errors(void) {
     fflush(stderr);
@@ -690,6 +783,9 @@ int main(int argc, char **argv) {
     if (!quick()) T_RUN(model_gpt2);
     if (!quick()) T_RUN(model_naive);
     T_RUN(training);
+    T_RUN(many_writes);
+    T_RUN(many_segments);
+    T_RUN(graphs);
     T_RUN(errors);
     T_RUN(devices);
     return T_END();

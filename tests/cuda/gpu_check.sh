@@ -48,6 +48,11 @@ build backend tests/cuda/backend.cu $objects && test_run backend
 printf '#include <cublas_v2.h>\n#include <nccl.h>\n' > $dir/headers.cu
 if "$NVCC" -E $dir/headers.cu > /dev/null 2>&1; then
     build libraries tests/cuda/libraries.cu -lcublas -lnccl && test_run libraries
+    if build group -DGPT_NCCL tests/cuda/group.cu cuda/gpt_cuda.cu $dir/implementation.o -lnccl; then
+        if [ "$BUILD_ONLY" ]; then :
+        elif [ "$(wc -l < $dir/gpus)" -gt 1 ]; then test_run group
+        else say "group" "skipped: there is one GPU"; fi
+    fi
 else say "libraries" "skipped: no headers of cuBLAS and NCCL"; fi
 
 # memcheck: bounds, leaks; racecheck: shared memory; synccheck: barriers; initcheck: what nobody has written

@@ -1,6 +1,6 @@
 # cuBLAS and NCCL on the CPU (tests/cuda/libraries.cu). Right uses have to be silent in each build and with five seeds;
 # each wrong one has to be reported with the words of its row. Where nvcc and the libraries' headers are installed the
-# same file has to compile with them, and with FULL=1 the backend with -DGPT_CUBLAS. tests/test_cuda.sh calls this.
+# same file has to compile with them, and with FULL=1 the backend with both. tests/test_cuda.sh calls this.
 #     sh tests/cuda/libraries.sh
 cd "$(dirname "$0")/../.." || exit 1
 name=libraries dir=build/cuda_libraries
@@ -78,9 +78,9 @@ if have_nvcc && "$NVCC" -E $dir/headers.cu > /dev/null 2>&1; then
     "$NVCC" -std=c++17 -arch=sm_80 -Werror all-warnings -Icuda -c tests/cuda/libraries.cu -o $dir/libraries.o \
         > $dir/nvcc.log 2>&1 && ok || { bad "libraries.cu does not compile with nvcc"; head -n 20 $dir/nvcc.log; }
     if [ "$FULL" ]; then
-        "$NVCC" -std=c++17 -arch=sm_80 -Werror all-warnings -DGPT_CUBLAS -c cuda/gpt_cuda.cu -o $dir/gpt_cuda.o \
+        "$NVCC" -std=c++17 -arch=sm_80 -Werror all-warnings -DGPT_CUBLAS -DGPT_NCCL -c cuda/gpt_cuda.cu -o $dir/gpt_cuda.o \
             > $dir/nvcc.log 2>&1 && ok ||
-            { bad "gpt_cuda.cu with -DGPT_CUBLAS does not compile with nvcc"; head -n 20 $dir/nvcc.log; }
+            { bad "gpt_cuda.cu with -DGPT_CUBLAS -DGPT_NCCL does not compile with nvcc"; head -n 20 $dir/nvcc.log; }
     fi
 else echo "skipped: compiling with the real cuBLAS and NCCL, because nvcc or their headers are missing"; fi
 end

@@ -55,28 +55,31 @@ static std::vector<double> reference(const Product &p, const Floats &C, const Fl
     return c;
 }
 
+static const cudaStream_t stream = nullptr;
+
 struct Buffers { float *c, *a, *b, *bias; };
 typedef int (*Version)(const Product &p, const Buffers &d);
 static MatmulCall call(const Product &p, const Buffers &d) {
     return matmul_call(d.c, d.a, d.b, p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sc, p.sa, p.sb, p.accumulate);
 }
 static int naive(const Product &p, const Buffers &d) {
-    return cuda_matmul_naive(0, d.c, d.a, d.b, d.bias, call(p, d), p.ta, p.tb, 0);
+    return cuda_matmul_naive(stream, d.c, d.a, d.b, d.bias, call(p, d), p.ta, p.tb, 0);
 }
 template <class T> static int tiled(const Product &p, const Buffers &d) {
-    return cuda_matmul_tiled<T>(0, d.c, d.a, d.b, d.bias, call(p, d), p.ta, p.tb);
+    return cuda_matmul_tiled<T>(stream, d.c, d.a, d.b, d.bias, call(p, d), p.ta, p.tb);
 }
 static int chosen(const Product &p, const Buffers &d) {
-    return cuda_matmul(0, d.c, d.a, d.b, d.bias, p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sc, p.sa, p.sb, p.accumulate);
+    return cuda_matmul(stream, d.c, d.a, d.b, d.bias, p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sc, p.sa, p.sb,
+                       p.accumulate);
 }
 
 static int naive_bf16(const Product &p, const Buffers &d) {
-    return cuda_matmul_naive(0, d.c, d.a, d.b, d.bias, call(p, d), p.ta, p.tb, 1);
+    return cuda_matmul_naive(stream, d.c, d.a, d.b, d.bias, call(p, d), p.ta, p.tb, 1);
 }
 static int chosen_bf16(const Product &p, const Buffers &d) {
     void *scratch = nullptr;
     cudaMalloc(&scratch, cuda_matmul_bf16_scratch(p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sa, p.sb));
-    int failed = cuda_matmul_bf16(0, d.c, d.a, d.b, d.bias, p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sc, p.sa, p.sb,
+    int failed = cuda_matmul_bf16(stream, d.c, d.a, d.b, d.bias, p.M, p.N, p.K, p.ta, p.tb, p.batch, p.sc, p.sa, p.sb,
                                   p.accumulate, scratch);
     cudaFree(scratch);
     return failed;
@@ -88,11 +91,11 @@ template <class T> static int tiled_bf16(const Product &p, const Buffers &d) {
     bf16 *a16 = nullptr, *b16 = nullptr;
     cudaMalloc(&a16, a.total * sizeof(bf16));
     cudaMalloc(&b16, b.total * sizeof(bf16));
-    int failed = matmul_round_launch(0, a16, d.a, a) || matmul_round_launch(0, b16, d.b, b);
+    int failed = matmul_round_launch(stream, a16, d.a, a) || matmul_round_launch(stream, b16, d.b, b);
     MatmulCall of = call(p, d);
     of.lda = a.stride, of.ldb = b.stride;
     for (int i = 0; i < 2; i++) of.sa[i] = a.to[i], of.sb[i] = b.to[i];
-    failed = failed || matmul_mma_launch<T>(0, d.c, a16, b16, d.bias, of, p.ta, p.tb);
+    failed = failed || matmul_mma_launch<T>(stream, d.c, a16, b16, d.bias, of, p.ta, p.tb);
     cudaFree(a16);
     cudaFree(b16);
     return failed;

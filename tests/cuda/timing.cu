@@ -32,8 +32,15 @@ static int *indices(size_t n, int below) {
     return p;
 }
 
-// Between two events around all repetitions, before which one call is not counted if there is more than one. Work that the host waits for, as
-// sum_squares does, is in it as well.
+// Calls wait in the backend's queue until somebody reads.
+static float *some;
+static void finish() {
+    float number;
+    if (gpu->read(gpu, &number, some, sizeof number)) exit(1);
+}
+
+// Between two events around all repetitions; of several, one more before them is not counted. Work that the host waits
+// for, as sum_squares does, is in it as well.
 template <class Call> static void timed(const char *name, Call call) {
     cudaEvent_t begin, end;
     float milliseconds = 0;
@@ -41,10 +48,10 @@ template <class Call> static void timed(const char *name, Call call) {
     cudaEventCreate(&begin);
     cudaEventCreate(&end);
     for (int i = repetitions > 1 ? -1 : 0; i < repetitions; i++) {
-        if (i == 0) cudaDeviceSynchronize(), cudaEventRecord(begin, 0);
+        if (i == 0) finish(), cudaEventRecord(begin, 0), cudaEventSynchronize(begin);
         if (call()) fprintf(stderr, "timing: %s failed\n", name), exit(1);
     }
-    cudaDeviceSynchronize();                        // the backend's stream may be one that events do not wait for
+    finish();
     cudaEventRecord(end, 0);
     cudaEventSynchronize(end);
     cudaEventElapsedTime(&milliseconds, begin, end);
@@ -57,8 +64,8 @@ template <class Call> static void timed(const char *name, Call call) {
 static const int one[2] = {1, 1};
 static const size_t zero[2] = {0, 0};
 static int product(float *y, const float *x, const float *w, size_t n, size_t inputs, size_t outputs) {
-    return (precision == AG_BF16 ? gpu->matmul_bf16 : gpu->matmul)(gpu, y, x, w, NULL, (int)n, (int)outputs, (int)inputs, 0,
-                                                                   0, one, zero, zero, zero, 0);
+    auto entry = precision == AG_BF16 ? gpu->matmul_bf16 : gpu->matmul;
+    return entry(gpu, y, x, w, NULL, (int)n, (int)outputs, (int)inputs, 0, 0, one, zero, zero, zero, 0);
 }
 
 int main(int argc, char **argv) {
@@ -73,6 +80,7 @@ int main(int argc, char **argv) {
     size_t parameters = V * C + T * C + layers * (12 * C * C + 13 * C) + 2 * C;
     gpu = ag_cuda_backend(0);
     if (!gpu) return 1;
+    some = numbers(1, 1);
     printf("timing: %s, products and attention in %s, batch %zu x %zu\n", gpu->name,
            precision == AG_BF16 ? "bf16" : "float32", B, T);
 
@@ -118,12 +126,13 @@ int main(int argc, char **argv) {
     gpu->release(gpu, dlogits);
     for (float *&s : slab) s = numbers(parameters, 1e-3f);
     double sum = 0;
-    timed("sum_squares", [&] { return gpu->sum_squares(gpu, &sum, slab[0], parameters); });
+    const float *const gradients = slab[0];
+    timed("sum_squares", [&] { return gpu->sum_squares(gpu, &sum, &gradients, &parameters, 1); });
     timed("adamw", [&] {
         return gpu->adamw(gpu, slab[0], slab[1], slab[2], slab[3], parameters, 1e-4, 0.9, 0.95, 1e-8, 0.1, 1, 1);
     });
-    void *all[] = {wide, wide2, wide3, x, y, dx, w, bias, stats, lse, column, rows, more, tokens, slab[0], slab[1],
-                   slab[2], slab[3]};
+    void *all[] = {wide, wide2, wide3, x, y, dx, w, bias, stats, lse, column, rows, more, tokens, some, slab[0],
+                   slab[1], slab[2], slab[3]};
     for (void *p : all) gpu->release(gpu, p);
     gpu->destroy(gpu);
     return 0;
