@@ -207,10 +207,12 @@ __device__ inline float sigmoid(float x) {          // e^-|x| does not overflow
     float e = expf(-fabsf(x));
     return (x >= 0 ? 1 : e) / (1 + e);
 }
-__device__ inline float gelu_tanh(float x) { return tanhf(0.79788456f * (x + 0.044715f * x * x * x)); }
+// 0.5 x (1 + tanh(u)) is x sigmoid(2 u), and its slope sigmoid(2 u) + x sigmoid(2 u) sigmoid(-2 u) 2 u'. 1 + tanh and
+// 1 - tanh^2 would lose their digits where tanh is near 1.
+__device__ inline float gelu(float x) { return x * sigmoid(1.59576912f * (x + 0.044715f * x * x * x)); }
 __device__ inline float gelu_slope(float x) {
-    float t = gelu_tanh(x);
-    return 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * 0.79788456f * (1 + 3 * 0.044715f * x * x);
+    float v = 1.59576912f * (x + 0.044715f * x * x * x), s = sigmoid(v);
+    return s + x * s * sigmoid(-v) * 1.59576912f * (1 + 3 * 0.044715f * x * x);
 }
 
 // Which op it is decides the same way for all threads, so the switch costs little beside the memory that is moved.
@@ -234,7 +236,7 @@ __device__ inline float map_value(int op, float a, float b, float c, float p, fl
     case AG_MAP_SIGMOID: return sigmoid(a);
     case AG_MAP_LOG_SIGMOID: return (a < 0 ? a : 0) - log1pf(expf(-fabsf(a)));
     case AG_MAP_RELU: return a > 0 ? a : 0;
-    case AG_MAP_GELU: return 0.5f * a * (1 + gelu_tanh(a));
+    case AG_MAP_GELU: return gelu(a);
     case AG_MAP_SILU: return a * sigmoid(a);
     case AG_MAP_CLAMP: return a < p ? p : a > q ? q : a;
     case AG_MAP_AXPBY: return p * a + q * b;

@@ -5,7 +5,7 @@
 //     g++ -std=c++17 -g -O1 -Icuda -x c++ -c cuda/gpt_cuda.cu -o build/cuda/gpt_cuda.o
 //     g++ -std=c++17 -g -O1 -x c++ tests/cuda/backend.cu -x none build/cuda/*.o -o build/cuda/backend
 //     build/cuda/backend
-// BACKEND_QUICK=1 in the environment leaves out large shapes and long training.
+// BACKEND_QUICK=1 in the environment leaves out large shapes and long training, BACKEND_NO_MODELS=1 steps of models.
 #include "../../cuda/gpt_cuda.h"
 #include "../../gpt.h"
 #include "../test.h"
@@ -164,7 +164,7 @@ static void map_one(Run *r, int op, const int shape[4], const int pattern[3], si
     for (int which = 0; which < operands && op != AG_MAP_GREATER; which++)
         for (int accumulate = 0; accumulate < 2; accumulate++) {
             CHECK(!r->b->map_back(r->b, op, which, g, y, x, dy, shape, stride, p, q, accumulate));
-            r->hand_in("map_back " + std::to_string(op) + " " + std::to_string(which), g, n, 4e-6);
+            r->hand_in("map_back " + std::to_string(op) + " " + std::to_string(which), g, n);
         }
     r->forget();
 }
@@ -215,7 +215,7 @@ static void reduce_case(Run *r) {
             float *x = (float *)r->put(host.data(), n * sizeof(float)), *y = r->numbers(m, 1), *dy = r->numbers(m, 1);
             float *dx = r->numbers(n, 1);
             CHECK(!r->b->reduce(r->b, op, y, x, z[0], z[1], z[2], 0.5, form >> 1));
-            r->hand_in("reduce", y, m, z[1] > 1000 ? 1e-5 : 2e-6);     // the naive one adds one by one
+            r->hand_in("reduce", y, m);
             CHECK(!r->b->reduce(r->b, op, y, x, z[0], z[1], z[2], 1, 0));
             CHECK(!r->b->reduce_back(r->b, op, dx, x, y, dy, z[0], z[1], z[2], 0.5, form >> 1));
             r->hand_in("reduce_back", dx, n);
@@ -232,9 +232,9 @@ static void softmax_case(Run *r) {
             float *x = r->numbers(n, form & 2 ? 30 : 2), *y = r->numbers(n, 1), *dy = r->numbers(n, 1);
             float *dx = r->numbers(n, 1);
             CHECK(!r->b->softmax(r->b, y, x, z[0], z[1], form & 1));
-            r->hand_in("softmax", y, n, 3e-6);
+            r->hand_in("softmax", y, n);
             CHECK(!r->b->softmax_back(r->b, dx, y, dy, z[0], z[1], form & 1, form >> 1));
-            r->hand_in("softmax_back", dx, n, 3e-6);
+            r->hand_in("softmax_back", dx, n);
             r->forget();
         }
 }
@@ -251,7 +251,7 @@ static void nll_case(Run *r) {
             if (z[1] > 1) r->hand_in("nll", nll, z[0]);
             r->hand_in("nll lse", lse, z[0]);
             CHECK(!r->b->nll_back(r->b, dx, x, lse, targets, d, z[0], z[1], accumulate));
-            if (z[1] > 1) r->hand_in("nll_back", dx, n, 4e-6);
+            if (z[1] > 1) r->hand_in("nll_back", dx, n);
             r->forget();
         }
 }
@@ -274,9 +274,9 @@ static void norm_case(Run *r) {
             r->hand_in("norm stats", stats, 2 * rows);
             CHECK(!r->b->norm_back(r->b, rest ? NULL : dx, w ? dw : NULL, rms || rest ? NULL : db, x, w, stats, dy,
                                    rows, n, rms, accumulate));
-            r->hand_in("norm_back dx", dx, rows * n, 4e-6);
-            r->hand_in("norm_back dw", dw, n, 4e-6);
-            r->hand_in("norm_back dbias", db, n, 4e-6);
+            r->hand_in("norm_back dx", dx, rows * n);
+            r->hand_in("norm_back dw", dw, n);
+            r->hand_in("norm_back dbias", db, n);
             r->forget();
         }
 }
@@ -337,8 +337,8 @@ static void rope_case(Run *r) {
             CHECK(!r->b->qk_rope_back(r->b, dx, q ? dq : NULL, k ? dk : NULL, x, q, k, rrms, dy, z[0], T, H, hs, nq, nk,
                                       start, theta, accumulate));
             r->hand_in("qk_rope_back dx", dx, n);
-            r->hand_in("qk_rope_back dq_norm", dq, (size_t)hs, 4e-6);
-            r->hand_in("qk_rope_back dk_norm", dk, (size_t)hs, 4e-6);
+            r->hand_in("qk_rope_back dq_norm", dq, (size_t)hs);
+            r->hand_in("qk_rope_back dk_norm", dk, (size_t)hs);
             r->forget();
         }
     for (int i = 0; i < 12; i++) {                  // more thetas than tables are kept
@@ -513,11 +513,11 @@ static void apart(const char *what, int i, const std::vector<float> &got, const 
 }
 static void compare_op(ag_ctx *cpu, ag_ctx *gpu, int i) {
     ag_tensor *want = case_result(cpu, i), *got = case_result(gpu, i);
-    apart(case_name(i), -1, values_of(got, false), values_of(want, false), 4e-6, 1e-7);
+    apart(case_name(i), -1, values_of(got, false), values_of(want, false), 2e-6, 1e-7);
     CHECK_INT(ag_param_count(gpu), ag_param_count(cpu));
     for (int k = 0; k < ag_param_count(cpu); k++) {
         std::vector<float> g = values_of(ag_param_get(cpu, k), true);
-        apart(case_name(i), k, values_of(ag_param_get(gpu, k), true), g, 4e-6, 1e-6);
+        apart(case_name(i), k, values_of(ag_param_get(gpu, k), true), g, 2e-6, 1e-6);
     }
     if (ag_error(gpu)) T_FAIL("%s", ag_error(gpu));
 }
@@ -635,7 +635,7 @@ static std::vector<float> trained(const char *preset, int dropout, int precision
     gpt_config c = tiny(preset);
     int tokens[200], x[24], y[24];
     long before = 0, replayed, now;
-    c.n_ctx = 12, c.dropout = dropout ? 0.1 : 0;
+    c.n_ctx = 12, c.n_layer = quick() ? 1 : 2, c.dropout = dropout ? 0.1 : 0;
     tokens_of(tokens, 200, c.n_vocab);
     graphs ? unsetenv("AG_CUDA_GRAPHS") : setenv("AG_CUDA_GRAPHS", "0", 1);
     ag_backend *b = ag_cuda_backend(0);
@@ -646,7 +646,7 @@ static std::vector<float> trained(const char *preset, int dropout, int precision
     gpt_loader data = gpt_loader_new(ag, tokens, 200, GPT_RANDOM);
     gpt_optimizer o = dropout ? gpt_adamw() : gpt_muon();
     for (int step = 0; step < steps; step++, ag_reset(ag)) {
-        for (int part = 0; part < 2; part++) {
+        for (int part = 0; part < (quick() ? 1 : 2); part++) {
             gpt_next(&data, 2, 12, x, y);
             CHECK(!ag_backward(ag_scale(ag_cross_entropy(gpt_forward(m, x, 2, 12), y, NULL), 0.5)));
             ag_reset(ag);
@@ -714,7 +714,7 @@ static void graphs(void) {
         int dropout = form == 1, precision = form == 2 ? AG_BF16 : AG_FLOAT32, steps = 6;
         std::vector<long> launched;
         std::vector<float> with = trained(preset, dropout, precision, steps, true, &launched);
-        CHECK(launched[0] > 100);
+        CHECK(launched[0] > 50);
         for (int step = 4; step < steps; step++) CHECK_INT(launched[step], 0);
         CHECK(with == trained(preset, dropout, precision, steps, false, NULL));
     }
@@ -776,10 +776,12 @@ int main(int argc, char **argv) {
     T_RUN(attentions);
     T_RUN(optimizers);
     T_RUN(ops);
-    T_RUN(model_llama);
-    T_RUN(model_gpt2_dropout);
-    T_RUN(model_llama_bf16);
-    T_RUN(model_gpt2_bf16);
+    if (!getenv("BACKEND_NO_MODELS")) {
+        T_RUN(model_llama);
+        T_RUN(model_gpt2_dropout);
+        T_RUN(model_llama_bf16);
+        T_RUN(model_gpt2_bf16);
+    }
     if (!quick()) T_RUN(model_gpt2);
     if (!quick()) T_RUN(model_naive);
     T_RUN(training);
