@@ -23,15 +23,16 @@ lines.
 ENVIRONMENT
     CUDA_ON_CPU_REPORT      off     a table at the end: bytes, 32-byte sectors per warp access, bank conflicts, by line
     CUDA_ON_CPU_MAX_ERRORS  10      stop after so many different errors
+    CUDA_ON_CPU_MEGABYTES   256     for all that a run allocates, at most 1024; notes take 26 times as much
 
 LIMITS   An index that runs from one shared array into the next is not seen; AddressSanitizer sees it. Variables of the
 host are taken for __device__ variables, and those are not looked at, nor are local ones.
 Each two bytes remember their last writer and the last readers of two warps, so a third reader can hide a race (another
 seed shows it). Launches are taken to be ordered: a missing event between two streams shows in the data, not here.
-A byte of memory costs 26 of notes, taken as they are touched; there is 1 GB for all allocations of a run.
+A byte of memory costs 26 of notes, taken as they are touched, and memory that was freed is not used again.
 Sectors and conflicts compare the k-th execution of a line since the last barrier by each lane of a warp, in the first
 two blocks of two launches of each size of a kernel: exact if the lanes do the same things, approximate where they
-diverge. An optimiser that splits a float2 into two floats makes two accesses of it: for g++ -fno-tree-sra prevents that.
+diverge. An optimiser that splits a float2 into two floats makes two accesses of it; -fno-tree-sra keeps g++ from that.
 */
 #ifndef CUDA_ON_CPU_CHECK_H
 #define CUDA_ON_CPU_CHECK_H
@@ -81,6 +82,7 @@ struct Checker {
     // All emulated memory, device and pinned. Addresses are not used again, so what was freed stays known.
     static constexpr size_t ARENA = (size_t)1 << 30;
     char *arena = notes<char>(ARENA), *top = arena;
+    size_t room = (size_t)256 << 20;                // of it, to be used
     size_t image = (size_t)(&_end - &__executable_start);
     Cell *arena_cells = notes<Cell>(ARENA / GRANULE), *image_cells = notes<Cell>(image / GRANULE + 8);
     Cell *dynamic_cells = notes<Cell>(sizeof dynamic_shared / GRANULE);
@@ -95,6 +97,8 @@ struct Checker {
     int errors = 0, max_errors = 10;
     CUDA_ON_CPU_RAW Checker() {
         if (getenv("CUDA_ON_CPU_MAX_ERRORS")) max_errors = atoi(getenv("CUDA_ON_CPU_MAX_ERRORS"));
+        if (getenv("CUDA_ON_CPU_MEGABYTES")) room = (size_t)atoi(getenv("CUDA_ON_CPU_MEGABYTES")) << 20;
+        if (room > ARENA) room = ARENA;
         for (const Symbol &s : symbols().all)
             if (!s.function && s.bytes) variables.push_back(&s);
         std::sort(variables.begin(), variables.end(),
@@ -207,10 +211,11 @@ CUDA_ON_CPU_RAW inline void check_block_begin() {
 // What one access by a warp costs. From global memory: sectors of 32 bytes, against the least that so many bytes can do
 // with. That least is not bytes / 32, for two reasons that no kernel can help. A piece of memory that begins in the
 // middle of a sector (a row of 33 numbers does, but for every eighth) takes one more; so the least is that of as many
-// bytes in one piece, from the lowest address on. And bytes of different pieces do not share sectors. What is a piece
-// says the block: one ends where the block touches nothing for a sector or more, at the end of a head of a row, say.
-// So lanes that walk down the columns of a matrix are told that they could have walked along its rows, and numbers
-// between those that are wanted count as a waste; only what a block leaves to other blocks is not held against it.
+// bytes in one piece, from the lowest address on. And a piece may be too short: then it takes the rest from others.
+// What is a piece says the block: one ends where the block touches nothing for a sector or more, at the end of a head
+// of a row, say. So lanes that walk down the columns of a matrix are told that they could have walked along its rows,
+// and numbers between those that are wanted count as a waste; only what a block leaves to other blocks is not held
+// against it.
 typedef std::vector<std::pair<uintptr_t, uintptr_t>> Pieces;       // first byte, and the one behind the last
 CUDA_ON_CPU_RAW inline void join(Pieces &pieces, uintptr_t gap) {  // what is less than gap apart becomes one
     std::sort(pieces.begin(), pieces.end());
@@ -225,20 +230,24 @@ CUDA_ON_CPU_RAW inline void weigh_global(Site &s, const std::vector<Touch> &lane
     Pieces mine;
     for (const Touch &t : lanes) if (t.bytes) mine.push_back({t.from, t.from + (uintptr_t)t.bytes});
     join(mine, 1);
-    uintptr_t last_sector = 0, piece_end = 0, low = 0, bytes = 0;
+    uintptr_t last_sector = 0, piece_end = 0, bytes = 0;
+    unsigned long got = 0, least = 0;
+    std::vector<std::tuple<uintptr_t, uintptr_t, uintptr_t>> touched;   // pieces: length, lowest byte wanted, first
     for (const auto &p : mine) {
         uintptr_t from = p.first / 32, to = (p.second - 1) / 32;
-        s.got += to - from + (from != last_sector);
-        last_sector = to;
-        if (p.first >= piece_end) {                 // the next one
-            s.ideal += (low % 32 + bytes + 31) / 32;
-            auto behind = std::upper_bound(block.begin(), block.end(), std::make_pair(p.first, UINTPTR_MAX));
-            piece_end = std::prev(behind)->second;
-            low = p.first, bytes = 0;
-        }
-        bytes += p.second - p.first;
+        got += to - from + (from != last_sector);
+        last_sector = to, bytes += p.second - p.first;
+        if (p.first < piece_end) continue;
+        auto piece = std::prev(std::upper_bound(block.begin(), block.end(), std::make_pair(p.first, UINTPTR_MAX)));
+        piece_end = piece->second;
+        touched.push_back({piece->second - piece->first, p.first, piece->first});
     }
-    s.ideal += (low % 32 + bytes + 31) / 32;
+    std::sort(touched.rbegin(), touched.rend());
+    for (const auto &[length, low, first] : touched) {
+        uintptr_t share = std::min(bytes, length), from = low + share > first + length ? first : low;
+        if (share) least += (from % 32 + share + 31) / 32, bytes -= share;
+    }
+    s.got += got, s.ideal += std::min(got, least);
 }
 // From shared memory: the words in the busiest of 32 banks, against one, for each 128 bytes asked for.
 CUDA_ON_CPU_RAW inline void weigh_shared(Site &s, const std::vector<Touch> &lanes) {
@@ -297,9 +306,10 @@ CUDA_ON_CPU_RAW inline Cell *arena_cell(const void *p) {
 }
 CUDA_ON_CPU_RAW inline void *check_allocate(size_t bytes, int device) {
     Checker &c = checker();
-    if (bytes > Checker::ARENA || (size_t)(c.top - c.arena) + bytes + 1024 > Checker::ARENA)
+    if (bytes > c.room || (size_t)(c.top - c.arena) + bytes + 1024 > c.room)
         fail("no room for %zu bytes: the checker has %zu MB for all that a run allocates, and does not use again what "
-             "was freed. Allocate once, or take fewer steps", bytes, Checker::ARENA >> 20);
+             "was freed. Allocate once, take a smaller problem, or raise CUDA_ON_CPU_MEGABYTES (to 1024 at most; the "
+             "checker itself needs 26 times as much)", bytes, c.room >> 20);
     char *p = c.top + 256;                          // a gap, so that running past an end is seen
     c.top = p + (bytes + 255) / 256 * 256;
     memset(p, 0xff, bytes);

@@ -1632,6 +1632,9 @@ static ag_backend *backend(int device, int naive) {
     b->map = cuda_map, b->map_back = cuda_map_back, b->copy = cuda_copy;
     b->reduce = cuda_reduce, b->reduce_back = cuda_reduce_back;
     b->matmul = product, b->matmul_bf16 = product_bf16, b->bf16 = "bf16/cuda";
+#ifdef GPT_CUBLAS
+    if (!naive) b->bf16 = "bf16/cublas";
+#endif
     b->linear_gelu = cuda_linear_gelu, b->gelu_bias_back = cuda_gelu_bias_back, b->linear_int8 = cuda_linear_int8;
     b->softmax = cuda_softmax, b->softmax_back = cuda_softmax_back, b->norm = cuda_norm, b->norm_back = cuda_norm_back;
     b->embedding = cuda_embedding, b->embedding_back = cuda_embedding_back;

@@ -15,7 +15,7 @@ name=cuda dir=build/cuda seeds="0 1 2 3 4"
 . tests/cuda/common.sh
 export CUDA_ON_CPU_DEVICES=2                    # so that one can touch the other's memory
 unset CUDA_ON_CPU_SEED CUDA_ON_CPU_STACK CUDA_ON_CPU_BLOCKING CUDA_ON_CPU_EXITED_OK CUDA_ON_CPU_LEAKS \
-    CUDA_ON_CPU_ABORT CUDA_ON_CPU_REPORT CUDA_ON_CPU_MAX_ERRORS
+    CUDA_ON_CPU_ABORT CUDA_ON_CPU_REPORT CUDA_ON_CPU_MAX_ERRORS CUDA_ON_CPU_MEGABYTES
 
 command -v "$CXX" > /dev/null || { echo "skipped: CUDA kernels on the CPU, because there is no $CXX"; ok; end; }
 echo 'int main() { return 0; }' > $dir/empty.cpp
@@ -219,6 +219,8 @@ fi
 if [ -x $dir/planted_check ]; then
     variable CUDA_ON_CPU_MAX_ERRORS=1 check "missing __syncthreads, read before written" 97
     grep -q 'stops after 1 errors' $dir/log && ok || bad "CUDA_ON_CPU_MAX_ERRORS=1 does not stop after one error"
+    variable CUDA_ON_CPU_MEGABYTES=0 check "none: the control" 99
+    grep -q 'the checker has 0 MB' $dir/log && ok || bad "CUDA_ON_CPU_MEGABYTES=0 does not say what to raise"
     variable CUDA_ON_CPU_REPORT=1 check "none: the control" 0
     grep -q '^reverse  *1  *1  *64  *256  *256  *256  *256  *1.00  *1.00$' $dir/log && ok ||
         { bad "CUDA_ON_CPU_REPORT=1 does not count what reverse() loads and stores"; cat $dir/log; }
