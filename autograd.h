@@ -242,7 +242,8 @@ const char *ag_backend_name(const ag_ctx *ctx); // "cpu/avx512"; ag_threads tell
 // With AG_BF16, matrix products (ag_matmul, ag_matmul_t, ag_linear, and their backward passes) round their operands to
 // bfloat16, which keeps 8 of 24 bits, and add up in float32: PyTorch's set_float32_matmul_precision("medium"). Where
 // the processor has instructions for it, it is faster (twice with AVX512-BF16, more with AMX); elsewhere it is slower,
-// with the same rounding. Parameters, activations and attention's products stay float32. 0, or -1: the backend cannot.
+// with the same rounding. Parameters and activations stay float32, and on the CPU attention's products do, too; a GPU
+// makes those from rounded factors as well where heads have 64 or 128 channels. 0, or -1: the backend cannot.
 enum { AG_FLOAT32, AG_BF16 };
 int         ag_set_matmul_precision(ag_ctx *ctx, int precision);
 int         ag_matmul_precision(const ag_ctx *ctx);
@@ -450,6 +451,8 @@ typedef struct ag_attention_args {
     const ag_real *dy;              // backward: (B, T, NH*HS)
     ag_real *dqkv;                  // backward: as qkv
     int accumulate;                 // backward: into dqkv
+    int precision;                  // AG_FLOAT32, or AG_BF16: the factors of products may be rounded to bfloat16. The
+                                    // CPU ignores it, since rounding would take it longer than it saves
 } ag_attention_args;
 
 struct ag_backend {
@@ -2765,6 +2768,7 @@ static ag_attention_args agi_attention_args(const ag_tensor *y, const ag_tensor 
     a.B = y->iarg[2], a.T = y->iarg[3], a.NH = y->iarg[0], a.NKV = y->iarg[1];
     a.HS = agi_last(qkv) / (a.NH + 2 * a.NKV), a.qkv = qkv->data, a.y = y->data, a.lse = (ag_real *)y->saved[0];
     a.start = (const int *)y->saved[1], a.len = (const int *)y->saved[2], a.first = (const int *)y->saved[3];
+    a.precision = y->ctx->precision;
     return a;
 }
 

@@ -3,6 +3,8 @@ attention.cuh - causal attention for the GPU backend: what `attention` and `atte
 
     cuda_attention(stream, &args)                   y and lse; 0, or -1: a launch failed
     cuda_attention_back(stream, &args, scratch)     dqkv; scratch: cuda_attention_scratch(&args) bytes of the device
+    cuda_attention_bf16(stream, &args, scratch)     the same with products in bfloat16, where args.precision asks for
+    cuda_attention_back_bf16(stream, &args, scratch)    it; scratch: cuda_attention_scratch_bf16(&args) bytes
 
 All pointers in the arguments are device memory, also start, len, first and row, which only kernels read: a launch has
 blocks for rows of T positions, and those behind the end of a shorter row return at once.
@@ -178,16 +180,17 @@ __device__ inline void attention_add(float acc[4][OUT / 8], const AttentionColum
         }
     }
 }
-// One row of acc to memory; hs: how many of its numbers exist
+// One row of acc to x + at; at: -1 if there is none; hs: how many of its numbers exist. All lanes have to come, and
+// bring 4 OUT numbers of shared memory for their warp.
 template <int OUT>
-__device__ inline void attention_store(float *to, const float acc[OUT / 8], int hs, int vector, int accumulate) {
-    UNROLL for (int j = 0; j < OUT / 32; j++) {
-        int d = 32 * j + threadIdx.x % 8 * 4;
+__device__ inline void attention_store(float *x, long long at, float acc[OUT / 8], int hs, int vector, int accumulate,
+                                       float *stage) {
+    if (accumulate) UNROLL for (int j = 0; j < OUT / 32; j++) {
         float old[4] = {};
-        if (accumulate) matmul_load_c(old, to + d, hs - d, vector);
-        UNROLL for (int i = 0; i < 4; i++) old[i] += acc[4 * j + i];
-        matmul_store_c(to + d, old, hs - d, vector);
+        matmul_load_rows<1>(old, x + 32 * j, at, hs - 32 * j, vector, stage);
+        UNROLL for (int i = 0; i < 4; i++) acc[4 * j + i] += old[i];
     }
+    matmul_store_rows<OUT / 32>(x, at, acc, hs, vector, stage);
 }
 template <class Operation> __device__ inline float attention_of_eight(float v, Operation of_two) {
     UNROLL for (int o = 4; o; o >>= 1) v = of_two(v, __shfl_xor_sync(0xffffffffu, v, o));
@@ -201,7 +204,7 @@ __device__ inline float attention_mine(const float v[4]) {
 
 // ---- float32: forward -----------------------------------------------------------------------------------------------
 // What a thread knows of its four rows so far: the largest score, the sum of exponentials, the sum of values.
-template <int HS> struct AttentionState { float largest[4], sum[4], acc[4][HS / 8]; };
+template <int HS> struct AttentionState { float largest[4], sum[4]; __align__(16) float acc[4][HS / 8]; };
 
 // Scores become weights, and what is there is corrected if a larger score has come.
 template <int HS, int C> __device__ inline void attention_online(AttentionState<HS> &state, float s[4][C]) {
@@ -252,12 +255,13 @@ __global__ void __launch_bounds__(2 * ROWS) attention_flash(ag_attention_args a,
         __syncthreads();
     }
     cp_async_wait<0>();                             // spare: the keys behind the last ones, which nobody reads
+    float *stage = v->x + threadIdx.x / 32 * 4 * HS;
     UNROLL for (int r = 0; r < 4; r++) {
         float share = state.sum[r] > 0 ? 1 / state.sum[r] : state.sum[r];       // 0 of padding, and NaN stays NaN
         UNROLL for (int i = 0; i < HS / 8; i++) state.acc[r][i] *= share;
         state.sum[r] = mine + r < n ? state.largest[r] + logf(state.sum[r]) : 0.0f;
-        float *y = a.y + ((attention_first(a, b) + mine + r) * a.NH + h) * a.HS;
-        if (mine + r < rows) attention_store<HS>(y, state.acc[r], a.HS, vector, 0);
+        long long at = (long long)((attention_first(a, b) + mine + r) * a.NH + h) * a.HS;
+        attention_store<HS>(a.y, mine + r < rows ? at : -1, state.acc[r], a.HS, vector, 0, stage);
     }
     if (a.lse && x < 4 && mine + x < rows)
         a.lse[((size_t)b * a.NH + h) * a.T + mine + x] = attention_mine(state.sum);
@@ -274,6 +278,13 @@ __global__ void attention_dots(float *D, ag_attention_args a) {
     for (int d = threadIdx.x % 32; d < a.HS; d += 32) s = fmaf(y.x[t * y.stride + d], dy.x[t * dy.stride + d], s);
     for (int o = 16; o; o >>= 1) s += __shfl_xor_sync(0xffffffffu, s, o);
     if (threadIdx.x % 32 == 0) D[i] = s;
+}
+
+// Of an array with a number for each query those of this thread's four rows: a warp reads its sixteen in one go.
+__device__ inline void attention_rows_of_warp(float to[4], const float *x, int row0, int n) {
+    int lane = threadIdx.x % 32, t = row0 + (int)threadIdx.x / 32 * 16 + lane;
+    float one = lane < 16 && t < n ? x[t] : 0.0f;
+    UNROLL for (int r = 0; r < 4; r++) to[r] = __shfl_sync(0xffffffffu, one, lane / 8 * 4 + r);
 }
 
 // Both passes of the backward are one kernel, since the formulas are the same with rows and columns exchanged:
@@ -294,18 +305,24 @@ attention_back_flash(ag_attention_args a, const float *D, float scale, int vecto
     int rows = attention_rows(a, b), kv = KEYS ? head : head / group;
     if (row0 >= rows) return;
     HeadRows k = attention_packed(a, b, a.NH + kv), v = attention_packed(a, b, a.NH + a.NKV + kv);
-    float acc1[4][OUT / 8] = {}, acc2[KEYS ? 4 : 1][OUT / 8] = {};
+    __align__(16) float acc1[4][OUT / 8] = {}, acc2[KEYS ? 4 : 1][OUT / 8] = {};
     for (int h = KEYS ? kv * group : head; h < (KEYS ? (kv + 1) * group : head + 1); h++) {
         HeadRows q = attention_packed(a, b, h), dy = attention_outputs(a, a.dy, b, h);
         const float *lse = a.lse + ((size_t)b * a.NH + h) * a.T, *d = D + ((size_t)b * a.NH + h) * a.T;
+        float lses[KEYS ? C : 4], ds[KEYS ? C : 4]; // of the queries: of this thread's columns, or of its rows
         if (!KEYS || h == kv * group) {             // rows stay for all the heads
             attention_load<HS, ROWS, 2 * ROWS>(x1, KEYS ? k : q, row0, a.HS, vector);
             attention_load<HS, ROWS, 2 * ROWS>(x2, KEYS ? v : dy, row0, a.HS, vector);
         }
+        if constexpr (!KEYS) attention_rows_of_warp(lses, lse, row0, n), attention_rows_of_warp(ds, d, row0, n);
         for (int c0 = KEYS ? row0 : 0; c0 < (KEYS ? n : min(row0 + ROWS, n)); c0 += COLS) {
             float p[4][C], dp[4][C];
             attention_load<HS, COLS, 2 * ROWS>(y1, KEYS ? q : k, c0, a.HS, vector);
             attention_load<HS, COLS, 2 * ROWS>(y2, KEYS ? dy : v, c0, a.HS, vector);
+            if constexpr (KEYS) UNROLL for (int c = 0; c < C; c++) {
+                int t = c0 + (int)threadIdx.x % 8 + 8 * c;
+                lses[c] = t < n ? lse[t] : 0.0f, ds[c] = t < n ? d[t] : 0.0f;
+            }
             cp_async_wait<0>();
             __syncthreads();
             attention_scores<HS, C>(p, x1, y1);
@@ -313,8 +330,8 @@ attention_back_flash(ag_attention_args a, const float *D, float scale, int vecto
             UNROLL for (int c = 0; c < C; c++) UNROLL for (int r = 0; r < 4; r++) {
                 int row = mine + r, column = c0 + (int)threadIdx.x % 8 + 8 * c, t = KEYS ? column : row;
                 bool in = t < n && (KEYS ? row : column) <= t;
-                p[r][c] = in ? expf(p[r][c] * scale - lse[t]) : 0.0f;
-                dp[r][c] = in ? p[r][c] * (dp[r][c] - d[t]) * scale : 0.0f;
+                p[r][c] = in ? expf(p[r][c] * scale - lses[KEYS ? c : r]) : 0.0f;
+                dp[r][c] = in ? p[r][c] * (dp[r][c] - ds[KEYS ? c : r]) * scale : 0.0f;
             }
             attention_put<ROWS>(weights, dp);
             __syncwarp();
@@ -329,10 +346,13 @@ attention_back_flash(ag_attention_args a, const float *D, float scale, int vecto
         }
     }
     cp_async_wait<0>();                             // spare: of a block of padding, whose rows nobody reads
-    UNROLL for (int r = 0; r < 4; r++) if (mine + r < rows) {
-        float *to = a.dqkv + attention_at(a, b, KEYS ? a.NH + kv : head) + (mine + r) * k.stride + d0;
-        attention_store<OUT>(to, acc1[r], a.HS - d0, vector, a.accumulate);
-        if constexpr (KEYS) attention_store<OUT>(to + (size_t)a.NKV * a.HS, acc2[r], a.HS - d0, vector, a.accumulate);
+    float *stage = y2->x + threadIdx.x / 32 * 4 * OUT;
+    UNROLL for (int r = 0; r < 4; r++) {
+        long long at = (long long)(attention_at(a, b, KEYS ? a.NH + kv : head) + (mine + r) * k.stride) + d0;
+        if (mine + r >= rows) at = -1;
+        attention_store<OUT>(a.dqkv, at, acc1[r], a.HS - d0, vector, a.accumulate, stage);
+        if constexpr (KEYS)
+            attention_store<OUT>(a.dqkv + (size_t)a.NKV * a.HS, at, acc2[r], a.HS - d0, vector, a.accumulate, stage);
     }
 }
 
@@ -485,6 +505,7 @@ attention_back_mma(const bf16 *qkv, const bf16 *dy, ag_attention_args a, const f
     DYNAMIC_SHARED(bf16, x1);
     const int ROWS = ATTENTION_MMA_ROWS;
     bf16 *x2 = x1 + ROWS * HS, *stages = x2 + ROWS * HS;
+    float *queries = reinterpret_cast<float *>(stages + 4 * COLS * HS);     // of each stage COLS lse's, then COLS D's
     int group = a.NH / a.NKV, own = KEYS ? a.NKV : a.NH, blocks = a.B * own, lane = threadIdx.x % 32;
     int head = (int)blockIdx.x % own, b = (int)blockIdx.x / own % a.B, kv = KEYS ? head : head / group;
     int tile = KEYS ? (int)blockIdx.x / blocks : ((int)gridDim.x - 1 - (int)blockIdx.x) / blocks;   // long ones first
@@ -495,7 +516,11 @@ attention_back_mma(const bf16 *qkv, const bf16 *dy, ag_attention_args a, const f
     HalfRows k = attention_half(a, qkv, b, a.NH + kv), v = attention_half(a, qkv, b, a.NH + a.NKV + kv);
     HalfRows q = attention_half(a, qkv, b, h0);     // of the first query head
     HalfRows g = {dy + (attention_first(a, b) * a.NH + h0) * HS, (size_t)a.NH * HS, n};
-    float acc1[HS / 8][4] = {}, acc2[KEYS ? HS / 8 : 1][4] = {};
+    float acc1[HS / 8][4] = {}, acc2[KEYS ? HS / 8 : 1][4] = {}, lse[2] = {}, d[2] = {};
+    if (!KEYS) UNROLL for (int half = 0; half < 2; half++) {
+        size_t t = ((size_t)b * a.NH + head) * a.T + mine + 8 * half;
+        if (mine + 8 * half < n) lse[half] = a.lse[t], d[half] = D[t];
+    }
     attention_load_half<HS, ROWS>(x1, KEYS ? k : q, row0);
     attention_load_half<HS, ROWS>(x2, KEYS ? v : g, row0);
     for (int i = -1, total = tiles * (KEYS ? group : 1); i < total; i++) {
@@ -504,22 +529,29 @@ attention_back_mma(const bf16 *qkv, const bf16 *dy, ag_attention_args a, const f
             bf16 *to = stages + (i + 1) % 2 * 2 * COLS * HS;
             attention_load_half<HS, COLS>(to, KEYS ? HalfRows{q.x + offset, q.stride, n} : k, c0);
             attention_load_half<HS, COLS>(to + COLS * HS, KEYS ? HalfRows{g.x + offset, g.stride, n} : v, c0);
+            size_t base = ((size_t)b * a.NH + h0 + (i + 1) / tiles) * a.T;
+            if (KEYS) for (int c = (int)threadIdx.x; c < 2 * COLS; c += ATTENTION_MMA_THREADS) {
+                int t = c0 + c % COLS;
+                const float *x = (c < COLS ? a.lse : D) + base;
+                cp_async<4>(&queries[(i + 1) % 2 * 2 * COLS + c], t < n ? x + t : x, t < n ? 4 : 0);
+            }
         }
         cp_async_commit();
         if (i < 0) continue;
         const bf16 *y1 = stages + i % 2 * 2 * COLS * HS, *y2 = y1 + COLS * HS;
         int c0 = from + i % tiles * COLS;
-        size_t base = ((size_t)b * a.NH + h0 + i / tiles) * a.T;
+        const float *lses = queries + i % 2 * 2 * COLS;
         float p[COLS / 8][4], dp[COLS / 8][4];
         cp_async_wait<1>();
         __syncthreads();
         attention_scores_mma<HS, COLS>(p, x1, y1);
         attention_scores_mma<HS, COLS>(dp, x2, y2);
         UNROLL for (int j = 0; j < COLS / 8; j++) UNROLL for (int e = 0; e < 4; e++) {
-            int row = mine + e / 2 * 8, column = c0 + 8 * j + lane % 4 * 2 + e % 2, t = KEYS ? column : row;
-            bool in = t < n && (KEYS ? row : column) <= t;
-            p[j][e] = in ? __expf(p[j][e] * scale - a.lse[base + t]) : 0.0f;
-            dp[j][e] = in ? p[j][e] * (dp[j][e] - D[base + t]) * scale : 0.0f;
+            int row = mine + e / 2 * 8, c = 8 * j + lane % 4 * 2 + e % 2, t = KEYS ? c0 + c : row;
+            bool in = t < n && (KEYS ? row : c0 + c) <= t;
+            float log_sum = KEYS ? lses[c] : lse[e / 2], D_t = KEYS ? lses[COLS + c] : d[e / 2];
+            p[j][e] = in ? __expf(p[j][e] * scale - log_sum) : 0.0f;
+            dp[j][e] = in ? p[j][e] * (dp[j][e] - D_t) * scale : 0.0f;
         }
         attention_add_mma<HS, COLS>(acc1, dp, y1);
         if constexpr (KEYS) attention_add_mma<HS, COLS>(acc2, p, y2);
@@ -647,7 +679,7 @@ template <int HS, int COLS, class Stream>
 static inline int attention_backward_mma(Stream s, const ag_attention_args *a, const bf16 *qkv, const bf16 *dy,
                                          const float *D) {
     size_t tiles = (size_t)cuda_tiles(a->T, ATTENTION_MMA_ROWS), B = (size_t)a->B;
-    size_t bytes = (2 * ATTENTION_MMA_ROWS + 4 * COLS) * HS * sizeof(bf16);
+    size_t bytes = (2 * ATTENTION_MMA_ROWS + 4 * COLS) * HS * sizeof(bf16) + 4 * COLS * sizeof(float);
     return attention_launch(s, attention_back_mma<HS, COLS, false>, tiles, B * a->NH, ATTENTION_MMA_THREADS, bytes, qkv,
                             dy, *a, D, attention_scale(a)) ||
            attention_launch(s, attention_back_mma<HS, COLS, true>, tiles, B * a->NKV, ATTENTION_MMA_THREADS, bytes, qkv,

@@ -23,19 +23,21 @@ lines.
 ENVIRONMENT
     CUDA_ON_CPU_REPORT      off     a table at the end: bytes, 32-byte sectors per warp access, bank conflicts, by line
     CUDA_ON_CPU_MAX_ERRORS  10      stop after so many different errors
+    CUDA_ON_CPU_MEGABYTES   256     for all that a run allocates, at most 1024; notes take 26 times as much
 
 LIMITS   An index that runs from one shared array into the next is not seen; AddressSanitizer sees it. Variables of the
 host are taken for __device__ variables, and those are not looked at, nor are local ones.
 Each two bytes remember their last writer and the last readers of two warps, so a third reader can hide a race (another
 seed shows it). Launches are taken to be ordered: a missing event between two streams shows in the data, not here.
-A byte of memory costs 26 of notes, taken as they are touched; there is 1 GB for all allocations of a run.
-Sectors and conflicts compare the k-th execution of a line by each lane of a warp, in the first two blocks of the first
-two launches of a kernel: exact if the lanes do the same things, approximate where they diverge. An optimiser that
-splits a float2 into two floats makes two accesses of it: for g++ -fno-tree-sra prevents that.
+A byte of memory costs 26 of notes, taken as they are touched, and memory that was freed is not used again.
+Sectors and conflicts compare the k-th execution of a line since the last barrier by each lane of a warp, in the first
+two blocks of two launches of each size of a kernel: exact if the lanes do the same things, approximate where they
+diverge. An optimiser that splits a float2 into two floats makes two accesses of it; -fno-tree-sra keeps g++ from that.
 */
 #ifndef CUDA_ON_CPU_CHECK_H
 #define CUDA_ON_CPU_CHECK_H
 #include <algorithm>
+#include <climits>
 #include <set>
 #include <unordered_map>
 extern "C" char __executable_start, __data_start, _end;     // the linker's
@@ -53,16 +55,20 @@ struct Access {
 struct Cell { Access writer, reader, other_reader; uint32_t flags; };
 
 enum SiteKind { GLOBAL_LOAD, GLOBAL_STORE, SHARED };
+// What one execution by one lane reads or writes: nothing if it is a cp.async of zeros. phase: how many barriers came
+// before it, so that lanes which skip a turn of a loop are together again after the next barrier.
+struct Touch { uintptr_t from; unsigned phase; int bytes; };
 struct Site {                                       // an instruction that touches memory
     SiteKind kind = GLOBAL_LOAD;
-    int bytes = 0;
-    std::vector<std::vector<uintptr_t>> addresses;  // by thread: of its first executions in a sampled block
+    int bytes = 0;                                  // at most
+    std::vector<std::vector<Touch>> touches;        // by thread: its first executions in a sampled block
     unsigned long warp_accesses = 0, got = 0, ideal = 0;
 };
 struct Counts {                                     // of one kernel
     unsigned long launches = 0, blocks = 0, threads = 0, loaded = 0, stored = 0, loaded_once = 0, stored_once = 0;
     unsigned long shared = 0, atomics = 0;
-    std::unordered_map<uint32_t, Site> sites;
+    std::unordered_map<uint64_t, Site> sites;       // by address and kind: cp.async has two of these in one place
+    std::map<std::vector<unsigned>, int> grids;     // how many launches there were of each size
 };
 
 template <class T> CUDA_ON_CPU_RAW T *notes(size_t count) {     // zeros, and no memory before they are touched
@@ -76,6 +82,7 @@ struct Checker {
     // All emulated memory, device and pinned. Addresses are not used again, so what was freed stays known.
     static constexpr size_t ARENA = (size_t)1 << 30;
     char *arena = notes<char>(ARENA), *top = arena;
+    size_t room = (size_t)256 << 20;                // of it, to be used
     size_t image = (size_t)(&_end - &__executable_start);
     Cell *arena_cells = notes<Cell>(ARENA / GRANULE), *image_cells = notes<Cell>(image / GRANULE + 8);
     Cell *dynamic_cells = notes<Cell>(sizeof dynamic_shared / GRANULE);
@@ -83,12 +90,15 @@ struct Checker {
     std::vector<uint3> blocks;                      // of this launch, as they ran
     Counts *counts = nullptr;
     std::map<std::string, Counts> kernels;
-    bool sampled = false;
+    const bool reports = getenv("CUDA_ON_CPU_REPORT");
+    bool launch_sampled = false, sampled = false;
     std::vector<const Symbol *> variables;          // by address
     std::set<std::pair<uint32_t, uint32_t>> reported;
     int errors = 0, max_errors = 10;
     CUDA_ON_CPU_RAW Checker() {
         if (getenv("CUDA_ON_CPU_MAX_ERRORS")) max_errors = atoi(getenv("CUDA_ON_CPU_MAX_ERRORS"));
+        if (getenv("CUDA_ON_CPU_MEGABYTES")) room = (size_t)atoi(getenv("CUDA_ON_CPU_MEGABYTES")) << 20;
+        if (room > ARENA) room = ARENA;
         for (const Symbol &s : symbols().all)
             if (!s.function && s.bytes) variables.push_back(&s);
         std::sort(variables.begin(), variables.end(),
@@ -187,35 +197,67 @@ CUDA_ON_CPU_RAW inline void check_launch() {
     c.counts->launches++;
     c.blocks.clear();
     c.counts->threads = (unsigned long)machine.thread_count;
+    dim3 grid = machine.grid_size;
+    c.launch_sampled = c.reports && c.counts->grids[{grid.x, grid.y, grid.z, (unsigned)machine.thread_count}]++ < 2;
 }
 CUDA_ON_CPU_RAW inline void check_block_begin() {
     Checker &c = checker();
     c.block_run++;
     c.blocks.push_back(machine.block_index);
     c.counts->blocks++;
-    c.sampled = c.counts->launches <= 2 && c.block_run - c.launch_first < 2;
+    c.sampled = c.launch_sampled && c.block_run - c.launch_first < 2;
 }
 
-// What one access by a warp costs: from global memory 32-byte sectors, against those that the bytes would fill;
-// from shared memory the words in the busiest of 32 banks, against one, for each 128 bytes asked for.
-CUDA_ON_CPU_RAW inline void weigh(Site &s, const std::vector<uintptr_t> &lanes) {
-    s.warp_accesses++;
-    if (s.kind != SHARED) {
-        std::set<uintptr_t> sectors, pieces;
-        for (uintptr_t a : lanes) {
-            for (uintptr_t b = a; b < a + (uintptr_t)s.bytes; b++) pieces.insert(b), sectors.insert(b / 32);
-        }
-        s.got += sectors.size();
-        s.ideal += (pieces.size() + 31) / 32;
-        return;
+// What one access by a warp costs. From global memory: sectors of 32 bytes, against the least that so many bytes can do
+// with. That least is not bytes / 32, for two reasons that no kernel can help. A piece of memory that begins in the
+// middle of a sector (a row of 33 numbers does, but for every eighth) takes one more; so the least is that of as many
+// bytes in one piece, from the lowest address on. And a piece may be too short: then it takes the rest from others.
+// What is a piece says the block: one ends where the block touches nothing for a sector or more, at the end of a head
+// of a row, say. So lanes that walk down the columns of a matrix are told that they could have walked along its rows,
+// and numbers between those that are wanted count as a waste; only what a block leaves to other blocks is not held
+// against it.
+typedef std::vector<std::pair<uintptr_t, uintptr_t>> Pieces;       // first byte, and the one behind the last
+CUDA_ON_CPU_RAW inline void join(Pieces &pieces, uintptr_t gap) {  // what is less than gap apart becomes one
+    std::sort(pieces.begin(), pieces.end());
+    size_t n = 0;
+    for (const auto &p : pieces) {
+        if (n && p.first < pieces[n - 1].second + gap) pieces[n - 1].second = std::max(pieces[n - 1].second, p.second);
+        else pieces[n++] = p;
     }
+    pieces.resize(n);
+}
+CUDA_ON_CPU_RAW inline void weigh_global(Site &s, const std::vector<Touch> &lanes, const Pieces &block) {
+    Pieces mine;
+    for (const Touch &t : lanes) if (t.bytes) mine.push_back({t.from, t.from + (uintptr_t)t.bytes});
+    join(mine, 1);
+    uintptr_t last_sector = 0, piece_end = 0, bytes = 0;
+    unsigned long got = 0, least = 0;
+    std::vector<std::tuple<uintptr_t, uintptr_t, uintptr_t>> touched;   // pieces: length, lowest byte wanted, first
+    for (const auto &p : mine) {
+        uintptr_t from = p.first / 32, to = (p.second - 1) / 32;
+        got += to - from + (from != last_sector);
+        last_sector = to, bytes += p.second - p.first;
+        if (p.first < piece_end) continue;
+        auto piece = std::prev(std::upper_bound(block.begin(), block.end(), std::make_pair(p.first, UINTPTR_MAX)));
+        piece_end = piece->second;
+        touched.push_back({piece->second - piece->first, p.first, piece->first});
+    }
+    std::sort(touched.rbegin(), touched.rend());
+    for (const auto &[length, low, first] : touched) {
+        uintptr_t share = std::min(bytes, length), from = low + share > first + length ? first : low;
+        if (share) least += (from % 32 + share + 31) / 32, bytes -= share;
+    }
+    s.got += got, s.ideal += std::min(got, least);
+}
+// From shared memory: the words in the busiest of 32 banks, against one, for each 128 bytes asked for.
+CUDA_ON_CPU_RAW inline void weigh_shared(Site &s, const std::vector<Touch> &lanes) {
     size_t group = s.bytes <= 4 ? 32 : s.bytes == 8 ? 16 : 8;
     for (size_t from = 0; from < lanes.size(); from += group) {
         std::set<uintptr_t> bank[32];
         size_t busiest = 0;
         for (size_t i = from; i < lanes.size() && i < from + group; i++)
-            for (int b = 0; b < s.bytes; b += 4) {
-                uintptr_t word = (lanes[i] + (uintptr_t)b) / 4;
+            for (int b = 0; b < lanes[i].bytes; b += 4) {
+                uintptr_t word = (lanes[i].from + (uintptr_t)b) / 4;
                 bank[word % 32].insert(word);
                 busiest = std::max(busiest, bank[word % 32].size());
             }
@@ -226,18 +268,34 @@ CUDA_ON_CPU_RAW inline void weigh(Site &s, const std::vector<uintptr_t> &lanes) 
 CUDA_ON_CPU_RAW inline void check_block_end() {
     Checker &c = checker();
     if (!c.sampled) return;
+    Pieces block[SHARED];                           // what it loads and what it stores
+    for (auto &entry : c.counts->sites) {
+        const Site &s = entry.second;
+        if (s.kind == SHARED) continue;
+        for (const auto &list : s.touches)
+            for (const Touch &t : list) if (t.bytes) block[s.kind].push_back({t.from, t.from + (uintptr_t)t.bytes});
+    }
+    for (Pieces &p : block) join(p, 32);
     for (auto &entry : c.counts->sites) {
         Site &s = entry.second;
-        if (s.addresses.empty()) continue;
-        for (size_t warp = 0; warp * WARP < s.addresses.size(); warp++)
-            for (size_t k = 0;; k++) {
-                std::vector<uintptr_t> lanes;
-                for (size_t t = warp * WARP; t < (warp + 1) * WARP && t < s.addresses.size(); t++)
-                    if (k < s.addresses[t].size()) lanes.push_back(s.addresses[t][k]);
-                if (lanes.empty()) break;
-                weigh(s, lanes);
+        for (size_t warp = 0; warp * WARP < s.touches.size(); warp++) {
+            size_t first = warp * WARP, last = std::min(first + WARP, s.touches.size()), done[WARP] = {};
+            for (;;) {                              // one access by the warp: the lanes that are in the earliest phase
+                std::vector<Touch> lanes;
+                unsigned phase = UINT_MAX;
+                for (size_t t = first; t < last; t++)
+                    if (done[t - first] < s.touches[t].size())
+                        phase = std::min(phase, s.touches[t][done[t - first]].phase);
+                if (phase == UINT_MAX) break;
+                for (size_t t = first; t < last; t++)
+                    if (done[t - first] < s.touches[t].size() && s.touches[t][done[t - first]].phase == phase)
+                        lanes.push_back(s.touches[t][done[t - first]++]);
+                s.warp_accesses++;
+                if (s.kind == SHARED) weigh_shared(s, lanes);
+                else weigh_global(s, lanes, block[s.kind]);
             }
-        s.addresses.clear();
+        }
+        s.touches.clear();
     }
 }
 
@@ -248,9 +306,10 @@ CUDA_ON_CPU_RAW inline Cell *arena_cell(const void *p) {
 }
 CUDA_ON_CPU_RAW inline void *check_allocate(size_t bytes, int device) {
     Checker &c = checker();
-    if (bytes > Checker::ARENA || (size_t)(c.top - c.arena) + bytes + 1024 > Checker::ARENA)
+    if (bytes > c.room || (size_t)(c.top - c.arena) + bytes + 1024 > c.room)
         fail("no room for %zu bytes: the checker has %zu MB for all that a run allocates, and does not use again what "
-             "was freed. Allocate once, or take fewer steps", bytes, Checker::ARENA >> 20);
+             "was freed. Allocate once, take a smaller problem, or raise CUDA_ON_CPU_MEGABYTES (to 1024 at most; the "
+             "checker itself needs 26 times as much)", bytes, c.room >> 20);
     char *p = c.top + 256;                          // a gap, so that running past an end is seen
     c.top = p + (bytes + 255) / 256 * 256;
     memset(p, 0xff, bytes);
@@ -334,12 +393,13 @@ CUDA_ON_CPU_RAW inline Cell *find_cell(uintptr_t p, size_t bytes, const char *wh
 }
 
 CUDA_ON_CPU_RAW inline void sample(uintptr_t p, int bytes, bool write, bool shared, uint32_t pc) {
-    Site &s = checker().counts->sites[pc];
-    s.kind = shared ? SHARED : write ? GLOBAL_STORE : GLOBAL_LOAD;
-    s.bytes = bytes;
-    if (s.addresses.empty()) s.addresses.resize((size_t)machine.thread_count);
-    std::vector<uintptr_t> &list = s.addresses[(size_t)machine.current->thread];
-    if (list.size() < 64) list.push_back(p);
+    SiteKind kind = shared ? SHARED : write ? GLOBAL_STORE : GLOBAL_LOAD;
+    Site &s = checker().counts->sites[(uint64_t)kind << 32 | pc];
+    s.kind = kind, s.bytes = std::max(s.bytes, bytes);
+    if (s.touches.empty()) s.touches.resize((size_t)machine.thread_count);
+    std::vector<Touch> &list = s.touches[(size_t)machine.current->thread];
+    unsigned warp_syncs = machine.threads[(size_t)machine.current->thread].warp_syncs & 0xffff;
+    if (list.size() < 64) list.push_back({p, machine.barriers << 16 | warp_syncs, bytes});
 }
 
 CUDA_ON_CPU_RAW inline void check_cell(Cell *cell, const Access &now, bool write, bool shared, size_t bytes,
@@ -376,12 +436,16 @@ CUDA_ON_CPU_RAW inline void check_cell(Cell *cell, const Access &now, bool write
 CUDA_ON_CPU_RAW inline void check_access(const void *pointer, size_t bytes, bool write, const void *return_address,
                                          bool atomic) {
     Machine &m = machine;
-    if (!m.current || m.inside > 0 || !bytes) return;       // the host, or the machine itself
+    if (!m.current || m.inside > 0) return;                 // the host, or the machine itself
     Inside guard;
     Checker &c = checker();
     uintptr_t p = (uintptr_t)pointer;
     uint32_t pc = (uint32_t)((const char *)return_address - &__executable_start);
-    bool shared;
+    bool shared = false;
+    if (!bytes) {
+        if (c.sampled) sample(p, 0, write, shared, pc);
+        return;
+    }
     Cell *cell = find_cell(p, bytes, write ? atomic ? "atomic" : "write" : "read", pc, shared);
     if (!cell) return;
     if (bytes <= 16 && !(bytes & (bytes - 1)) && p % bytes && fresh(pc, 0))
@@ -426,15 +490,15 @@ CUDA_ON_CPU_RAW inline void print_report() {
                 ideal[0] > 0 ? got[0] / ideal[0] : 1.0, ideal[1] > 0 ? got[1] / ideal[1] : 1.0);
         std::map<std::pair<std::string, int>, Site> lines;      // a loop that was unrolled has several sites in a line
         for (auto &site : k.sites) {
-            Site &line = lines[{source_line(site.first), (int)site.second.kind}];
-            line.kind = site.second.kind, line.bytes = site.second.bytes;
+            Site &line = lines[{source_line((uint32_t)site.first), (int)site.second.kind}];
+            line.kind = site.second.kind, line.bytes = std::max(line.bytes, site.second.bytes);
             line.warp_accesses += site.second.warp_accesses;
             line.got += site.second.got, line.ideal += site.second.ideal;
         }
         for (auto &line : lines) {
             const Site &s = line.second;
             static const char *kinds[] = {"global load", "global store", "shared"};
-            if (2 * s.got <= 3 * s.ideal) continue; // up to one and a half times the ideal is not worth a line
+            if (10 * s.got <= 11 * s.ideal) continue;               // a tenth is not worth a line
             fprintf(stderr, "    %-24s %-12s %2d bytes per lane: %.1f %s per warp access, ideal %.1f\n",
                     line.first.first.c_str(), kinds[s.kind], s.bytes, (double)s.got / (double)s.warp_accesses,
                     s.kind == SHARED ? "passes" : "sectors", (double)s.ideal / (double)s.warp_accesses);
@@ -443,7 +507,7 @@ CUDA_ON_CPU_RAW inline void print_report() {
     fprintf(stderr, "sectors and banks: times the ideal, 1.00 is best\n");
 }
 CUDA_ON_CPU_RAW inline int check_finish() {
-    if (getenv("CUDA_ON_CPU_REPORT")) print_report();
+    if (checker().reports) print_report();
     return checker().errors;
 }
 } // namespace cuda_on_cpu

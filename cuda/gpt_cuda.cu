@@ -207,10 +207,12 @@ __device__ inline float sigmoid(float x) {          // e^-|x| does not overflow
     float e = expf(-fabsf(x));
     return (x >= 0 ? 1 : e) / (1 + e);
 }
-__device__ inline float gelu_tanh(float x) { return tanhf(0.79788456f * (x + 0.044715f * x * x * x)); }
+// 0.5 x (1 + tanh(u)) is x sigmoid(2 u), and its slope sigmoid(2 u) + x sigmoid(2 u) sigmoid(-2 u) 2 u'. 1 + tanh and
+// 1 - tanh^2 would lose their digits where tanh is near 1.
+__device__ inline float gelu(float x) { return x * sigmoid(1.59576912f * (x + 0.044715f * x * x * x)); }
 __device__ inline float gelu_slope(float x) {
-    float t = gelu_tanh(x);
-    return 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * 0.79788456f * (1 + 3 * 0.044715f * x * x);
+    float v = 1.59576912f * (x + 0.044715f * x * x * x), s = sigmoid(v);
+    return s + x * s * sigmoid(-v) * 1.59576912f * (1 + 3 * 0.044715f * x * x);
 }
 
 // Which op it is decides the same way for all threads, so the switch costs little beside the memory that is moved.
@@ -234,7 +236,7 @@ __device__ inline float map_value(int op, float a, float b, float c, float p, fl
     case AG_MAP_SIGMOID: return sigmoid(a);
     case AG_MAP_LOG_SIGMOID: return (a < 0 ? a : 0) - log1pf(expf(-fabsf(a)));
     case AG_MAP_RELU: return a > 0 ? a : 0;
-    case AG_MAP_GELU: return 0.5f * a * (1 + gelu_tanh(a));
+    case AG_MAP_GELU: return gelu(a);
     case AG_MAP_SILU: return a * sigmoid(a);
     case AG_MAP_CLAMP: return a < p ? p : a > q ? q : a;
     case AG_MAP_AXPBY: return p * a + q * b;
@@ -924,41 +926,29 @@ __global__ void embedding_back_naive(float *dtable, const int *ids, const float 
     dtable[i] = sum;
 }
 
-// Many rows of dy may belong to one row of the table. To add them without atomics, whose order is anybody's guess, the
-// rows are sorted by id first. The place of row i is the number of rows that come before it, those with a smaller id
-// and those with the same one that are older: n^2 comparisons of integers, which is little beside a training step.
-__global__ void sort_ids(int *order, const int *ids, unsigned n) {
-    __shared__ int some[BLOCK];
-    unsigned i = thread_index(), place = 0;
-    int id = i < n ? ids[i] : 0;
+// Many rows of dy may belong to one row of the table. To add them without atomics, whose order is anybody's guess, a
+// row of the table is the work of one block, that of the oldest row of dy with its id. The block looks at all ids, n^2
+// comparisons of integers altogether, which is little beside a training step, and adds what it finds in that order.
+__global__ void embedding_back(float *dtable, const int *ids, const float *dy, unsigned n, unsigned c) {
+    __shared__ unsigned found[BLOCK], counts[WARPS];
+    unsigned mine = blockIdx.x, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    int id = ids[mine];
+    dtable += (size_t)id * c;
     for (unsigned first = 0; first < n; first += BLOCK) {
-        unsigned count = min(n - first, (unsigned)BLOCK);
+        unsigned k = first + threadIdx.x, place = 0, count = 0;
+        bool same = k < n && ids[k] == id;
+        if (__syncthreads_or(same && k < mine)) return;         // an older row does it
+        unsigned lanes = __ballot_sync(0xffffffffu, same);
+        if (lane == 0) counts[warp] = (unsigned)__popc(lanes);
         __syncthreads();
-        if (threadIdx.x < count) some[threadIdx.x] = ids[first + threadIdx.x];
+        for (unsigned w = 0; w < WARPS; w++) place += w < warp ? counts[w] : 0, count += counts[w];
+        if (same) found[place + (unsigned)__popc(lanes & ((1u << lane) - 1))] = k;
         __syncthreads();
-        for (unsigned k = 0; k < count; k++) place += some[k] < id || (some[k] == id && first + k < i);
-    }
-    if (i < n) order[place] = (int)i;
-}
-// The block at which an id begins adds all rows of that id, eight at a time and 32 columns at a time.
-__global__ void embedding_back(float *dtable, const int *order, const int *ids, const float *dy, unsigned n,
-                               unsigned c) {
-    __shared__ float part[WARPS][WARP];
-    unsigned first = blockIdx.x;
-    int id = ids[order[first]];
-    if (first && ids[order[first - 1]] == id) return;
-    for (unsigned c0 = 0; c0 < c; c0 += WARP) {
-        unsigned column = c0 + threadIdx.x;
-        float sum = 0;
-        for (unsigned k = first + threadIdx.y; k < n && ids[order[k]] == id; k += WARPS)
-            if (column < c) sum += dy[(size_t)order[k] * c + column];
-        part[threadIdx.y][threadIdx.x] = sum;
-        __syncthreads();
-        if (threadIdx.y == 0 && column < c) {
-            for (int w = 1; w < WARPS; w++) sum += part[w][threadIdx.x];
-            dtable[(size_t)id * c + column] += sum;
+        for (unsigned column = threadIdx.x; column < c && count; column += BLOCK) {
+            float sum = dtable[column];
+            for (unsigned i = 0; i < count; i++) sum += dy[(size_t)found[i] * c + column];
+            dtable[column] = sum;
         }
-        __syncthreads();
     }
 }
 
@@ -979,9 +969,7 @@ static int cuda_embedding_back(ag_backend *b, float *dtable, const int *ids, con
                    (unsigned)vocab, (unsigned)columns, accumulate);
     if (!accumulate && clear(c, dtable, vocab * columns)) return -1;
     if (!n) return 0;
-    int *order = (int *)scratch(c, n * sizeof *order);
-    if (!order || RUN(c, sort_ids, up(n, BLOCK), BLOCK, order, ids, (unsigned)n)) return -1;
-    return RUN(c, embedding_back, up(n, 1), dim3(WARP, WARPS), dtable, order, ids, dy, (unsigned)n, (unsigned)columns);
+    return RUN(c, embedding_back, up(n, 1), BLOCK, dtable, ids, dy, (unsigned)n, (unsigned)columns);
 }
 
 __global__ void gather_kernel(float *y, const float *x, const int *ids, unsigned rows, unsigned n) {
@@ -1073,7 +1061,10 @@ __device__ inline float rotated(const Rope &p, const float *x, const float *w, f
 // The rotation backwards: the gradient of the normed x at i.
 __device__ inline float rotated_back(const Rope &p, const float *dy, unsigned bt, int i) {
     float2 cs = turn(p, bt, i);
-    return p.per_position ? dy[i] * cs.x + (i & 1 ? -dy[i ^ 1] : dy[i ^ 1]) * cs.y : dy[i];
+    float own = dy[i];
+    if (!p.per_position) return own;
+    float other = dy[i ^ 1];                        // by all lanes at once, whatever its sign
+    return own * cs.x + (i & 1 ? -other : other) * cs.y;
 }
 
 // One thread for a head, or one warp: the same code, with lane 0 of 1 or lane l of 32.
@@ -1435,13 +1426,22 @@ static int cuda_linear_int8(ag_backend *b, float *y, const float *x, const signe
 // attention.cuh has it; there the naive kernels stand too.
 static int cuda_attention_entry(ag_backend *b, const ag_attention_args *a) {
     Cuda *c = cuda_of(b);
-    return LAUNCHED(c, "attention", c->naive ? cuda_attention_naive(&c->queue, a) : cuda_attention(&c->queue, a));
+    if (c->naive) return LAUNCHED(c, "attention", cuda_attention_naive(&c->queue, a));
+    if (a->precision != AG_BF16) return LAUNCHED(c, "attention", cuda_attention(&c->queue, a));
+    size_t bytes = cuda_attention_scratch_bf16(a);
+    void *room = scratch(c, bytes);
+    if (bytes && !room) return -1;
+    return LAUNCHED(c, "attention_bf16", cuda_attention_bf16(&c->queue, a, room));
 }
 static int cuda_attention_back_entry(ag_backend *b, const ag_attention_args *a) {
     Cuda *c = cuda_of(b);
     if (c->naive) return LAUNCHED(c, "attention_back", cuda_attention_back_naive(&c->queue, a));
-    float *room = (float *)scratch(c, cuda_attention_scratch(a));
-    return room ? LAUNCHED(c, "attention_back", cuda_attention_back(&c->queue, a, room)) : -1;
+    bool bf16 = a->precision == AG_BF16;
+    size_t bytes = bf16 ? cuda_attention_scratch_bf16(a) : cuda_attention_scratch(a);
+    void *room = scratch(c, bytes);
+    if (bytes && !room) return -1;
+    if (bf16) return LAUNCHED(c, "attention_back_bf16", cuda_attention_back_bf16(&c->queue, a, room));
+    return LAUNCHED(c, "attention_back", cuda_attention_back(&c->queue, a, (float *)room));
 }
 
 // ---- 14 optimizers --------------------------------------------------------------------------------------------------
@@ -1632,6 +1632,9 @@ static ag_backend *backend(int device, int naive) {
     b->map = cuda_map, b->map_back = cuda_map_back, b->copy = cuda_copy;
     b->reduce = cuda_reduce, b->reduce_back = cuda_reduce_back;
     b->matmul = product, b->matmul_bf16 = product_bf16, b->bf16 = "bf16/cuda";
+#ifdef GPT_CUBLAS
+    if (!naive) b->bf16 = "bf16/cublas";
+#endif
     b->linear_gelu = cuda_linear_gelu, b->gelu_bias_back = cuda_gelu_bias_back, b->linear_int8 = cuda_linear_int8;
     b->softmax = cuda_softmax, b->softmax_back = cuda_softmax_back, b->norm = cuda_norm, b->norm_back = cuda_norm_back;
     b->embedding = cuda_embedding, b->embedding_back = cuda_embedding_back;

@@ -69,6 +69,7 @@ __global__ void matmul_naive(float *C, const float *A, const float *B, const flo
 template <int QM_, int QN_, int WARPS_M, int WARPS_N_, int STEP_> struct MatmulTile {
     static constexpr int QM = QM_, QN = QN_, WARPS_N = WARPS_N_, STEP = STEP_, THREADS = 32 * WARPS_M * WARPS_N_;
     static constexpr int M = 16 * QM_ * WARPS_M, N = 32 * QN_ * WARPS_N_;
+    static constexpr int AHEAD = QM_ * QN_ == 1 ? 2 : 1;    // k's at once: numbers loaded ahead fill the registers
 };
 typedef MatmulTile<2, 2, 4, 2, 8> MatmulLarge;      // 128 x 128 by 256 threads: 64 operations for 16 loads
 typedef MatmulTile<1, 1, 2, 1, 16> MatmulSmall;     // 32 x 32 by 64 threads: 16 times as many blocks
@@ -86,30 +87,41 @@ __device__ inline int2 matmul_tile_of(const MatmulCall &p, int tile) {
 template <bool ALONG_K, int W, int ROWS> __device__ inline int2 matmul_place(int thread) {
     return ALONG_K ? make_int2(thread / 8, thread % 8) : make_int2(thread % (ROWS / W) * W, thread / (ROWS / W));
 }
-// From global to shared memory, k by k, 0 beyond the edges. to and from are this thread's first place, rows and ks how
-// many are left from there. cp.async needs no registers for what is on its way, and 128 for each thread are few: 64
-// hold C. ROWS is a multiple of 32, so the four columns that pad a row of the tile move each k to the next four banks:
-// a warp that reads along k, and writes 4 rows of 8 k's across, finds 32 different ones.
+// A row of odd length begins in the middle of a sector, and eight of its k's would lie in two. So its threads are late
+// by as many k's as its beginning is behind that of a sector, and load whole sectors; what is missing comes with the
+// next step. The rows of one thread are a multiple of eight apart, and so all of them equally late. x points to its
+// first place.
+template <bool ALONG_K> __device__ inline int matmul_late(const float *x, int2 at) {
+    return ALONG_K ? (int)(((uintptr_t)x / sizeof *x - (unsigned)at.y) % 8) : 0;
+}
+// From global to shared memory, k by k, 0 beyond the edges. x is this thread's first place, at row at.x and at.y k's
+// behind k0, rows and ks how many there are from row at.x and from k0 on, k0 what lies before. A tile has room for
+// three steps, in a ring: one that is multiplied, the next one, of which something may be missing, and the one that
+// comes, to slot0. cp.async needs no registers for what is on its way, and 128 for each thread are few: 64 hold C. ROWS
+// is a multiple of 32, so the four columns that pad a row of the tile move each k to the next four banks: a warp that
+// reads along k, and writes 4 rows of 8 k's across, finds 32 different ones.
 template <bool ALONG_K, int W, int ROWS, int STEP, int THREADS>
-__device__ inline void matmul_fetch(float *to, const float *from, int stride, int rows, int ks) {
-    const int more_rows = THREADS / 8, passes = ROWS / more_rows, more_ks = THREADS * W / ROWS;
-    UNROLL for (int i = 0; i < ROWS * STEP / W / THREADS; i++) {
-        int row = ALONG_K ? i % passes * more_rows : 0, k = ALONG_K ? i / passes * 8 : i * more_ks;
-        bool in = row < rows && k < ks;
-        const float *x = in ? from + (ALONG_K ? row * stride + k : k * stride + row) : from;
-        cp_async<4 * W>(&to[k * (ROWS + 4) + row], x, in ? 4 * W : 0);
-    }
+__device__ inline void matmul_fetch(float tile[3 * STEP][ROWS + 4], int slot0, const float *x, int2 at, int stride,
+                                    int rows, int k0, int K) {
+    const int eights = ALONG_K ? STEP / 8 : 1, more = ALONG_K ? THREADS / 8 : THREADS * W / ROWS;
+    if (!ALONG_K && k0 >= K) return;                // nothing is late
+    UNROLL for (int i = 0; i < ROWS * STEP / W / THREADS / eights; i++, x += (size_t)more * stride)
+        UNROLL for (int j = 0; j < eights; j++) {
+            int row = ALONG_K ? i * more : 0, k = ALONG_K ? 8 * j : i * more, slot = slot0 + at.y + k;
+            bool in = row < rows && (unsigned)(k0 + at.y + k) < (unsigned)K;
+            cp_async<4 * W>(&tile[slot < 0 ? slot + 3 * STEP : slot][at.x + row], x + 8 * j, in ? 4 * W : 0);
+        }
 }
 
 __device__ inline void matmul_four(float to[4], const float *from) {
     float4 v = *reinterpret_cast<const float4 *>(from);
     to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
 }
-// acc += a tile of A times a tile of B
+// acc += a step of A times a step of B
 template <class T>
 __device__ inline void matmul_multiply(float acc[4 * T::QM][4 * T::QN], const float as[T::STEP][T::M + 4],
                                        const float bs[T::STEP][T::N + 4], int m, int n) {
-    UNROLL_TWICE for (int k = 0; k < T::STEP; k++) {    // not more: numbers loaded ahead would fill the registers
+    UNROLL_NOT for (int k0 = 0; k0 < T::STEP; k0 += T::AHEAD) UNROLL for (int k = k0; k < k0 + T::AHEAD; k++) {
         float a[4 * T::QM], b[4 * T::QN];
         UNROLL for (int q = 0; q < T::QM; q++) matmul_four(&a[4 * q], &as[k][m + 16 * q]);
         UNROLL for (int q = 0; q < T::QN; q++) matmul_four(&b[4 * q], &bs[k][n + 32 * q]);
@@ -127,25 +139,72 @@ __device__ inline void matmul_store_c(float *c, const float from[4], int left, i
     if (vector && left >= 4) *reinterpret_cast<float4 *>(c) = make_float4(from[0], from[1], from[2], from[3]);
     else UNROLL for (int j = 0; j < 4; j++) if (j < left) c[j] = from[j];
 }
+// Four rows of 32 Q numbers between memory and the registers of a warp, where lane l has numbers 4 (l % 8) to
+// 4 (l % 8) + 3 of each 32 of row l / 8. Its row begins at C + at, and has `left` numbers; at is -1 if there is none.
+// Where rows are aligned (vector) a lane moves its four in one go. Else it would move them one by one, four numbers
+// apart from its neighbours', so they go by way of `stage`, 128 Q numbers of shared memory for this warp. x is aligned
+// to 16 bytes.
+template <int Q>
+__device__ inline void matmul_load_rows(float x[4 * Q], const float *C, long long at, int left, int vector,
+                                        float *stage) {
+    int lane = threadIdx.x % 32, column = lane % 8 * 4;
+    if (vector) {
+        UNROLL for (int q = 0; q < Q; q++)
+            if (at >= 0 && column + 32 * q < left) matmul_four(&x[4 * q], &C[at + column + 32 * q]);
+        return;
+    }
+    UNROLL_NOT for (int r = 0; r < 4; r++) {
+        long long from = __shfl_sync(0xffffffffu, at, 8 * r);
+        UNROLL for (int i = lane; i < 32 * Q; i += 32)
+            stage[r * 32 * Q + i] = from >= 0 && i < left ? C[from + i] : 0.0f;
+    }
+    __syncwarp();
+    UNROLL for (int q = 0; q < Q; q++) matmul_four(&x[4 * q], &stage[lane / 8 * 32 * Q + column + 32 * q]);
+    __syncwarp();
+}
+template <int Q>
+__device__ inline void matmul_store_rows(float *C, long long at, const float x[4 * Q], int left, int vector,
+                                         float *stage) {
+    int lane = threadIdx.x % 32, column = lane % 8 * 4;
+    const float4 *fours = reinterpret_cast<const float4 *>(x);
+    if (vector) {                                   // past the L1 cache: nobody here reads it again
+        UNROLL for (int q = 0; q < Q; q++) if (at >= 0 && column + 32 * q < left)
+            __stcg(reinterpret_cast<float4 *>(&C[at + column + 32 * q]), fours[q]);
+        return;
+    }
+    UNROLL for (int q = 0; q < Q; q++)
+        *reinterpret_cast<float4 *>(&stage[lane / 8 * 32 * Q + column + 32 * q]) = fours[q];
+    __syncwarp();
+    UNROLL_NOT for (int r = 0; r < 4; r++) {
+        long long to = __shfl_sync(0xffffffffu, at, 8 * r);
+        UNROLL for (int i = lane; i < 32 * Q; i += 32) if (to >= 0 && i < left) C[to + i] = stage[r * 32 * Q + i];
+    }
+    __syncwarp();
+}
 
-// While the tiles of one step are multiplied those of the next are on their way into the other of two buffers, so that
-// one barrier per step is enough.
+// While a step is multiplied the one after the next is on its way, so that one barrier per step is enough.
 template <bool TA, bool TB, bool VECTOR, class T>
 __global__ void __launch_bounds__(T::THREADS, 512 / T::THREADS)
 matmul_tiled(float *C, const float *A, const float *B, const float *bias, MatmulCall p) {
-    __shared__ __align__(16) float as[2][T::STEP][T::M + 4], bs[2][T::STEP][T::N + 4];
+    const int STEP = T::STEP, WA = VECTOR && TA ? 4 : 1, WB = VECTOR && !TB ? 4 : 1;
+    __shared__ __align__(16) float as[3 * T::STEP][T::M + 4], bs[3 * T::STEP][T::N + 4];
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, tiles = p.tiles_m * p.tiles_n;
-    int m = warp / T::WARPS_N * 16 * T::QM + lane / 8 * 4, n = warp % T::WARPS_N * 32 * T::QN + lane % 8 * 4;
+    int m = warp / T::WARPS_N * 16 * T::QM + lane / 8 * 4, n = warp % T::WARPS_N * 32 * T::QN;
     int z0 = (int)blockIdx.x / tiles / p.apart[1], z1 = (int)blockIdx.x / tiles % p.apart[1];
     int2 tile = matmul_tile_of(p, (int)blockIdx.x % tiles);
     int m0 = tile.x * T::M, n0 = tile.y * T::N;
-    float acc[4 * T::QM][4 * T::QN] = {};
+    __align__(16) float acc[4 * T::QM][4 * T::QN] = {};
+    float *stage = &as[0][0] + warp * 128 * T::QN;
     C += z0 * p.sc[0] + z1 * p.sc[1];
-    if (p.accumulate) UNROLL for (int i = 0; i < 4 * T::QM; i++) UNROLL for (int q = 0; q < T::QN; q++) {
-        int row = m0 + m + i / 4 * 16 + i % 4, column = n0 + n + 32 * q;
-        if (row < p.M) matmul_load_c(&acc[i][4 * q], &C[(size_t)row * p.N + column], p.N - column, p.vector_c);
+    auto row_of = [&](int i) {                      // where row i of this thread's begins, in this warp's columns
+        int row = m0 + m + i / 4 * 16 + i % 4;
+        return row < p.M ? (long long)row * p.N + n0 + n : -1;
+    };
+    if (p.accumulate) {
+        UNROLL for (int i = 0; i < 4 * T::QM; i++)
+            matmul_load_rows<T::QN>(acc[i], C, row_of(i), p.N - n0 - n, p.vector_c, stage);
+        __syncthreads();                            // the stages lie where A comes
     }
-    const int WA = VECTOR && TA ? 4 : 1, WB = VECTOR && !TB ? 4 : 1;
     const int stride_a = TA ? p.M : p.K, stride_b = TB ? p.K : p.N;
     int2 pa = matmul_place<!TA, WA, T::M>((int)threadIdx.x), pb = matmul_place<TB, WB, T::N>((int)threadIdx.x);
     A += z0 * p.sa[0] + z1 * p.sa[1] + (TA ? (size_t)pa.y * p.M + m0 + pa.x : (size_t)(m0 + pa.x) * p.K + pa.y);
@@ -153,30 +212,32 @@ matmul_tiled(float *C, const float *A, const float *B, const float *bias, Matmul
     for (int j = 0; j < p.summed[0] * p.summed[1]; j++) {
         const float *a = A + j / p.summed[1] * p.sa[0] + j % p.summed[1] * p.sa[1];
         const float *b = B + j / p.summed[1] * p.sb[0] + j % p.summed[1] * p.sb[1];
-        for (int k0 = -T::STEP, s = 1; k0 < p.K; k0 += T::STEP, s ^= 1) {      // the first round only loads
-            int ks = p.K - k0 - T::STEP;
-            if (ks > 0) {
-                matmul_fetch<!TA, WA, T::M, T::STEP, T::THREADS>(&as[s ^ 1][pa.y][pa.x], a, stride_a, p.M - m0 - pa.x,
-                                                                 ks - pa.y);
-                matmul_fetch<TB, WB, T::N, T::STEP, T::THREADS>(&bs[s ^ 1][pb.y][pb.x], b, stride_b, p.N - n0 - pb.x,
-                                                                ks - pb.y);
-                a += TA ? (size_t)T::STEP * p.M : (size_t)T::STEP, b += TB ? (size_t)T::STEP : (size_t)T::STEP * p.N;
+        int late_a = matmul_late<!TA>(a, pa), late_b = matmul_late<TB>(b, pb);
+        a -= late_a, b -= late_b;
+        for (int k0 = -2 * STEP, s = STEP; k0 < p.K; k0 += STEP, s = s == 2 * STEP ? 0 : s + STEP) {
+            int next = s ? s - STEP : 2 * STEP;     // k0 is multiplied, from slot s on; two rounds only load
+            if (k0 + STEP < p.K) {                  // also one step behind the last: what is late
+                matmul_fetch<!TA, WA, T::M, STEP, T::THREADS>(as, next, a, make_int2(pa.x, pa.y - late_a), stride_a,
+                                                              p.M - m0 - pa.x, k0 + 2 * STEP, p.K);
+                matmul_fetch<TB, WB, T::N, STEP, T::THREADS>(bs, next, b, make_int2(pb.x, pb.y - late_b), stride_b,
+                                                             p.N - n0 - pb.x, k0 + 2 * STEP, p.K);
+                a += TA ? (size_t)STEP * p.M : (size_t)STEP, b += TB ? (size_t)STEP : (size_t)STEP * p.N;
             }
             cp_async_commit();
-            if (k0 >= 0) matmul_multiply<T>(acc, as[s], bs[s], m, n);
+            if (k0 >= 0) matmul_multiply<T>(acc, as + s, bs + s, m, n + lane % 8 * 4);
             cp_async_wait<0>();
             __syncthreads();
         }
-        if (bias) UNROLL for (int i = 0; i < 4 * T::QN; i++) {
-            int column = n0 + n + i / 4 * 32 + i % 4;
-            float add = column < p.N ? bias[column] : 0.0f;
-            UNROLL for (int row = 0; row < 4 * T::QM; row++) acc[row][i] += add;
+        if (bias) UNROLL for (int q = 0; q < T::QN; q++) {
+            float add[4];
+            int column = n0 + n + lane % 8 * 4 + 32 * q;
+            matmul_load_c(add, bias + column, p.N - column, p.vector_bias);
+            UNROLL for (int row = 0; row < 4 * T::QM; row++)
+                UNROLL for (int i = 0; i < 4; i++) acc[row][4 * q + i] += add[i];
         }
     }
-    UNROLL for (int i = 0; i < 4 * T::QM; i++) UNROLL for (int q = 0; q < T::QN; q++) {
-        int row = m0 + m + i / 4 * 16 + i % 4, column = n0 + n + 32 * q;
-        if (row < p.M) matmul_store_c(&C[(size_t)row * p.N + column], &acc[i][4 * q], p.N - column, p.vector_c);
-    }
+    UNROLL for (int i = 0; i < 4 * T::QM; i++)
+        matmul_store_rows<T::QN>(C, row_of(i), acc[i], p.N - n0 - n, p.vector_c, stage);
 }
 
 // ---- bfloat16: tensor cores -----------------------------------------------------------------------------------------
@@ -356,6 +417,7 @@ static inline int cuda_matmul_tiled(Stream s, float *C, const float *A, const fl
     if (matmul_nothing(p)) return 0;
     size_t blocks = matmul_blocks<T>(p);
     if (blocks > INT32_MAX) return -1;
+    p.vector_bias = (uintptr_t)bias % 16 == 0;
     auto kernel = p.vector ? matmul_form<true, T>(ta, tb) : matmul_form<false, T>(ta, tb);
     launch(kernel, dim3((unsigned)blocks), T::THREADS, 0, s, C, A, B, bias, p);
     return cuda_status();
@@ -404,7 +466,7 @@ struct MatmulRounded {
     size_t from[2], to[2], total;                   // strides between matrices, and numbers in all of them
 };
 static inline MatmulRounded matmul_rounded(int rows, int columns, const int batch[2], const size_t from[2]) {
-    MatmulRounded r = {rows, columns, cuda_tiles(columns, 8) * 8, {}, {from[0], from[1]}, {}, 0};
+    MatmulRounded r = {rows, columns, cuda_tiles(columns, 16) * 16, {}, {from[0], from[1]}, {}, 0};    // whole sectors
     for (int i = 0; i < 2; i++) r.matrices[i] = from[i] ? batch[i] : 1;
     size_t one = (size_t)rows * r.stride;
     r.to[0] = from[0] ? one * r.matrices[1] : 0, r.to[1] = from[1] ? one : 0;

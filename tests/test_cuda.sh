@@ -5,7 +5,8 @@
 # a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU, and silently.
 # The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
 # to say what cuda/README.md shows. Each variable of the environment has to do what that comment says.
-# At the end it runs tests/cuda/*.sh: libraries, machine instructions, exercises, several GPUs, AArch64.
+# At the end it runs tests/cuda/*.sh: libraries, machine instructions, exercises, several GPUs, memory
+# traffic, AArch64.
 #     sh tests/test_cuda.sh                 what make test runs
 #     FULL=1 sh tests/test_cuda.sh          more compilers, seeds and chips for the large programs; make test-cuda
 # CXX=g++-13 takes another compiler.
@@ -14,7 +15,7 @@ name=cuda dir=build/cuda seeds="0 1 2 3 4"
 . tests/cuda/common.sh
 export CUDA_ON_CPU_DEVICES=2                    # so that one can touch the other's memory
 unset CUDA_ON_CPU_SEED CUDA_ON_CPU_STACK CUDA_ON_CPU_BLOCKING CUDA_ON_CPU_EXITED_OK CUDA_ON_CPU_LEAKS \
-    CUDA_ON_CPU_ABORT CUDA_ON_CPU_REPORT CUDA_ON_CPU_MAX_ERRORS
+    CUDA_ON_CPU_ABORT CUDA_ON_CPU_REPORT CUDA_ON_CPU_MAX_ERRORS CUDA_ON_CPU_MEGABYTES
 
 command -v "$CXX" > /dev/null || { echo "skipped: CUDA kernels on the CPU, because there is no $CXX"; ok; end; }
 echo 'int main() { return 0; }' > $dir/empty.cpp
@@ -37,6 +38,7 @@ compile() {                                     # compile COMPILER BUILD PROGRAM
     [ -f "$source" ] || source=$dir/$3.cu
     [ "$3" = backend ] && source=cuda/gpt_cuda.cu objects="-x none $dir/backend.o $dir/implementation.o"
     [ "$3_$2" = backend_plain ] && source="-x none $dir/emulated.o"
+    [ "$3_$2" = backend_check ] && source="-x none $dir/checked.o"
     $1 $4 $source $objects -o "$to" $5 > "$to.log" 2>&1
 }
 
@@ -89,6 +91,8 @@ if have_nvcc; then
         else bad "$program.cu does not compile with nvcc for $chip"; head -n 20 $dir/$program.log; fi
     done
 else echo "skipped: compiling for a GPU, because there is no nvcc"; fi
+# shellcheck disable=SC2086
+"$CXX" $check $flags -c cuda/gpt_cuda.cu -o $dir/checked.o
 compile "$CXX" check backend
 compile "$CXX" cublas backend
 case $builds in *asan*) compile "$CXX" asan backend ;; esac
@@ -155,7 +159,10 @@ large() {                                       # they run beside all that follo
     silent backend plain 1 2 3 4
     silent backend cublas 0 ${FULL:+1 2 3 4}
     for build in $builds; do
-        case $build in check|asan) silent backend $build 1 ;; esac
+        case $build in
+        check) BACKEND_NO_MODELS=1 silent backend check 1 ;;    # traffic.sh has them
+        asan) silent backend asan 1 ;;
+        esac
     done
     unset BACKEND_QUICK
     # Lesson 20 on the emulation, as its first comment compiles it, but for the CPU's fast kernels, which take long.
@@ -212,6 +219,8 @@ fi
 if [ -x $dir/planted_check ]; then
     variable CUDA_ON_CPU_MAX_ERRORS=1 check "missing __syncthreads, read before written" 97
     grep -q 'stops after 1 errors' $dir/log && ok || bad "CUDA_ON_CPU_MAX_ERRORS=1 does not stop after one error"
+    variable CUDA_ON_CPU_MEGABYTES=0 check "none: the control" 99
+    grep -q 'the checker has 0 MB' $dir/log && ok || bad "CUDA_ON_CPU_MEGABYTES=0 does not say what to raise"
     variable CUDA_ON_CPU_REPORT=1 check "none: the control" 0
     grep -q '^reverse  *1  *1  *64  *256  *256  *256  *256  *1.00  *1.00$' $dir/log && ok ||
         { bad "CUDA_ON_CPU_REPORT=1 does not count what reverse() loads and stores"; cat $dir/log; }
@@ -263,7 +272,7 @@ if BUILD_ONLY=1 NVCC=$dir/nvcc CXX=$CXX sh tests/cuda/gpu_check.sh > $dir/gpu_ch
 else bad "what make gpu-check builds"; tail -n 10 $dir/gpu_check.out; fi
 
 # What stands around the kernels has scripts of its own.
-parts="libraries sass exercises group ${FULL:+aarch64}"
+parts="libraries sass exercises group traffic ${FULL:+aarch64}"
 export EMULATED=$dir/emulated.o
 for part in $parts; do sh tests/cuda/$part.sh > $dir/part_$part.log 2>&1; done
 wait

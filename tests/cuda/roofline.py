@@ -3,6 +3,7 @@
     python3 tests/cuda/roofline.py [batch=8] [precision=bf16|float32]       the table of cuda/README.md
     python3 tests/cuda/roofline.py measured=FILE gpu=H100                   beside what build/gpu/timing printed
     python3 tests/cuda/roofline.py report=FILE                              from the checker's counts, kernel by kernel
+    python3 tests/cuda/roofline.py counted=PROGRAM                          holds the formulas to the checker's counts
 
 A kernel takes at least the larger of operations / peak and bytes / bandwidth (Williams, Waterman and Patterson,
 Roofline, 2009). Operations and bytes are counted here from the shapes, bytes as if each operand went once between
@@ -11,8 +12,15 @@ measurement.
 
 With report=FILE, FILE is what a program of the checker wrote with CUDA_ON_CPU_REPORT=1. The least time is that of the
 bytes that are different ones; "moved" says how often each was loaded or stored on average.
+
+With counted=PROGRAM, PROGRAM is tests/cuda/timing.cu built with the checker. It runs each row by itself at a small
+shape, and the bytes that the row's kernels touched, each counted once for each launch, have to be those of the formula
+within 5 percent, with those of repeated() for rows that are several kernels. The last line is "roofline: N
+passed, N failed".
 """
+import os
 import re
+import subprocess
 import sys
 
 # Peaks in TFLOP/s, dense, bfloat16 on tensor cores with float32 sums and float32; bandwidth in TB/s.
@@ -24,12 +32,15 @@ GPUS = {
 MORE = {                                            # to compare with, and not in the table
     'H200 SXM': (989.4, 66.9, 4.8),                 # NVIDIA H200 datasheet, 2024
 }
-LAYERS, C, HEADS, VOCABULARY, T = 12, 768, 12, 50257, 1024      # GPT-2, 124 million parameters
-PARAMETERS = VOCABULARY * C + T * C + LAYERS * (12 * C * C + 13 * C) + 2 * C
+GPT2 = 1024, 12, 768, 12, 50257                     # T, layers, C, heads, vocabulary: 124 million parameters
+SMALL = 64, 1, 128, 2, 256
+T = GPT2[0]
 
 
-def rows(batch):
+def rows(batch, shape=GPT2):
     """(name, calls in a step, operations of a call, bytes of a call, on tensor cores if the precision says so)"""
+    T, LAYERS, C, HEADS, VOCABULARY = shape
+    PARAMETERS = VOCABULARY * C + T * C + LAYERS * (12 * C * C + 13 * C) + 2 * C
     n = batch * T                                   # tokens
     word = 4                                        # activations and gradients are float32 in memory
 
@@ -48,18 +59,36 @@ def rows(batch):
         product('product up, GELU', LAYERS, C, 4 * C, 2),
         product('product down', 3 * LAYERS, 4 * C, C),
         product('product logits', 3, C, VOCABULARY),
-        ('attention', LAYERS, 4 * pairs * C, word * 4 * n * C, False),
+        ('attention', LAYERS, 4 * pairs * C, word * 4 * n * C, True),
         ('nll', 1, 4 * n * VOCABULARY, word * n * VOCABULARY, False),
         ('nll_back', 1, 4 * n * VOCABULARY, word * 2 * n * VOCABULARY, False),
-        ('attention_back', LAYERS, 10 * pairs * C, word * 8 * n * C, False),
+        ('attention_back', LAYERS, 10 * pairs * C, word * 8 * n * C, True),
         ('gelu_bias_back', LAYERS, 20 * n * 4 * C, word * 3 * n * 4 * C, False),
         ('bias gradient', 2 * LAYERS, n * C, word * n * C, False),
         ('bias gradient qkv', LAYERS, n * 3 * C, word * n * 3 * C, False),
         ('norm_back', 2 * LAYERS + 1, 16 * n * C, word * 3 * n * C, False),
-        ('embedding_back', 2, n * C, word * 2 * n * C, False),
+        ('embedding_back', 2, n * C, word * 3 * n * C, False),
         ('sum_squares', 1, 2 * PARAMETERS, word * PARAMETERS, False),
         ('adamw', 1, 16 * PARAMETERS, word * 7 * PARAMETERS, False),
     ]
+
+
+def repeated(batch, shape, precision):
+    """What some rows touch again, in bytes: a bound counts each operand once, and these rows have several kernels."""
+    T, LAYERS, C, HEADS, VOCABULARY = shape
+    n, word, more = batch * T, 4, {}
+    if precision == 'bf16':                         # a copy in two bytes of both factors, written and read
+        for name, inputs, outputs in (('qkv', C, 3 * C), ('out', C, C), ('up', C, 4 * C), ('up, GELU', C, 4 * C),
+                                      ('down', 4 * C, C), ('logits', C, VOCABULARY)):
+            more['product ' + name] = 2 * 2 * (n * inputs + inputs * outputs)
+        # of qkv, and backward of dy too. Forward nothing is read from what it was copied from; backward D needs y and
+        # dy, and each of the two passes qkv and dy.
+        more['attention'] = 2 * 2 * 3 * n * C
+        more['attention_back'] = 2 * n * C * (4 + 4 + 4) + word * n * C
+    else:
+        more['attention_back'] = word * n * C * 5   # D needs y and dy, and each of the two passes qkv and dy
+    more['product up, GELU'] = more.get('product up, GELU', 0) + word * n * 4 * C      # GELU reads the product
+    return more
 
 
 def least(gpu, operations, size, tensor):
@@ -73,22 +102,18 @@ def least(gpu, operations, size, tensor):
 def print_bounds(batch, precision):
     print('| kernel | calls | GFLOP | MB | ' + ' | '.join(GPUS) + ' |')
     print('|---|--:|--:|--:|' + '--:|' * len(GPUS))
-    totals, faster = dict.fromkeys(GPUS, 0.0), dict.fromkeys(GPUS, 0.0)
+    totals = dict.fromkeys(GPUS, 0.0)
     for name, calls, operations, size, tensor in rows(batch):
         tensor = tensor and precision == 'bf16'
         cells = []
         for gpu in GPUS:
             time, why = least(gpu, operations, size, tensor)
             totals[gpu] += calls * time
-            faster[gpu] += calls * least(gpu, operations, size, tensor or name.startswith('attention'))[0]
             cells.append(f'{calls * time:.2f} {why}')
         print(f'| {name} | {calls} | {calls * operations / 1e9:.0f} | {calls * size / 1e6:.0f} | '
               + ' | '.join(cells) + ' |')
     print('| **a step**, ms | | | | ' + ' | '.join(f'{totals[g]:.1f}' for g in GPUS) + ' |')
     print('| tokens per second | | | | ' + ' | '.join(f'{batch * T / totals[g]:.0f}k' for g in GPUS) + ' |')
-    if precision == 'bf16':
-        print('| ... with attention on tensor cores | | | | '
-              + ' | '.join(f'{batch * T / faster[g]:.0f}k' for g in GPUS) + ' |')
 
 
 def print_measured(path, batch, precision, name):
@@ -114,24 +139,48 @@ def print_measured(path, batch, precision, name):
     print(f'| **a step** | | {bound:.1f} | {total:.1f} | {100 * bound / total if total else 0:.0f}% |')
 
 
+def report_rows(lines):
+    """(kernel, launches, bytes loaded and stored, different bytes loaded and stored) of the checker's table"""
+    for line in lines:
+        found = re.match(r'(\S.*?)\s+(\d+)\s+\d+\s+\d+\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+[0-9.]+\s+[0-9.]+$', line)
+        if found:
+            yield (found.group(1), *(int(found.group(i)) for i in range(2, 7)))
+
+
 def print_report(path):
     print('| kernel | launches | MB moved | MB of different bytes | moved | '
           + ' | '.join(f'least us, {g}' for g in GPUS) + ' |')
     print('|---|--:|--:|--:|--:|' + '--:|' * len(GPUS))
-    for line in open(path):
-        found = re.match(r'(\S.*?)\s+(\d+)\s+\d+\s+\d+\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+[0-9.]+\s+[0-9.]+$', line)
-        if not found:
-            continue
-        name = found.group(1)
-        launches, loaded, stored, loaded_once, stored_once = (int(found.group(i)) for i in range(2, 7))
+    for name, launches, loaded, stored, loaded_once, stored_once in report_rows(open(path)):
         once = loaded_once + stored_once
         print(f'| {name} | {launches} | {(loaded + stored) / 1e6:.3f} | {once / 1e6:.3f} | '
               f'{(loaded + stored) / once if once else 0:.1f} | '
               + ' | '.join(f'{once / GPUS[g][2] / 1e6:.3f}' for g in GPUS) + ' |')
 
 
+def check_counted(program):
+    passed = failed = 0
+    for precision in ('float32', 'bf16'):
+        more = repeated(2, SMALL, precision)
+        for name, _, _, size, _ in rows(2, SMALL):
+            if precision == 'bf16' and name not in more:
+                continue                            # it does the same as before
+            run = subprocess.run([program, '2', *map(str, SMALL), 'only=' + name, 'times=1', 'precision=' + precision],
+                                 capture_output=True, text=True, env=dict(os.environ, CUDA_ON_CPU_REPORT='1'))
+            counted = sum(k[3] + k[4] for _, *k in report_rows(run.stderr.splitlines()))
+            want = size + more.get(name, 0)
+            if run.returncode == 0 and abs(counted - want) <= 0.05 * want:
+                passed += 1
+            else:
+                failed += 1
+                print(f'FAILED roofline: {name}, {precision}: {counted} bytes were counted, and {want} are '
+                      f'{size} by the formula and what is touched again (status {run.returncode})')
+    print(f'roofline: {passed} passed, {failed} failed')
+    sys.exit(failed > 0)
+
+
 def main(arguments):
-    options = {'batch': '8', 'precision': 'bf16', 'measured': '', 'gpu': '', 'report': ''}
+    options = {'batch': '8', 'precision': 'bf16', 'measured': '', 'gpu': '', 'report': '', 'counted': ''}
     for a in arguments:
         key, equals, value = a.partition('=')
         if key not in options or not equals:
@@ -140,7 +189,9 @@ def main(arguments):
     if options['precision'] not in ('bf16', 'float32'):
         sys.exit('precision is bf16 or float32')
     batch = int(options['batch'])
-    if options['report']:
+    if options['counted']:
+        check_counted(options['counted'])
+    elif options['report']:
         print_report(options['report'])
     elif options['measured']:
         print_measured(options['measured'], batch, options['precision'], options['gpu'])

@@ -1,5 +1,5 @@
 // The time of each kernel of a training step, at the shapes of GPT-2 with 124 million parameters, for make gpu-check:
-//     timing [batch T layers C heads vocabulary]          8 1024 12 768 12 50257
+//     timing [batch T layers C heads vocabulary] [only=NAME] [times=20] [precision=bf16]        8 1024 12 768 12 50257
 // Lines are "timing: NAME: N ms", for one call; the names are those of tests/cuda/roofline.py, which puts the least
 // possible time beside them. On the CPU (small shapes) the numbers mean nothing, and show only that all of it runs.
 #include "cuda_on_cpu.h"
@@ -10,6 +10,8 @@
 
 static ag_backend *gpu;
 static size_t total_bytes;
+static int repetitions = 20, precision = AG_BF16;
+static const char *only;
 
 static float *numbers(size_t n, float size) {
     std::vector<float> host(n);
@@ -37,15 +39,15 @@ static void finish() {
     if (gpu->read(gpu, &number, some, sizeof number)) exit(1);
 }
 
-// Between two events around all repetitions; the first call is not counted. Work that the host waits for, as
-// sum_squares does, is in it as well.
+// Between two events around all repetitions; of several, one more before them is not counted. Work that the host waits
+// for, as sum_squares does, is in it as well.
 template <class Call> static void timed(const char *name, Call call) {
     cudaEvent_t begin, end;
     float milliseconds = 0;
-    int repetitions = 20;
+    if (only && strcmp(only, name)) return;
     cudaEventCreate(&begin);
     cudaEventCreate(&end);
-    for (int i = -1; i < repetitions; i++) {
+    for (int i = repetitions > 1 ? -1 : 0; i < repetitions; i++) {
         if (i == 0) finish(), cudaEventRecord(begin, 0), cudaEventSynchronize(begin);
         if (call()) fprintf(stderr, "timing: %s failed\n", name), exit(1);
     }
@@ -62,18 +64,25 @@ template <class Call> static void timed(const char *name, Call call) {
 static const int one[2] = {1, 1};
 static const size_t zero[2] = {0, 0};
 static int product(float *y, const float *x, const float *w, size_t n, size_t inputs, size_t outputs) {
-    return gpu->matmul_bf16(gpu, y, x, w, NULL, (int)n, (int)outputs, (int)inputs, 0, 0, one, zero, zero, zero, 0);
+    auto entry = precision == AG_BF16 ? gpu->matmul_bf16 : gpu->matmul;
+    return entry(gpu, y, x, w, NULL, (int)n, (int)outputs, (int)inputs, 0, 0, one, zero, zero, zero, 0);
 }
 
 int main(int argc, char **argv) {
     size_t shape[6] = {8, 1024, 12, 768, 12, 50257};
-    for (int i = 1; i < argc && i < 7; i++) shape[i - 1] = (size_t)atoi(argv[i]);
+    for (int i = 1, numbers = 0; i < argc; i++) {
+        if (!strncmp(argv[i], "only=", 5)) only = argv[i] + 5;
+        else if (!strncmp(argv[i], "times=", 6)) repetitions = atoi(argv[i] + 6);
+        else if (!strcmp(argv[i], "precision=float32")) precision = AG_FLOAT32;
+        else if (strcmp(argv[i], "precision=bf16") && numbers < 6) shape[numbers++] = (size_t)atoi(argv[i]);
+    }
     size_t B = shape[0], T = shape[1], layers = shape[2], C = shape[3], heads = shape[4], V = shape[5], n = B * T;
     size_t parameters = V * C + T * C + layers * (12 * C * C + 13 * C) + 2 * C;
     gpu = ag_cuda_backend(0);
     if (!gpu) return 1;
     some = numbers(1, 1);
-    printf("timing: %s, products in bf16, batch %zu x %zu\n", gpu->name, B, T);
+    printf("timing: %s, products and attention in %s, batch %zu x %zu\n", gpu->name,
+           precision == AG_BF16 ? "bf16" : "float32", B, T);
 
     // the largest first: what follows uses parts of them
     float *logits = numbers(n * V, 1), *dlogits = numbers(n * V, 1), *wide = numbers(n * 4 * C, 1);
@@ -93,14 +102,14 @@ int main(int argc, char **argv) {
     timed("product out", [&] { return product(y, x, w, n, C, C); });
     timed("product up", [&] { return product(wide, x, w, n, C, 4 * C); });
     timed("product up, GELU", [&] {
-        return gpu->linear_gelu(gpu, wide, wide2, x, w, bias, (int)n, (int)C, (int)(4 * C), AG_BF16);
+        return gpu->linear_gelu(gpu, wide, wide2, x, w, bias, (int)n, (int)C, (int)(4 * C), precision);
     });
     timed("product down", [&] { return product(y, wide2, w, n, 4 * C, C); });
     timed("product logits", [&] { return product(logits, x, w, n, C, V); });
     ag_attention_args a;
     memset(&a, 0, sizeof a);
     a.B = (int)B, a.T = (int)T, a.NH = a.NKV = (int)heads, a.HS = (int)(C / heads);
-    a.qkv = wide, a.y = y, a.lse = lse, a.dy = dx, a.dqkv = wide3;
+    a.qkv = wide, a.y = y, a.lse = lse, a.dy = dx, a.dqkv = wide3, a.precision = precision;
     timed("attention", [&] { return gpu->attention(gpu, &a); });
     timed("nll", [&] { return gpu->nll(gpu, rows, more, logits, tokens, n, V); });
     timed("nll_back", [&] { return gpu->nll_back(gpu, dlogits, logits, more, tokens, rows, n, V, 0); });
