@@ -83,7 +83,7 @@ CUDA_ON_CPU_RAW inline void check_matrices(const Product &p, const Matrices &x, 
     check_operand(call, x.name, x.data, x.bytes(p.batch), x.item(), device);
 
     static std::set<std::pair<std::string, int>> said;
-    if (x.item() != 2 || !getenv("CUDA_ON_CPU_REPORT")) return;
+    if (x.item() != 2 || !is_on("CUDA_ON_CPU_REPORT")) return;
     bool aligned = (uintptr_t)x.data % 16 == 0 && x.leading % 8 == 0 && (p.batch == 1 || x.stride % 8 == 0);
     if (!aligned && said.insert({call.file + std::string(x.name), call.line}).second)
         fprintf(stderr, "cuda_on_cpu: SLOW: %s at %s:%d: columns of %s do not begin at multiples of 16 bytes (leading "

@@ -312,6 +312,11 @@ struct Allocation {
 };
 enum { HOST = -1 };
 
+inline bool is_on(const char *variable) {           // not where it is empty or 0
+    const char *value = getenv(variable);
+    return value && *value && strcmp(value, "0");
+}
+
 struct Stream;
 struct Graph { std::vector<std::function<void()>> steps; };
 struct Operation {
@@ -449,7 +454,7 @@ int check_finish();
 [[noreturn]] CUDA_ON_CPU_RAW inline void stop(int status) {
     fflush(stdout);
     fflush(stderr);
-    if (getenv("CUDA_ON_CPU_ABORT")) abort();
+    if (is_on("CUDA_ON_CPU_ABORT")) abort();
     _exit(status);
 }
 CUDA_ON_CPU_RAW inline void print_place() {
@@ -1052,8 +1057,7 @@ inline Machine::Machine() {
     if (seed) random_state = 0x9E3779B97F4A7C15u * strtoull(seed, nullptr, 10);
     if (count && atoi(count) > 0 && atoi(count) <= MAX_DEVICES) devices = atoi(count);
     if (stack && atoi(stack) >= 16384) stack_bytes = (size_t)atoi(stack);
-    exited_ok = getenv("CUDA_ON_CPU_EXITED_OK") != nullptr;
-    blocking = getenv("CUDA_ON_CPU_BLOCKING") != nullptr;
+    exited_ok = is_on("CUDA_ON_CPU_EXITED_OK"), blocking = is_on("CUDA_ON_CPU_BLOCKING");
     for (int d = 0; d < MAX_DEVICES; d++) null_stream[d].device = d;
 }
 // At the end of the program: what was issued and never waited for runs now, so that its errors show; then the leaks.

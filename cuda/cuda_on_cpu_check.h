@@ -90,7 +90,7 @@ struct Checker {
     std::vector<uint3> blocks;                      // of this launch, as they ran
     Counts *counts = nullptr;
     std::map<std::string, Counts> kernels;
-    const bool reports = getenv("CUDA_ON_CPU_REPORT");
+    const bool reports = is_on("CUDA_ON_CPU_REPORT");
     bool launch_sampled = false, sampled = false;
     std::vector<const Symbol *> variables;          // by address
     std::set<std::pair<uint32_t, uint32_t>> reported;

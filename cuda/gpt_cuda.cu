@@ -1613,7 +1613,14 @@ static ag_backend *backend(int device, int naive) {
     Cuda *c = new (std::nothrow) Cuda();
     cudaDeviceProp properties;
     cudaStream_t stream;
+    int count = 0;
     if (!c) return nullptr;
+    if (failed(c, "cudaGetDeviceCount", cudaGetDeviceCount(&count)) || device < 0 || device >= count) {
+        if (!c->told) fprintf(stderr, "gpt_cuda: there is no device %d, devices here: %d (first is 0; emulated ones "
+                              "are as many as CUDA_ON_CPU_DEVICES says)\n", device, count);
+        delete c;
+        return nullptr;
+    }
     c->device = device, c->naive = naive;
     if (failed(c, "cudaSetDevice", cudaSetDevice(device)) ||
         failed(c, "cudaGetDeviceProperties", cudaGetDeviceProperties(&properties, device)) ||

@@ -184,7 +184,7 @@ int main(int argc, char **argv) {
         printf("\nhow GPT-4 reads (ids, and what they stand for):\n");
         for (int i = 0; i < 9; i++) show_ids(kind[GPT4], odd[i]);
         printf("Case and spaces make other tokens of the same words. How many letters has token 19438? The number\n"
-               "does not say. 9.11 ends in the token 11, 9.9 in 9: so version numbers compare, not fractions.\n");
+               "does not say. And 9.11 ends in the token 11, 9.9 in 9: 11 is more than 9, but 9.11 is less than 9.9.\n");
         languages(kind);
     }
     size_curve(kind, data, n, split);

@@ -242,15 +242,15 @@ int main(int argc, char **argv) {
     if (batch % parts)
         lesson_fail("batch=%d does not divide into accumulate=%d parts; try accumulate=%d", batch, parts, batch);
     if (n_train < (size_t)T + 1 || n_val < 2)
-        lesson_fail("the text has %d tokens; a context of %d needs at least %d", (int)(n_train + n_val), T,
-                    (T + 1) * 10 / 9 + 2);
+        lesson_fail("the text has %d tokens; a context of %d needs at least %d: give a longer file with data=",
+                    (int)(n_train + n_val), T, (T + 1) * 10 / 9 + 2);
 
     c.recompute = recompute;
     if (m) m->config.recompute = recompute;
     gpt_memory memory = gpt_memory_needed(&c, batch / parts, T, optimizer.kind);
-    printf("%s: %s parameters, %d layers, %d heads, %d channels, context %d, vocabulary %d; %s on %d threads, %s\n",
+    printf("%s: %s parameters, %d layers, %d heads, %d channels, context %d, vocabulary %d; %s on %d thread%s, %s\n",
            c.name, lesson_commas(gpt_count(&c)), c.n_layer, c.n_head, c.n_embd, T, c.n_vocab, ag_backend_name(ag),
-           ag_threads(ag), ag_matmul_path(ag));
+           ag_threads(ag), ag_threads(ag) == 1 ? "" : "s", ag_matmul_path(ag));
     printf("memory: parameters %s, gradients %s, optimizer %s, activations %s\n", lesson_bytes(memory.params),
            lesson_bytes(memory.grads), lesson_bytes(memory.optimizer), lesson_bytes(memory.activations));
     printf("recipe %s: %s, %s positions, %s, head %s; %s %g, %s; %s windows\n", name, word[NORM], word[POSITION],

@@ -23,10 +23,10 @@
 //     ./gpu gpus=2                              two GPUs share each batch; compile with -DGPT_NCCL too, and -lnccl for
 //                                               real ones. In emulation: CUDA_ON_CPU_DEVICES=2 ./gpu gpus=2
 //
-// It prints    for some of the steps the loss of each, and how far apart they are, below 1e-4 for these 20 steps; and how
-//              much of the work the GPU took from CUDA graphs (cuda/queue.cuh)
-// It writes    out/20/log.csv, out/20/loss.png
-// It takes     a second on the CPU; with the emulation ten more
+// It prints    for some of the steps the loss of each, and how far apart they are, below 1e-4 for these 20 steps; and
+//              how much of the work one GPU took from CUDA graphs (cuda/queue.cuh)
+// It writes    out/20/log.csv, out/20/loss.png, and with a GPU out/20/apart.png
+// It takes     a second on the CPU; with the emulation ten more, after a minute of compiling
 // Next         cuda/README.md, to take the kernels apart in a debugger; cuda/gpt_cuda.cu, to read them.
 //
 // Exercises
@@ -53,7 +53,7 @@ static ag_backend *gpu;
 
 // One context, or one for each GPU.
 static void open_gpus(ag_ctx **ag, int gpus, int device, int naive, int seed) {
-    if (gpus > 1) {
+    if (gpus > 1) {                 // in emulation there are as many as CUDA_ON_CPU_DEVICES says
         group = ag_cuda_group_new((unsigned long long)seed, gpus, 0);
         if (!group) lesson_fail("gpus=%d: see above", gpus);
         for (int i = 0; i < gpus; i++) ag[i] = ag_cuda_group_context(group, i);
@@ -72,14 +72,16 @@ static void close_gpus(ag_ctx *ag) {
     ag_free(ag);
 }
 // Of one loss for each context. Of several GPUs the gradients are averaged.
-static void backward(ag_tensor **loss) { group ? ag_cuda_group_backward(group, loss, 1) : ag_backward(loss[0]); }
+static void backward(ag_tensor **loss, int n) {
+    n > 1 ? ag_cuda_group_backward(group, loss, 1) : ag_backward(loss[0]);
+}
 #else
 enum { WITH_CUDA = 0 };
 static void open_gpus(ag_ctx **ag, int n, int device, int naive, int seed) {
     (void)ag, (void)n, (void)device, (void)naive, (void)seed;
 }
 static void close_gpus(ag_ctx *ag) { (void)ag; }
-static void backward(ag_tensor **loss) { ag_backward(loss[0]); }
+static void backward(ag_tensor **loss, int n) { (void)n, ag_backward(loss[0]); }
 #endif
 
 static const int *tokens;           // the text
@@ -99,7 +101,7 @@ static void train(ag_ctx *const *ag, int n, const gpt_config *c, int steps, int 
         gpt_next(&loader, batch, T, x, y);
         for (int i = 0; i < n; i++)
             loss[i] = ag_cross_entropy(gpt_forward(m[i], x + i * mine * T, mine, T), y + i * mine * T, NULL);
-        backward(loss);
+        backward(loss, n);
         losses[step] = 0;
         for (int i = 0; i < n; i++) losses[step] += ag_item(loss[i]) / n;
         for (int i = 0; i < n; i++) gpt_step(m[i], &optimizer, 1, &norms[step]), ag_reset(ag[i]);
@@ -107,9 +109,9 @@ static void train(ag_ctx *const *ag, int n, const gpt_config *c, int steps, int 
         lesson_progress(step + 1, steps, losses[step], speed);
     }
     ag_memory memory = ag_memory_used(ag[0]);
-    lesson_report("%s: %d steps in %s, %s tokens a second, %s of memory", ag_backend_name(ag[0]), steps,
+    lesson_report("%s: %d steps in %s, %s tokens a second, %s of memory%s", ag_backend_name(ag[0]), steps,
                   lesson_duration(lesson_seconds() - start), lesson_commas((long long)speed),
-                  lesson_bytes((double)memory.reserved));
+                  lesson_bytes((double)memory.reserved), n > 1 ? " on each" : "");
     for (int i = 0; i < n; i++) gpt_free(m[i]);
     free(x), free(y);
 }
@@ -148,12 +150,14 @@ int main(int argc, char **argv) {
 
     // The same seed: the same weights and the same windows of text, since both are drawn on the host.
     double *losses[2], *norms = (double *)lesson_alloc((size_t)steps, sizeof *norms), furthest = 0;
+    double *gap = (double *)lesson_alloc((size_t)steps, sizeof *gap);
     for (int k = 0; k < 2; k++) losses[k] = (double *)lesson_alloc((size_t)steps, sizeof **losses);
+    ag_ctx *both[2][MAX_GPUS];
+    if (cuda) open_gpus(both[1], gpus, device, naive, seed);        // first, so that a missing one is told at once
+    both[0][0] = ag_new((unsigned long long)seed);
     for (int k = 0; k <= cuda; k++) {
-        ag_ctx *ag[MAX_GPUS];
+        ag_ctx **ag = both[k];
         int n = k ? gpus : 1;
-        if (k) open_gpus(ag, gpus, device, naive, seed);
-        else ag[0] = ag_new((unsigned long long)seed);
         for (int i = 0; bf16 && i < n; i++) ag_set_matmul_precision(ag[i], AG_BF16);
         train(ag, n, &c, steps, batch, losses[k], norms);
         if (k) close_gpus(ag[0]);
@@ -163,7 +167,7 @@ int main(int argc, char **argv) {
     printf("\n  step   cpu loss%s\n", cuda ? "  cuda loss    apart" : "");
     for (int step = 0; step < steps; step++) {
         double apart = cuda ? fabs(losses[1][step] - losses[0][step]) : 0;
-        furthest = fmax(furthest, apart);
+        furthest = fmax(furthest, apart), gap[step] = fmax(apart, 1e-8);   // a logarithmic axis has no 0
         if (step % (steps < 20 ? 1 : steps / 10) && step + 1 < steps) continue;
         printf("%6d %10.6f", step, losses[0][step]);
         if (cuda) printf(" %10.6f  %.1e", losses[1][step], apart);
@@ -178,9 +182,14 @@ int main(int argc, char **argv) {
     plot_line(p, "CPU", NULL, losses[0], (size_t)steps);
     if (cuda) plot_line(p, "GPU", NULL, losses[1], (size_t)steps), plot_dashed(p);
     lesson_save(p, "loss.png"), plot_free(p);
-    lesson_written("log.csv, loss.png");
+    if (cuda) {
+        p = plot_new("How far they part", "step", "difference of the losses (nats)");
+        plot_log_y(p), plot_line(p, NULL, NULL, gap, (size_t)steps);
+        lesson_save(p, "apart.png"), plot_free(p);
+    }
+    lesson_written(cuda ? "log.csv, loss.png, apart.png" : "log.csv, loss.png");
     bpe_free(characters);
     for (int k = 0; k < 2; k++) free(losses[k]);
-    free(text), free(ids), free(norms);
+    free(text), free(ids), free(norms), free(gap);
     return lesson_end();
 }

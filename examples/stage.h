@@ -147,6 +147,8 @@ static const char *const stage_bases[STAGE_BASES] = {"out/base/model.safetensors
 LESSON_FN void stage_introduce(const stage *s, const char *path) {
     lesson_report("%s: %s, %s parameters, validation loss %.3f nats a token", path, s->model->config.name,
                   lesson_commas((long long)gpt_count(&s->model->config)), s->val_loss);
+    if (s->val_loss > 5)
+        printf("It has hardly learned anything, so what follows means little: delete it, and another one is made.\n");
 }
 
 // A model of 1,024 byte pairs. Where there is none, a smaller one learns for a minute or two and is kept for the next

@@ -17,7 +17,7 @@ BREAK=1     no second barrier: a fast warp overwrites squares that a slow one st
     cuda_on_cpu: RACE: read by thread 1 of block (0,0,0) is not ordered with the write by thread 0 ...
       at 4_tiled_matmul.cu:39, the other access at 4_tiled_matmul.cu:36
 
-BREAK=2     threads outside of c skip the barrier. On a GPU that may hang, or not.
+BREAK=2     threads outside of c skip the barrier. On a GPU that may hang, or not. After what is read too early follows:
     cuda_on_cpu: divergent __syncthreads: this thread is at cuda/exercises/4_tiled_matmul.cu:40, another ...
 
 TRY     Squares of 32. A thread that owns four elements of c. CUDA_ON_CPU_REPORT=1: bytes loaded, compared with n^3.
