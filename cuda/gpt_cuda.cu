@@ -77,6 +77,7 @@ struct Cuda {                       // ag_backend's self
 static int failed(Cuda *c, const char *what, cudaError_t error) {
     if (error == cudaSuccess) return 0;
     if (!c->told++) fprintf(stderr, "gpt_cuda: %s: %s\n", what, cudaGetErrorString(error));
+    cudaGetLastError();                             // CUDA would tell of it again at the next launch
     return -1;
 }
 
@@ -96,7 +97,7 @@ static int launched(Cuda *c, const char *what, int status) {
 
 static Cuda *cuda_of(ag_backend *b) {
     Cuda *c = (Cuda *)b->self;
-    failed(c, "cudaSetDevice", cudaSetDevice(c->device));   // if it did, the next call does
+    queue_failed(&c->queue, cudaSetDevice(c->device), "cudaSetDevice");
     return c;
 }
 
@@ -132,7 +133,7 @@ static void *scratch(Cuda *c, size_t bytes) {
 static void *cuda_alloc(ag_backend *b, size_t bytes) {
     Cuda *c = cuda_of(b);
     void *p = nullptr;
-    return failed(c, "cudaMalloc", cudaMalloc(&p, bytes)) ? nullptr : p;    // aligned to 256
+    return queued(c, c->queue.error) || failed(c, "cudaMalloc", cudaMalloc(&p, bytes)) ? nullptr : p;     // to 256
 }
 static void cuda_release(ag_backend *b, void *p) {
     give_back(cuda_of(b), p);
@@ -1242,9 +1243,9 @@ struct BlasItem : QueueItem {
     cublasHandle_t blas;
     cublasOperation_t op_x, op_y;
     cudaDataType_t type;
-    int m, n, k, ldx, ldy, count;
+    int m, n, k, ldx, ldy, count, unused;
     const void *x, *y;
-    float *z, keep;
+    float *z, keep, unused_too;
     size_t next_x, next_y, next_z;
 };
 static cudaError_t blas_run(const QueueItem *item, cudaStream_t) {
@@ -1667,7 +1668,8 @@ void ag_cuda_launches(const ag_backend *b, long *replayed, long *launched) {
 // first. That piece is cut into buckets (Li et al. 2020, "PyTorch Distributed": one sum for each tensor would be too
 // many small ones, one for all would have to wait for the end). When the last gradient of a bucket is complete
 // ag_on_gradient says so, and an event marks the place in the stream. The sums run in a second stream, each behind its
-// event, while the first goes on with the layers below.
+// event, while the first goes on with the layers below. (They are issued when backward of all GPUs has been: what that
+// takes the host is short where it is replayed as graphs, and with many GPUs a limit all the same.)
 struct Bucket { size_t first, count; int parameters; };     // elements from first on
 struct Rank {
     ag_cuda_group *group;
@@ -1677,6 +1679,7 @@ struct Rank {
     cudaStream_t stream;                            // of the sums
     cudaEvent_t summed;
     float *slab;                                    // all gradients
+    int status;                                     // of what was begun while backward went on
     std::vector<ag_tensor *> parameters;            // those that have one, as they lie in the slab
     std::vector<cudaEvent_t> ready;                 // of each bucket
     std::vector<int> missing;                       // of each bucket: gradients that are not complete
@@ -1697,9 +1700,8 @@ static int failed(Cuda *c, const char *what, ncclResult_t result) {
 static void mark_ready(Rank *r, size_t bucket) {
     Cuda *c = r->cuda;
     r->missing[bucket] = -1;
-    failed(c, "cudaSetDevice", cudaSetDevice(c->device));
-    if (!queued(c, queue_flush(&c->queue)))
-        failed(c, "cudaEventRecord", cudaEventRecord(r->ready[bucket], c->queue.stream));
+    if (failed(c, "cudaSetDevice", cudaSetDevice(c->device)) || queued(c, queue_flush(&c->queue)) ||
+        failed(c, "cudaEventRecord", cudaEventRecord(r->ready[bucket], c->queue.stream))) r->status = -1;
 }
 static void gradient_ready(void *user, ag_tensor *p) {
     Rank *r = (Rank *)user;
@@ -1753,7 +1755,10 @@ static int lay_out(ag_cuda_group *g) {
     bool same = true;
     for (int i = 0; i < g->n; i++) same = same && g->rank[i].slab && trainable(g->rank[i].ctx) == g->rank[i].parameters;
     if (same) return 0;
-    for (int i = 0; i < g->n; i++) g->rank[i].parameters = trainable(g->rank[i].ctx);
+    for (int i = 0; i < g->n; i++) {
+        if (g->rank[i].slab) for (ag_tensor *p : g->rank[i].parameters) p->grad = NULL;     // it lay in the old slab
+        g->rank[i].parameters = trainable(g->rank[i].ctx);
+    }
     if (compare_models(g)) return -1;
     g->elements = 0, g->buckets.clear();
     for (ag_tensor *p : g->rank[0].parameters) {
@@ -1775,7 +1780,8 @@ static int lay_out(ag_cuda_group *g) {
         for (ag_tensor *p : r->parameters) p->grad = r->slab + at, at += padded(p);
         r->ready.resize(g->buckets.size());
         for (cudaEvent_t &e : r->ready)
-            failed(r->cuda, "cudaEventCreate", cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
+            if (failed(r->cuda, "cudaEventCreate", cudaEventCreateWithFlags(&e, cudaEventDisableTiming)))
+                return complain(g, "ag_cuda_group: GPU %d has no event for a bucket", i);
     }
     return 0;
 }
@@ -1802,13 +1808,22 @@ int ag_cuda_group_backward(ag_cuda_group *g, ag_tensor *const *losses, int last)
     }
     for (int i = 0; i < g->n && !status; i++) {
         Rank *r = &g->rank[i];
-        r->missing.clear();
+        r->missing.clear(), r->status = 0;
         for (const Bucket &b : g->buckets) r->missing.push_back(b.parameters);
         ag_on_gradient(r->ctx, last ? gradient_ready : NULL, r);
         status = ag_backward(losses[i]);
         ag_on_gradient(r->ctx, NULL, NULL);
-        for (size_t b = 0; b < g->buckets.size() && last; b++)      // those with parameters that the loss does not need
+        // Parameters that this loss does not need have a gradient of 0, if another GPU's loss needs them.
+        for (ag_tensor *p : r->parameters)
+            if (last && !p->has_grad && !status) status |= clear(cuda_of(&r->cuda->table), p->grad, p->count);
+        for (size_t b = 0; b < g->buckets.size() && last; b++)      // those with such parameters
             if (r->missing[b] >= 0) mark_ready(r, b);
+        status |= r->status;
+    }
+    for (size_t k = 0; k < g->rank[0].parameters.size() && last && !status; k++) {
+        int any = 0;
+        for (int i = 0; i < g->n; i++) any |= g->rank[i].parameters[k]->has_grad;
+        for (int i = 0; i < g->n; i++) g->rank[i].parameters[k]->has_grad = any;
     }
     for (size_t b = 0; b < g->buckets.size() && last && !status; b++) status = average(g, g->buckets[b], b);
     for (int i = 0; i < g->n && last && !status; i++) {
@@ -1824,12 +1839,18 @@ ag_ctx *ag_cuda_group_context(ag_cuda_group *g, int i) { return i < 0 || i >= g-
 
 void ag_cuda_group_free(ag_cuda_group *g) {
     if (!g) return;
+    for (int i = 0; i < g->n; i++) {                // first what they have in common
+        Rank *r = &g->rank[i];
+        if (!r->comm) continue;
+        Cuda *c = cuda_of(&r->cuda->table);
+        failed(c, "cudaStreamSynchronize", cudaStreamSynchronize(r->stream));
+        failed(c, "ncclCommDestroy", ncclCommDestroy(r->comm));
+    }
     for (int i = 0; i < g->n; i++) {
         Rank *r = &g->rank[i];
         if (!r->cuda) continue;
         Cuda *c = cuda_of(&r->cuda->table);
         if (r->slab) forget_layout(r);
-        if (r->comm) failed(c, "ncclCommDestroy", ncclCommDestroy(r->comm));
         if (r->summed) failed(c, "cudaEventDestroy", cudaEventDestroy(r->summed));
         if (r->stream) failed(c, "cudaStreamDestroy", cudaStreamDestroy(r->stream));
         ag_free(r->ctx);                            // and the backend with it

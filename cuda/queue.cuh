@@ -31,7 +31,7 @@ Names: an ITEM is a launch, a copy or a call of a library; a SEGMENT the items b
 #include <type_traits>
 #include <vector>
 
-enum { QUEUE_GRAPHS = 64, QUEUE_LEAST = 4 };        // segments that are remembered; items of those worth a graph
+enum { QUEUE_GRAPHS = 256, QUEUE_LEAST = 4 };       // segments that are remembered; items of those worth a graph
 enum { QUEUE_PAGE = 256 << 10, QUEUE_PIECE = 64 << 10 };        // bytes of the page, and of what is staged at most
 
 // The head of an item; what it needs follows.
@@ -57,13 +57,13 @@ struct Queue {
     unsigned long clock;
     long replayed, launched;                        // items by way of a graph, and one by one
     cudaError_t error;                              // the first one,
-    const char *failed;                             // and what it came from; nothing is done after it
+    const char *failed;                             // and what it came from; nothing is started after it
 };
 
 static inline cudaError_t queue_flush(Queue *q);
 
 // ---- items ----------------------------------------------------------------------------------------------------------
-struct QueueCopy : QueueItem { void *to; const void *from; size_t size; cudaMemcpyKind kind; };
+struct QueueCopy : QueueItem { void *to; const void *from; size_t size; cudaMemcpyKind kind; int unused; };
 static inline cudaError_t queue_run_copy(const QueueItem *item, cudaStream_t stream) {
     const QueueCopy *c = static_cast<const QueueCopy *>(item);
     return c->size ? cudaMemcpyAsync(c->to, c->from, c->size, c->kind, stream) : cudaSuccess;
@@ -129,6 +129,7 @@ static inline void queue_clear(Queue *q, void *to, size_t bytes) {
 static inline int queue_failed(Queue *q, cudaError_t error, const char *what) {
     if (error == cudaSuccess) return 0;
     if (q->error == cudaSuccess) q->error = error, q->failed = what;
+    cudaGetLastError();                             // it is told of here, and not by the next launch
     return -1;
 }
 static inline void queue_run(Queue *q) {            // item after item, into the stream or into what is captured of it
@@ -164,6 +165,7 @@ static inline QueueSegment *queue_find(Queue *q) {
 }
 // Starts what was queued, and does not wait for it.
 static inline cudaError_t queue_flush(Queue *q) {
+    if (q->error != cudaSuccess) q->items.clear(), q->count = 0;
     if (!q->count) return q->error;
     reinterpret_cast<QueueCopy *>(&q->items[0])->size = q->staged - q->copied;
     long *counted = &q->launched;
@@ -173,7 +175,8 @@ static inline cudaError_t queue_flush(Queue *q) {
         bool again = !s->items.empty();
         s->used = ++q->clock;
         if (again && !s->graph) queue_capture(q, &s->graph);
-        if (s->graph) queue_failed(q, cudaGraphLaunch(s->graph, q->stream), "cudaGraphLaunch"), counted = &q->replayed;
+        if (s->graph && q->error == cudaSuccess)
+            queue_failed(q, cudaGraphLaunch(s->graph, q->stream), "cudaGraphLaunch"), counted = &q->replayed;
         else queue_run(q);
         if (!again) s->items = q->items;
     }
@@ -182,15 +185,17 @@ static inline cudaError_t queue_flush(Queue *q) {
     return q->error;
 }
 static inline cudaError_t queue_wait(Queue *q) {    // until all is done
-    if (queue_flush(q) == cudaSuccess) queue_failed(q, cudaStreamSynchronize(q->stream), "cudaStreamSynchronize");
+    queue_flush(q);
+    queue_failed(q, cudaStreamSynchronize(q->stream), "cudaStreamSynchronize");
     q->staged = q->copied = 0;                      // nobody reads the page any more
     return q->error;
 }
 
 // ---- what comes from the host and goes there ------------------------------------------------------------------------
-// The address on the device of a copy of `bytes` bytes, at most QUEUE_PIECE, for the item that is put next. The same
-// program gets the same addresses again after each result. NULL after an error.
+// The address on the device of a copy of `bytes` bytes, at most QUEUE_PIECE, for the item that is put next (one call for
+// each item). The same program gets the same addresses again after each result. NULL after an error.
 static inline const void *queue_stage(Queue *q, const void *from, size_t bytes) {
+    if (q->error != cudaSuccess) return nullptr;
     if (q->staged + bytes > QUEUE_PAGE && queue_wait(q) != cudaSuccess) return nullptr;
     size_t at = q->staged;
     memcpy(q->page + at, from, bytes);
@@ -205,9 +210,9 @@ static inline cudaError_t queue_write(Queue *q, void *to, const void *host, size
         if (c.from) queue_put<QueueCopy>(q, c);
         return q->error;
     }
-    if (queue_flush(q) == cudaSuccess)              // CUDA has read ordinary memory when the call returns
+    if (queue_flush(q) == cudaSuccess)
         queue_failed(q, cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, q->stream), "cudaMemcpyAsync");
-    return q->error;
+    return queue_wait(q);                           // the caller may change its memory now
 }
 static inline cudaError_t queue_read(Queue *q, void *host, const void *from, size_t bytes) {
     if (queue_flush(q) == cudaSuccess)

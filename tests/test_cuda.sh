@@ -168,8 +168,10 @@ large() {                                       # they run beside all that follo
     # Lesson 20 on the emulation, as its first comment compiles it, but for the CPU's fast kernels, which take long.
     if (cd $dir && export LESSON_OFFLINE=1 &&
         ./20_gpu steps=2 batch=1 bf16=1 && ./20_gpu steps=2 batch=2 gpus=2 && ./20_gpu steps=3 batch=2) \
-        > $dir/20_gpu.out 2>> $dir/20_gpu.log &&
-        [ "$(grep -c '^furthest apart: \(0.0e+00\|[0-9.]*e-0[5-9]\)' $dir/20_gpu.out)" -ge 2 ]; then ok
+        > $dir/20_gpu.out 2>> $dir/20_gpu.log && grep '^furthest apart: ' $dir/20_gpu.out > $dir/20_gpu.apart &&
+        [ "$(wc -l < $dir/20_gpu.apart)" = 3 ] &&       # the first in bfloat16
+        sed -n 1p $dir/20_gpu.apart | grep -q '\(0.0e+00\|[0-9.]*e-0[4-9]\)' &&
+        [ "$(sed 1d $dir/20_gpu.apart | grep -c '\(0.0e+00\|[0-9.]*e-0[6-9]\)')" = 2 ]; then ok
     else bad "lesson 20 on the emulation"; tail -n 5 $dir/20_gpu.log $dir/20_gpu.out; fi
     end
 }

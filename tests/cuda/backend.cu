@@ -690,10 +690,10 @@ static void many_writes(void) {
 // More different segments than are remembered: none is found again, all are right. With fewer, all are replayed.
 static void many_segments(void) {
     ag_backend *b = ag_cuda_backend(0);
-    float *x = (float *)b->alloc(b, 400);
+    float *x = (float *)b->alloc(b, 1200);
     long replayed = 0, launched;
-    for (int different : {80, 40}) for (int round = 0; round < 4; round++) for (int n = 1; n <= different; n++) {
-        float host[80], want = 1;
+    for (int different : {300, 100}) for (int round = 0; round < 4; round++) for (int n = 1; n <= different; n++) {
+        float host[300], want = 1;
         const int shape[4] = {1, 1, 1, n};
         const size_t stride[3][4] = {{0, 0, 0, 1}, {0, 0, 0, 0}, {0, 0, 0, 0}};
         const float *in[3] = {x, nullptr, nullptr};
@@ -701,11 +701,11 @@ static void many_segments(void) {
         CHECK(!b->write(b, x, host, sizeof host));
         for (int k = 0; k < 4; k++, want *= 2) CHECK(!b->map(b, AG_MAP_SCALE, x, in, shape, stride, 2, 0));
         CHECK(!b->read(b, host, x, sizeof host));
-        CHECK(host[0] == want && host[n - 1] == want && (n == 80 || host[n] == 1));
+        CHECK(host[0] == want && host[n - 1] == want && (n == 300 || host[n] == 1));
         ag_cuda_launches(b, &replayed, &launched);
-        if (different == 80) CHECK_INT(replayed, 0);
+        if (different == 300) CHECK_INT(replayed, 0);
     }
-    CHECK(replayed >= 2 * 40 * 5);
+    CHECK(replayed >= 2 * 100 * 5);
     b->release(b, x), b->destroy(b);
 }
 static void graphs(void) {

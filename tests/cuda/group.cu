@@ -83,25 +83,29 @@ static void unused(void) {
     CHECK(g != NULL);
     if (!g) return;
     ag_tensor *used[GPUS], *idle[GPUS], *loss[GPUS];
-    float grad[3];
+    float grad[5];
     for (int i = 0; i < GPUS; i++) {
         ag_ctx *c = ag_cuda_group_context(g, i);
         used[i] = ag_param(c, 3), idle[i] = ag_param(c, 5);
         ag_fill(used[i], 2), ag_fill(idle[i], 1);
     }
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < 4; round++) {       // 2: all need it, 3: the second GPU alone
         for (int i = 0; i < GPUS; i++) {
             ag_trainable(idle[i], round != 1);
             ag_tensor *y = ag_sum(ag_scale(used[i], i + 1));
-            loss[i] = round == 2 ? ag_add(y, ag_sum(idle[i])) : y;
+            loss[i] = round == 2 || (round == 3 && i) ? ag_add(y, ag_sum(idle[i])) : y;
         }
         CHECK(!ag_cuda_group_backward(g, loss, 1));
         for (int i = 0; i < GPUS; i++) {
             CHECK(!ag_get_grad(used[i], grad));
-            for (float v : grad) CHECK_NEAR(v, 1.5, 1e-6);
-            CHECK_INT(idle[i]->has_grad, round == 2);
-            ag_zero_grad(ag_cuda_group_context(g, i)), ag_reset(ag_cuda_group_context(g, i));
+            for (int k = 0; k < 3; k++) CHECK_NEAR(grad[k], 1.5, 1e-6);
+            CHECK_INT(idle[i]->has_grad, round >= 2);
+            if (round < 2) continue;
+            CHECK(!ag_get_grad(idle[i], grad));
+            for (float v : grad) CHECK_NEAR(v, round == 2 ? 1 : 0.5, 1e-6);
         }
+        for (int i = 0; i < GPUS; i++)
+            ag_zero_grad(ag_cuda_group_context(g, i)), ag_reset(ag_cuda_group_context(g, i));
     }
     ag_cuda_group_free(g);
 }

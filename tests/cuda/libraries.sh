@@ -78,8 +78,8 @@ if have_nvcc && "$NVCC" -E $dir/headers.cu > /dev/null 2>&1; then
     "$NVCC" -std=c++17 -arch=sm_80 -Werror all-warnings -Icuda -c tests/cuda/libraries.cu -o $dir/libraries.o \
         > $dir/nvcc.log 2>&1 && ok || { bad "libraries.cu does not compile with nvcc"; head -n 20 $dir/nvcc.log; }
     if [ "$FULL" ]; then
-        "$NVCC" -std=c++17 -arch=sm_80 -Werror all-warnings -DGPT_CUBLAS -DGPT_NCCL -c cuda/gpt_cuda.cu -o $dir/gpt_cuda.o \
-            > $dir/nvcc.log 2>&1 && ok ||
+        "$NVCC" -std=c++17 -arch=sm_80 -Werror all-warnings -DGPT_CUBLAS -DGPT_NCCL -c cuda/gpt_cuda.cu \
+            -o $dir/gpt_cuda.o > $dir/nvcc.log 2>&1 && ok ||
             { bad "gpt_cuda.cu with -DGPT_CUBLAS -DGPT_NCCL does not compile with nvcc"; head -n 20 $dir/nvcc.log; }
     fi
 else echo "skipped: compiling with the real cuBLAS and NCCL, because nvcc or their headers are missing"; fi
