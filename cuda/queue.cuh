@@ -192,7 +192,7 @@ static inline cudaError_t queue_wait(Queue *q) {    // until all is done
 }
 
 // ---- what comes from the host and goes there ------------------------------------------------------------------------
-// The address on the device of a copy of `bytes` bytes, at most QUEUE_PIECE, for the item that is put next (one call for
+// The address on the device of a copy of `bytes` bytes, at most QUEUE_PIECE, for the item put next (one call for
 // each item). The same program gets the same addresses again after each result. NULL after an error.
 static inline const void *queue_stage(Queue *q, const void *from, size_t bytes) {
     if (q->error != cudaSuccess) return nullptr;
