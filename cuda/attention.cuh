@@ -6,8 +6,9 @@ attention.cuh - causal attention for the GPU backend: what `attention` and `atte
     cuda_attention_bf16(stream, &args, scratch)     the same with products in bfloat16, where args.precision asks for
     cuda_attention_back_bf16(stream, &args, scratch)    it; scratch: cuda_attention_scratch_bf16(&args) bytes
 
-All pointers in the arguments are device memory, also start, len, first and row, which only kernels read: a launch has
-blocks for rows of T positions, and those behind the end of a shorter row return at once.
+stream: a cudaStream_t, or a queue (queue.cuh). All pointers in the arguments are device memory, also start, len, first
+and row, which only kernels read: a launch has blocks for rows of T positions, and those behind the end of a shorter row
+return at once.
 
 For each head, with q_t, k_u, v_u the slices of qkv at positions t and u (Vaswani et al. 2017):
     s_tu = q_t . k_u / sqrt(HS)   for u <= t          p_t = softmax(s_t)          y_t = sum_u p_tu v_u

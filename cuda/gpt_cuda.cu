@@ -118,7 +118,8 @@ static bool in_packs(const void *a, const void *b, const void *c = nullptr) {
 }
 
 static int give_back(Cuda *c, void *p) {            // when all that may use it is done: cudaFree waits
-    return queued(c, queue_flush(&c->queue)) || failed(c, "cudaFree", cudaFree(p)) ? -1 : 0;
+    int status = queued(c, queue_flush(&c->queue));
+    return failed(c, "cudaFree", cudaFree(p)) || status ? -1 : 0;
 }
 // Room for partial results, until the next call.
 static void *scratch(Cuda *c, size_t bytes) {
@@ -130,10 +131,10 @@ static void *scratch(Cuda *c, size_t bytes) {
     return c->scratch;
 }
 
-static void *cuda_alloc(ag_backend *b, size_t bytes) {
+static void *cuda_alloc(ag_backend *b, size_t bytes) {     // aligned to 256
     Cuda *c = cuda_of(b);
     void *p = nullptr;
-    return queued(c, c->queue.error) || failed(c, "cudaMalloc", cudaMalloc(&p, bytes)) ? nullptr : p;     // to 256
+    return queued(c, c->queue.error) || failed(c, "cudaMalloc", cudaMalloc(&p, bytes)) ? nullptr : p;
 }
 static void cuda_release(ag_backend *b, void *p) {
     give_back(cuda_of(b), p);
@@ -1243,7 +1244,7 @@ struct BlasItem : QueueItem {
     cublasHandle_t blas;
     cublasOperation_t op_x, op_y;
     cudaDataType_t type;
-    int m, n, k, ldx, ldy, count, unused;
+    int m, n, k, ldx, ldy, count, unused;           // no padding, here and behind keep
     const void *x, *y;
     float *z, keep, unused_too;
     size_t next_x, next_y, next_z;
@@ -1696,11 +1697,13 @@ static int failed(Cuda *c, const char *what, ncclResult_t result) {
     if (!c->told++) fprintf(stderr, "gpt_cuda: %s: %s\n", what, ncclGetErrorString(result));
     return -1;
 }
+static Cuda *on(Rank *r) { return cuda_of(&r->cuda->table); }       // what follows is for its device
+
 // Everything before this is done before the bucket's sum, and is on its way now.
 static void mark_ready(Rank *r, size_t bucket) {
-    Cuda *c = r->cuda;
+    Cuda *c = on(r);
     r->missing[bucket] = -1;
-    if (failed(c, "cudaSetDevice", cudaSetDevice(c->device)) || queued(c, queue_flush(&c->queue)) ||
+    if (queued(c, queue_flush(&c->queue)) ||
         failed(c, "cudaEventRecord", cudaEventRecord(r->ready[bucket], c->queue.stream))) r->status = -1;
 }
 static void gradient_ready(void *user, ag_tensor *p) {
@@ -1744,10 +1747,10 @@ static int compare_models(ag_cuda_group *g) {
     return 0;
 }
 static void forget_layout(Rank *r) {
-    failed(r->cuda, "cudaSetDevice", cudaSetDevice(r->cuda->device));
-    for (cudaEvent_t e : r->ready) failed(r->cuda, "cudaEventDestroy", cudaEventDestroy(e));
+    Cuda *c = on(r);
+    for (cudaEvent_t e : r->ready) failed(c, "cudaEventDestroy", cudaEventDestroy(e));
     r->ready.clear();
-    give_back(r->cuda, r->slab);
+    give_back(c, r->slab);
     r->slab = nullptr;
 }
 // At the first backward, and when other parameters became trainable: where the gradients lie, and the buckets.
@@ -1790,11 +1793,11 @@ static int average(ag_cuda_group *g, const Bucket &b, size_t number) {
     int status = failed(g->rank[0].cuda, "ncclGroupStart", ncclGroupStart());
     for (int i = 0; i < g->n; i++) {
         Rank *r = &g->rank[i];
+        Cuda *c = on(r);
         float *at = r->slab + b.first;
-        status |= failed(r->cuda, "cudaSetDevice", cudaSetDevice(r->cuda->device)) |
-                  failed(r->cuda, "cudaStreamWaitEvent", cudaStreamWaitEvent(r->stream, r->ready[number], 0)) |
-                  failed(r->cuda, "ncclAllReduce", ncclAllReduce(at, at, b.count, ncclFloat, ncclAvg, r->comm,
-                                                                 r->stream));
+        status |= queued(c, c->queue.error) |
+                  failed(c, "cudaStreamWaitEvent", cudaStreamWaitEvent(r->stream, r->ready[number], 0)) |
+                  failed(c, "ncclAllReduce", ncclAllReduce(at, at, b.count, ncclFloat, ncclAvg, r->comm, r->stream));
     }
     return status | failed(g->rank[0].cuda, "ncclGroupEnd", ncclGroupEnd());
 }
@@ -1803,7 +1806,7 @@ int ag_cuda_group_backward(ag_cuda_group *g, ag_tensor *const *losses, int last)
     int status = 0;
     if (lay_out(g)) return -1;
     for (int i = 0; i < g->n; i++) {                // all of them begin with forward before one is asked for its loss
-        Cuda *c = cuda_of(&g->rank[i].cuda->table);
+        Cuda *c = on(&g->rank[i]);
         status |= queued(c, queue_flush(&c->queue));
     }
     for (int i = 0; i < g->n && !status; i++) {
@@ -1815,7 +1818,7 @@ int ag_cuda_group_backward(ag_cuda_group *g, ag_tensor *const *losses, int last)
         ag_on_gradient(r->ctx, NULL, NULL);
         // Parameters that this loss does not need have a gradient of 0, if another GPU's loss needs them.
         for (ag_tensor *p : r->parameters)
-            if (last && !p->has_grad && !status) status |= clear(cuda_of(&r->cuda->table), p->grad, p->count);
+            if (last && !p->has_grad && !status) status |= clear(on(r), p->grad, p->count);
         for (size_t b = 0; b < g->buckets.size() && last; b++)      // those with such parameters
             if (r->missing[b] >= 0) mark_ready(r, b);
         status |= r->status;
@@ -1828,9 +1831,9 @@ int ag_cuda_group_backward(ag_cuda_group *g, ag_tensor *const *losses, int last)
     for (size_t b = 0; b < g->buckets.size() && last && !status; b++) status = average(g, g->buckets[b], b);
     for (int i = 0; i < g->n && last && !status; i++) {
         Rank *r = &g->rank[i];
-        status = failed(r->cuda, "cudaSetDevice", cudaSetDevice(r->cuda->device)) |
-                 failed(r->cuda, "cudaEventRecord", cudaEventRecord(r->summed, r->stream)) |
-                 failed(r->cuda, "cudaStreamWaitEvent", cudaStreamWaitEvent(r->cuda->queue.stream, r->summed, 0));
+        Cuda *c = on(r);
+        status = queued(c, c->queue.error) | failed(c, "cudaEventRecord", cudaEventRecord(r->summed, r->stream)) |
+                 failed(c, "cudaStreamWaitEvent", cudaStreamWaitEvent(c->queue.stream, r->summed, 0));
     }
     return status ? complain(g, "ag_cuda_group: backward failed; the context of another GPU or stderr says why") : 0;
 }
@@ -1842,14 +1845,14 @@ void ag_cuda_group_free(ag_cuda_group *g) {
     for (int i = 0; i < g->n; i++) {                // first what they have in common
         Rank *r = &g->rank[i];
         if (!r->comm) continue;
-        Cuda *c = cuda_of(&r->cuda->table);
+        Cuda *c = on(r);
         failed(c, "cudaStreamSynchronize", cudaStreamSynchronize(r->stream));
         failed(c, "ncclCommDestroy", ncclCommDestroy(r->comm));
     }
     for (int i = 0; i < g->n; i++) {
         Rank *r = &g->rank[i];
         if (!r->cuda) continue;
-        Cuda *c = cuda_of(&r->cuda->table);
+        Cuda *c = on(r);
         if (r->slab) forget_layout(r);
         if (r->summed) failed(c, "cudaEventDestroy", cudaEventDestroy(r->summed));
         if (r->stream) failed(c, "cudaStreamDestroy", cudaStreamDestroy(r->stream));

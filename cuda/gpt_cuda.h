@@ -31,8 +31,8 @@ void ag_cuda_launches(const ag_backend *b, long *replayed, long *launched);
 //     }
 //     ag_cuda_group_free(g);                                          // and all its contexts
 //
-// In emulation CUDA_ON_CPU_DEVICES=2 in the environment makes two devices.
 // In groups of about bucket_bytes (0: 8 MB) gradients are on their way while backward works on those of earlier layers.
+// In emulation CUDA_ON_CPU_DEVICES=2 in the environment makes two devices.
 typedef struct ag_cuda_group ag_cuda_group;
 ag_cuda_group *ag_cuda_group_new(unsigned long long seed, int gpus, size_t bucket_bytes);
                                                 // devices 0 to gpus-1. NULL, with the reason on stderr

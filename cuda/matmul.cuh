@@ -4,7 +4,8 @@ matmul.cuh - matrix products for the GPU backend: what `matmul` and `matmul_bf16
     cuda_matmul(stream, C, A, B, bias, M, N, K, ta, tb, batch, sc, sa, sb, accumulate)      0, or -1: a launch failed
 
 C (M,N) (+)= A (M,K) B (K,N) + bias (N), row-major; ta: A is stored (K,M), tb: B is stored (N,K). Two batch dimensions
-with strides in elements; where the stride of C is 0 the products of that dimension add up in order.
+with strides in elements; where the stride of C is 0 the products of that dimension add up in order. stream: a
+cudaStream_t, or a queue (queue.cuh).
 
 The versions, in the order in which to read them:
     matmul_naive    one thread per element of C

@@ -63,7 +63,13 @@ struct Queue {
 static inline cudaError_t queue_flush(Queue *q);
 
 // ---- items ----------------------------------------------------------------------------------------------------------
-struct QueueCopy : QueueItem { void *to; const void *from; size_t size; cudaMemcpyKind kind; int unused; };
+struct QueueCopy : QueueItem {
+    void *to;
+    const void *from;
+    size_t size;
+    cudaMemcpyKind kind;
+    int unused;                                     // no padding, see queue_append
+};
 static inline cudaError_t queue_run_copy(const QueueItem *item, cudaStream_t stream) {
     const QueueCopy *c = static_cast<const QueueCopy *>(item);
     return c->size ? cudaMemcpyAsync(c->to, c->from, c->size, c->kind, stream) : cudaSuccess;
