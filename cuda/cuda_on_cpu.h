@@ -145,6 +145,8 @@ typedef dim3 LaunchGrid;            // of launch(), for who passes it on
 
 // What belongs to the machine and not to the kernel is hidden from the sanitizers.
 #define CUDA_ON_CPU_RAW __attribute__((no_sanitize("thread", "address", "undefined"), noinline))
+// The same, for what is called at each access of a kernel, and from such functions alone.
+#define CUDA_ON_CPU_HOT __attribute__((no_sanitize("thread", "address", "undefined"), always_inline))
 // As last parameters: the caller's file and line, without a macro around each function.
 #define CUDA_ON_CPU_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
@@ -274,6 +276,7 @@ struct Fiber {
     size_t stack_bytes = 0;
     void *fake_stack = nullptr;                     // AddressSanitizer's
     int thread = -1;                                // the CUDA thread that it runs, counted within the block
+    unsigned warp_syncs = 0;                        // grows with each __syncwarp of this thread; for the checker
 #ifdef CUDA_ON_CPU_UCONTEXT
     ucontext_t context;
 #endif
@@ -286,7 +289,6 @@ struct Thread {
     const char *waits_in = "", *file = "";          // where it waits
     int line = 0;
     unsigned mask = 0;                              // with which lanes
-    unsigned warp_syncs = 0;                        // grows with each __syncwarp; for the checker
 };
 
 // A warp operation: lanes put their values into slots and wait; the last one to come lets all go on. Two sets of slots,
@@ -556,7 +558,7 @@ CUDA_ON_CPU_RAW inline void fiber_main() {
             int t = m.start_order[m.started++];
             m.threads[t].fiber = me;
             m.threads[t].state = READY;
-            me->thread = t;
+            me->thread = t, me->warp_syncs = 0;
             m.thread_index = m.threads[t].index;
             m.inside = 0;
             m.entry(m.arguments);
@@ -1240,7 +1242,7 @@ CUDA_ON_CPU_RAW inline int __syncthreads_and(int predicate, CUDA_ON_CPU_SITE) {
 CUDA_ON_CPU_RAW inline void __syncwarp(unsigned mask = ~0u, CUDA_ON_CPU_SITE) {
     using namespace cuda_on_cpu;
     Inside guard;
-    unsigned syncs = machine.current ? machine.threads[machine.current->thread].warp_syncs : 0;
+    unsigned syncs = machine.current ? machine.current->warp_syncs : 0;
     Slots &slots = warp_meet(mask, &syncs, sizeof syncs, "__syncwarp", file, line, nothing);
     // One more than any of those who met: two lanes with equal numbers have not met since.
     for (int l = 0; l < WARP; l++) {
@@ -1248,7 +1250,7 @@ CUDA_ON_CPU_RAW inline void __syncwarp(unsigned mask = ~0u, CUDA_ON_CPU_SITE) {
         memcpy(&theirs, slots[l], sizeof theirs);
         if (mask >> l & 1 && theirs > syncs) syncs = theirs;
     }
-    machine.threads[machine.current->thread].warp_syncs = syncs + 1;
+    machine.current->warp_syncs = syncs + 1;
 }
 
 // width splits the warp into segments, each a power of two; a lane that would read past its segment keeps its value.

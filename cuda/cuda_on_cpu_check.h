@@ -23,13 +23,13 @@ lines.
 ENVIRONMENT
     CUDA_ON_CPU_REPORT      off     a table at the end: bytes, 32-byte sectors per warp access, bank conflicts, by line
     CUDA_ON_CPU_MAX_ERRORS  10      stop after so many different errors
-    CUDA_ON_CPU_MEGABYTES   256     for all that a run allocates, at most 1024; notes take 26 times as much
+    CUDA_ON_CPU_MEGABYTES   256     for all that a run allocates, at most 1024; notes take 25 times as much
 
 LIMITS   An index that runs from one shared array into the next is not seen; AddressSanitizer sees it. Variables of the
 host are taken for __device__ variables, and those are not looked at, nor are local ones.
 Each two bytes remember their last writer and the last readers of two warps, so a third reader can hide a race (another
 seed shows it). Launches are taken to be ordered: a missing event between two streams shows in the data, not here.
-A byte of memory costs 26 of notes, taken as they are touched, and memory that was freed is not used again.
+A byte of memory costs 25 of notes, taken as they are touched, and memory that was freed is not used again.
 Sectors and conflicts compare the k-th execution of a line since the last barrier by each lane of a warp, in the first
 two blocks of two launches of each size of a kernel: exact if the lanes do the same things, approximate where they
 diverge. An optimiser that splits a float2 into two floats makes two accesses of it; -fno-tree-sra keeps g++ from that.
@@ -44,15 +44,22 @@ extern "C" char __executable_start, __data_start, _end;     // the linker's
 
 namespace cuda_on_cpu {
 
-enum { GRANULE = 2 };                               // bytes per cell of notes
-enum { ALIVE = 1, WRITTEN = 2, FREED = 4, PENDING = 8, DEVICE_SHIFT = 8 };  // a cell's flags; device + 1 above
+enum { GRANULE = 2 };                               // bytes per note
+enum { ALIVE = 1, WRITTEN = 2, FREED = 4, PENDING = 8, DEVICE_SHIFT = 8 };  // of a State; device + 1 above
 
 struct Access {
     uint32_t block_run = 0, pc = 0;                 // which block of all that have run; 0: none yet
     uint16_t barriers = 0, warp_syncs = 0, thread = 0;
     uint8_t atomic = 0, part = 0;                   // part: 1 low byte, 2 high byte, 3 both
 };
-struct Cell { Access writer, reader, other_reader; uint32_t flags; };
+struct Cell { Access writer, reader, other_reader; };
+typedef uint16_t State;                             // apart from the cells, because all memory has it and most is idle
+struct Note { Cell *cell; State *state; };          // on some bytes
+struct Notes {                                      // on a range of memory
+    Cell *cells;
+    State *states;
+    CUDA_ON_CPU_HOT Note operator[](size_t byte) const { return {cells + byte / GRANULE, states + byte / GRANULE}; }
+};
 
 enum SiteKind { GLOBAL_LOAD, GLOBAL_STORE, SHARED };
 // What one execution by one lane reads or writes: nothing if it is a cp.async of zeros. phase: how many barriers came
@@ -71,21 +78,23 @@ struct Counts {                                     // of one kernel
     std::map<std::vector<unsigned>, int> grids;     // how many launches there were of each size
 };
 
-template <class T> CUDA_ON_CPU_RAW T *notes(size_t count) {     // zeros, and no memory before they are touched
+template <class T> CUDA_ON_CPU_RAW T *zeros(size_t count) {     // they take no memory before they are touched
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     void *p = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE, flags, -1, 0);
     if (p == MAP_FAILED) fail("no address space for the checker's notes, %zu bytes", count * sizeof(T));
     return (T *)p;
 }
+CUDA_ON_CPU_RAW inline Notes notes_on(size_t bytes) {
+    return {zeros<Cell>(bytes / GRANULE), zeros<State>(bytes / GRANULE)};
+}
 
 struct Checker {
     // All emulated memory, device and pinned. Addresses are not used again, so what was freed stays known.
     static constexpr size_t ARENA = (size_t)1 << 30;
-    char *arena = notes<char>(ARENA), *top = arena;
+    char *arena = zeros<char>(ARENA), *top = arena;
     size_t room = (size_t)256 << 20;                // of it, to be used
     size_t image = (size_t)(&_end - &__executable_start);
-    Cell *arena_cells = notes<Cell>(ARENA / GRANULE), *image_cells = notes<Cell>(image / GRANULE + 8);
-    Cell *dynamic_cells = notes<Cell>(sizeof dynamic_shared / GRANULE);
+    Notes on_arena = notes_on(ARENA), on_image = notes_on(image + 16), on_dynamic = notes_on(sizeof dynamic_shared);
     uint32_t block_run = 0, launch_first = 1;       // the first block run of this launch
     std::vector<uint3> blocks;                      // of this launch, as they ran
     Counts *counts = nullptr;
@@ -105,42 +114,55 @@ struct Checker {
                   [](const Symbol *a, const Symbol *b) { return a->address < b->address; });
     }
 };
-inline Checker &checker() {
-    static Checker *c = new Checker;                // outlives everything that is destroyed at the end
-    return *c;
-}
+inline Checker *the_checker = nullptr;              // outlives everything that is destroyed at the end
+CUDA_ON_CPU_RAW inline Checker &make_checker() { return *(the_checker = new Checker); }
+CUDA_ON_CPU_HOT inline Checker &checker() { return the_checker ? *the_checker : make_checker(); }
 
-// File and line of an access. For inlined functions addr2line -i gives a list, from the inside out; a line of
-// cuda_on_cpu.h (__ldg, say) stands for its caller's.
-CUDA_ON_CPU_RAW inline std::string source_line(uint32_t pc) {
-    char program[512] = "", command[700], text[600];
-    std::string result;
+// File and line of some accesses. For inlined functions addr2line -i gives a list, from the inside out; a line of
+// cuda_on_cpu.h (__ldg, say) stands for its caller's. -a has each list begin with the address. One call for many,
+// since addr2line takes a tenth of a second to read what -g wrote.
+CUDA_ON_CPU_RAW inline std::map<uint32_t, std::string> source_lines(const std::vector<uint32_t> &pcs) {
+    enum { AT_ONCE = 1000 };                        // a command line has room for that many
+    std::map<uint32_t, std::string> lines;
+    char program[512] = "", text[600];
     ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
     program[n > 0 ? n : 0] = 0;
-    // The call returns behind itself, so the line is that of the byte before.
-    snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%x 2>/dev/null", program, pc - 1);
-    FILE *p = popen(command, "r");
-    while (p && fgets(text, sizeof text, p)) {
-        text[strcspn(text, "\n")] = 0;
-        if (char *more = strstr(text, " (disc")) *more = 0;
-        const char *slash = strrchr(text, '/'), *name = slash ? slash + 1 : text;
-        if (*name == '?') break;
-        result = name;
-        if (result.compare(0, 14, "cuda_on_cpu.h:")) break;
+    for (size_t from = 0; from < pcs.size(); from += AT_ONCE) {
+        std::string command = std::string("addr2line -a -i -e '") + program + "'", *line = nullptr;
+        for (size_t i = from; i < pcs.size() && i < from + AT_ONCE; i++) {
+            snprintf(text, sizeof text, "address 0x%x (is addr2line there, and was -g given?)", pcs[i]);
+            lines[pcs[i]] = text;
+            // The call returns behind itself, so the line is that of the byte before.
+            snprintf(text, sizeof text, " 0x%x", pcs[i] - 1);
+            command += text;
+        }
+        FILE *p = popen((command + " 2>/dev/null").c_str(), "r");
+        while (p && fgets(text, sizeof text, p)) {
+            text[strcspn(text, "\n")] = 0;
+            if (!strncmp(text, "0x", 2)) {
+                line = &lines[(uint32_t)strtoul(text, nullptr, 16) + 1];
+                continue;
+            }
+            if (char *more = strstr(text, " (disc")) *more = 0;
+            const char *slash = strrchr(text, '/'), *name = slash ? slash + 1 : text;
+            if (!line || *name == '?') continue;
+            *line = name;
+            if (line->compare(0, 14, "cuda_on_cpu.h:")) line = nullptr;     // that is it; the rest are its callers
+        }
+        if (p) pclose(p);
     }
-    if (p) pclose(p);
-    if (!result.empty()) return result;
-    snprintf(text, sizeof text, "address 0x%x (is addr2line there, and was -g given?)", pc);
-    return text;
+    return lines;
 }
+CUDA_ON_CPU_RAW inline std::string source_line(uint32_t pc) { return source_lines({pc})[pc]; }
 
 CUDA_ON_CPU_RAW inline const Symbol *variable_at(uintptr_t address) {
+    static const Symbol *last = nullptr;            // mostly it is the same one again
+    if (last && address - last->address < last->bytes) return last;
     const std::vector<const Symbol *> &v = checker().variables;
     auto it = std::upper_bound(v.begin(), v.end(), address,
                                [](uintptr_t a, const Symbol *s) { return a < s->address; });
-    if (it == v.begin()) return nullptr;
-    const Symbol *s = *--it;
-    return address < s->address + s->bytes ? s : nullptr;
+    if (it == v.begin() || address - it[-1]->address >= it[-1]->bytes) return nullptr;
+    return last = it[-1];
 }
 CUDA_ON_CPU_RAW inline void print_memory(uintptr_t p) {
     uintptr_t dynamic = p - (uintptr_t)dynamic_shared;
@@ -301,35 +323,39 @@ CUDA_ON_CPU_RAW inline void check_block_end() {
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
 
-CUDA_ON_CPU_RAW inline Cell *arena_cell(const void *p) {
-    return checker().arena_cells + ((const char *)p - checker().arena) / GRANULE;
+struct States { State *first, *last; };
+CUDA_ON_CPU_RAW inline States states(const void *p, size_t bytes) {
+    State *s = checker().on_arena[(size_t)((const char *)p - checker().arena)].state;
+    return {s, s + (bytes + GRANULE - 1) / GRANULE};
 }
 CUDA_ON_CPU_RAW inline void *check_allocate(size_t bytes, int device) {
     Checker &c = checker();
     if (bytes > c.room || (size_t)(c.top - c.arena) + bytes + 1024 > c.room)
         fail("no room for %zu bytes: the checker has %zu MB for all that a run allocates, and does not use again what "
              "was freed. Allocate once, take a smaller problem, or raise CUDA_ON_CPU_MEGABYTES (to 1024 at most; the "
-             "checker itself needs 26 times as much)", bytes, c.room >> 20);
+             "checker itself needs 25 times as much)", bytes, c.room >> 20);
     char *p = c.top + 256;                          // a gap, so that running past an end is seen
     c.top = p + (bytes + 255) / 256 * 256;
     memset(p, 0xff, bytes);
-    uint32_t flags = ALIVE | (uint32_t)(device + 1) << DEVICE_SHIFT;
-    if (device == HOST) flags |= WRITTEN;           // what the host writes is not seen
-    for (Cell *e = arena_cell(p), *end = e + (bytes + GRANULE - 1) / GRANULE; e < end; e++) e->flags = flags;
+    State state = (State)(ALIVE | (device + 1) << DEVICE_SHIFT);
+    if (device == HOST) state |= WRITTEN;           // what the host writes is not seen
+    auto [first, last] = states(p, bytes);
+    std::fill(first, last, state);
     return p;
 }
 CUDA_ON_CPU_RAW inline void check_release(void *p, size_t bytes) {
-    for (Cell *e = arena_cell(p), *end = e + (bytes + GRANULE - 1) / GRANULE; e < end; e++) e->flags = FREED;
+    auto [first, last] = states(p, bytes);
+    std::fill(first, last, (State)FREED);
 }
 CUDA_ON_CPU_RAW inline void check_written(const void *p, size_t bytes) {
     if ((size_t)((const char *)p - checker().arena) >= Checker::ARENA) return;
-    for (Cell *e = arena_cell(p), *end = e + (bytes + GRANULE - 1) / GRANULE; e < end; e++) e->flags |= WRITTEN;
+    for (auto [s, last] = states(p, bytes); s < last; s++) *s |= WRITTEN;
 }
 
 // ---- an access ------------------------------------------------------------------------------------------------------
 
 // Are these two unordered? The earlier one is what a cell remembers.
-CUDA_ON_CPU_RAW inline bool unordered(const Access &before, const Access &now, bool shared) {
+CUDA_ON_CPU_HOT inline bool unordered(const Access &before, const Access &now, bool shared) {
     if (!before.block_run || before.block_run < checker().launch_first) return false;   // an earlier launch
     if (before.atomic && now.atomic) return false;
     if (!(before.part & now.part)) return false;                            // the other byte of the cell
@@ -339,53 +365,52 @@ CUDA_ON_CPU_RAW inline bool unordered(const Access &before, const Access &now, b
 }
 
 // The notes for an address; null if there is nothing to note. Errors that belong to the address are reported here.
-CUDA_ON_CPU_RAW inline Cell *find_cell(uintptr_t p, size_t bytes, const char *what, uint32_t pc, bool &shared) {
+CUDA_ON_CPU_HOT inline Note find_note(uintptr_t p, size_t bytes, const char *what, uint32_t pc, bool &shared) {
     Checker &c = checker();
     Machine &m = machine;
-    if (p - (uintptr_t)m.current->stack < m.current->stack_bytes) return nullptr;       // local variables
-    if (p - (uintptr_t)m.arguments < m.argument_bytes) return nullptr;                  // parameters
-    if (p - (uintptr_t)&machine < sizeof machine) return nullptr;                       // threadIdx and so on
+    const Note nothing = {nullptr, nullptr};
+    if (p - (uintptr_t)m.arguments < m.argument_bytes) return nothing;                  // parameters
+    if (p - (uintptr_t)&machine < sizeof machine) return nothing;                       // threadIdx and so on
     size_t offset = p - (uintptr_t)c.arena;
     shared = false;
     if (offset < Checker::ARENA) {
-        Cell *cell = c.arena_cells + offset / GRANULE;
-        Cell *last = c.arena_cells + (offset + bytes - 1) / GRANULE;
-        for (Cell *e : {cell, last}) {
-            if (e->flags & ALIVE) continue;
+        Note note = c.on_arena[offset];
+        State first = *note.state, last = *c.on_arena[offset + bytes - 1].state;
+        if (!(first & last & ALIVE)) {
             report(pc, 0, p, "%s of %zu bytes at %p, %s", what, bytes, (void *)p,
-                   e->flags & FREED ? "which was freed" : "OUT OF BOUNDS of every allocation");
+                   (first & ALIVE ? last : first) & FREED ? "which was freed" : "OUT OF BOUNDS of every allocation");
             stop(EXIT_CHECK);
         }
-        int device = (int)(cell->flags >> DEVICE_SHIFT) - 1;
+        int device = (first >> DEVICE_SHIFT) - 1;
         if (device != HOST && device != m.running_device && !m.peer[m.running_device][device]) {
             report(pc, 0, p, "%s of %zu bytes, memory of device %d, by a kernel on device %d", what, bytes, device,
                    m.running_device);
             stop(EXIT_CHECK);
         }
-        return cell;
+        return note;
     }
     shared = true;
     offset = p - (uintptr_t)dynamic_shared;
     if (offset < sizeof dynamic_shared) {
-        if (offset + bytes <= m.dynamic_bytes) return c.dynamic_cells + offset / GRANULE;
+        if (offset + bytes <= m.dynamic_bytes) return c.on_dynamic[offset];
         if (fresh(pc, 0))
             report(pc, 0, p, "%s of %zu bytes OUT OF BOUNDS of dynamic shared memory: at byte %zu, the launch asked "
                    "for %zu", what, bytes, offset, m.dynamic_bytes);
-        return nullptr;
+        return nothing;
     }
     offset = p - (uintptr_t)&__executable_start;
     if (offset < c.image) {
-        if (p <= (uintptr_t)&__data_start) return nullptr;                              // constants
+        if (p <= (uintptr_t)&__data_start) return nothing;                              // constants
         const Symbol *s = variable_at(p);
         if (!s) {
             if (fresh(pc, 0))
                 report(pc, 0, p, "%s of %zu bytes OUT OF BOUNDS of every shared array and variable", what, bytes);
-            return nullptr;
+            return nothing;
         }
-        if (s->name.compare(0, 3, "_ZZ")) return nullptr;               // of no function: __constant__, __device__
+        if (s->name.compare(0, 3, "_ZZ")) return nothing;               // of no function: __constant__, __device__
         if (p + bytes > s->address + s->bytes && fresh(pc, 0))
             report(pc, 0, p, "%s of %zu bytes OUT OF BOUNDS of %s", what, bytes, demangled(s->name).c_str());
-        return c.image_cells + offset / GRANULE;
+        return c.on_image[offset];
     }
     report(pc, 0, p, "ILLEGAL ADDRESS %p: %s of %zu bytes. It is no device memory; a host pointer?", (void *)p, what,
            bytes);
@@ -398,32 +423,34 @@ CUDA_ON_CPU_RAW inline void sample(uintptr_t p, int bytes, bool write, bool shar
     s.kind = kind, s.bytes = std::max(s.bytes, bytes);
     if (s.touches.empty()) s.touches.resize((size_t)machine.thread_count);
     std::vector<Touch> &list = s.touches[(size_t)machine.current->thread];
-    unsigned warp_syncs = machine.threads[(size_t)machine.current->thread].warp_syncs & 0xffff;
+    unsigned warp_syncs = machine.current->warp_syncs & 0xffff;
     if (list.size() < 64) list.push_back({p, machine.barriers << 16 | warp_syncs, bytes});
 }
 
-CUDA_ON_CPU_RAW inline void check_cell(Cell *cell, const Access &now, bool write, bool shared, size_t bytes,
+CUDA_ON_CPU_HOT inline void check_note(Note note, const Access &now, bool write, bool shared, size_t bytes,
                                        uintptr_t p) {
     Checker &c = checker();
+    Cell *cell = note.cell;
     const Access &w = cell->writer;
     const char *memory = shared ? "shared" : "global", *what = write ? now.atomic ? "atomic" : "write" : "read";
-    bool never = shared ? w.block_run != now.block_run : !(cell->flags & WRITTEN);
+    bool never = shared ? w.block_run != now.block_run : !(*note.state & WRITTEN);
     if ((!write || now.atomic) && never && fresh(now.pc, 0))
         report(now.pc, 0, p, "UNINITIALISED: %s of %zu bytes of %s memory that nobody has written", what, bytes,
                memory);
-    if (!write && cell->flags & PENDING && w.block_run == now.block_run && fresh(now.pc, w.pc))
+    if (!write && *note.state & PENDING && w.block_run == now.block_run && fresh(now.pc, w.pc))
         report(now.pc, w.pc, p, "TOO EARLY: read of what cp.async has not delivered; wait for its group first");
     if (unordered(w, now, shared) && fresh(now.pc, w.pc))
         report(now.pc, w.pc, p, "RACE: %s by %s is not ordered with the %s by %s, %s memory", what, who(now).c_str(),
                w.atomic ? "atomic" : "write", who(w).c_str(), memory);
     if (write) {
-        for (const Access *r : {&cell->reader, &cell->other_reader})
+        const Access *readers[] = {&cell->reader, &cell->other_reader};
+        for (const Access *r : readers)
             if (unordered(*r, now, shared) && fresh(now.pc, r->pc))
                 report(now.pc, r->pc, p, "RACE: %s by %s is not ordered with the read by %s, %s memory", what,
                        who(now).c_str(), who(*r).c_str(), memory);
         if (!shared && cell->writer.block_run < c.launch_first) c.counts->stored_once += GRANULE;
         cell->writer = now;
-        cell->flags |= WRITTEN;
+        *note.state |= WRITTEN;
     } else {
         if (!shared && cell->reader.block_run < c.launch_first && cell->writer.block_run < c.launch_first)
             c.counts->loaded_once += GRANULE;
@@ -433,23 +460,21 @@ CUDA_ON_CPU_RAW inline void check_cell(Cell *cell, const Access &now, bool write
     }
 }
 
-CUDA_ON_CPU_RAW inline void check_access(const void *pointer, size_t bytes, bool write, const void *return_address,
-                                         bool atomic) {
+CUDA_ON_CPU_HOT inline bool is_local(uintptr_t p) {
+    return p - (uintptr_t)machine.current->stack < machine.current->stack_bytes;
+}
+CUDA_ON_CPU_RAW inline void check_memory(uintptr_t p, size_t bytes, bool write, uint32_t pc, bool atomic) {
     Machine &m = machine;
-    if (!m.current || m.inside > 0) return;                 // the host, or the machine itself
-    Inside guard;
     Checker &c = checker();
-    uintptr_t p = (uintptr_t)pointer;
-    uint32_t pc = (uint32_t)((const char *)return_address - &__executable_start);
     bool shared = false;
     if (!bytes) {
         if (c.sampled) sample(p, 0, write, shared, pc);
         return;
     }
-    Cell *cell = find_cell(p, bytes, write ? atomic ? "atomic" : "write" : "read", pc, shared);
-    if (!cell) return;
+    Note note = find_note(p, bytes, write ? atomic ? "atomic" : "write" : "read", pc, shared);
+    if (!note.cell) return;
     if (bytes <= 16 && !(bytes & (bytes - 1)) && p % bytes && fresh(pc, 0))
-        report(pc, 0, p, "MISALIGNED: %s of %zu bytes at %p", write ? "write" : "read", bytes, pointer);
+        report(pc, 0, p, "MISALIGNED: %s of %zu bytes at %p", write ? "write" : "read", bytes, (void *)p);
     if (c.sampled) sample(p, (int)bytes, write, shared, pc);
     if (shared) c.counts->shared += bytes;
     else if (write) c.counts->stored += bytes;
@@ -458,25 +483,41 @@ CUDA_ON_CPU_RAW inline void check_access(const void *pointer, size_t bytes, bool
 
     Access now;
     now.block_run = c.block_run, now.pc = pc;
-    now.barriers = (uint16_t)m.barriers, now.warp_syncs = (uint16_t)m.threads[m.current->thread].warp_syncs;
+    now.barriers = (uint16_t)m.barriers, now.warp_syncs = (uint16_t)m.current->warp_syncs;
     now.thread = (uint16_t)m.current->thread, now.atomic = atomic;
-    for (uintptr_t at = p / GRANULE * GRANULE; at < p + bytes; at += GRANULE, cell++) {
+    for (uintptr_t at = p / GRANULE * GRANULE; at < p + bytes; at += GRANULE, note.cell++, note.state++) {
         now.part = (uint8_t)((at >= p ? 1 : 0) | (at + 1 < p + bytes ? 2 : 0));
-        check_cell(cell, now, write, shared, bytes, p);
+        check_note(note, now, write, shared, bytes, p);
     }
+}
+CUDA_ON_CPU_HOT inline void look(const void *pointer, size_t bytes, bool write, const void *return_address,
+                                 bool atomic) {
+    uintptr_t p = (uintptr_t)pointer;
+    if (!machine.current || machine.inside > 0) return;     // the host, or the machine itself
+    if (is_local(p)) return;
+    machine.inside++;
+    check_memory(p, bytes, write, (uint32_t)((const char *)return_address - &__executable_start), atomic);
+    machine.inside--;
+}
+CUDA_ON_CPU_RAW inline void check_access(const void *p, size_t bytes, bool write, const void *pc, bool atomic) {
+    look(p, bytes, write, pc, atomic);
 }
 CUDA_ON_CPU_RAW inline void check_pending(const void *p, size_t bytes, bool pending) {
     bool shared;
-    Cell *cell = find_cell((uintptr_t)p, bytes, "cp.async", 0, shared);
-    if (!cell) return;
-    for (Cell *end = cell + bytes / GRANULE; cell < end; cell++)
-        cell->flags = pending ? cell->flags | PENDING : cell->flags & ~(uint32_t)PENDING;
+    if (is_local((uintptr_t)p)) return;
+    State *state = find_note((uintptr_t)p, bytes, "cp.async", 0, shared).state;
+    for (State *last = state + bytes / GRANULE; state && state < last; state++)
+        *state = (State)(pending ? *state | PENDING : *state & ~PENDING);
 }
 
 // ---- the end --------------------------------------------------------------------------------------------------------
 
 CUDA_ON_CPU_RAW inline void print_report() {
     Checker &c = checker();
+    std::vector<uint32_t> pcs;
+    for (auto &entry : c.kernels)
+        for (auto &site : entry.second.sites) pcs.push_back((uint32_t)site.first);
+    std::map<uint32_t, std::string> names = source_lines(pcs);
     fprintf(stderr, "\n%-28s %7s %7s %7s %10s %10s %10s %10s %8s %6s\n", "kernel", "launch", "blocks", "threads",
             "loaded B", "stored B", "unique ld", "unique st", "sectors", "banks");
     for (auto &entry : c.kernels) {
@@ -490,7 +531,7 @@ CUDA_ON_CPU_RAW inline void print_report() {
                 ideal[0] > 0 ? got[0] / ideal[0] : 1.0, ideal[1] > 0 ? got[1] / ideal[1] : 1.0);
         std::map<std::pair<std::string, int>, Site> lines;      // a loop that was unrolled has several sites in a line
         for (auto &site : k.sites) {
-            Site &line = lines[{source_line((uint32_t)site.first), (int)site.second.kind}];
+            Site &line = lines[{names[(uint32_t)site.first], (int)site.second.kind}];
             line.kind = site.second.kind, line.bytes = std::max(line.bytes, site.second.bytes);
             line.warp_accesses += site.second.warp_accesses;
             line.got += site.second.got, line.ideal += site.second.ideal;
@@ -519,7 +560,7 @@ extern "C" {
 #else
 #define CUDA_ON_CPU_HOOK CUDA_ON_CPU_RAW __attribute__((weak))
 #endif
-#define CUDA_ON_CPU_LOOK(bytes, write) cuda_on_cpu::check_access(p, bytes, write, __builtin_return_address(0))
+#define CUDA_ON_CPU_LOOK(bytes, write) cuda_on_cpu::look(p, bytes, write, __builtin_return_address(0), false)
 #define CUDA_ON_CPU_HOOKS(n) \
     CUDA_ON_CPU_HOOK void __tsan_read##n(void *p) { CUDA_ON_CPU_LOOK(n, false); } \
     CUDA_ON_CPU_HOOK void __tsan_write##n(void *p) { CUDA_ON_CPU_LOOK(n, true); } \

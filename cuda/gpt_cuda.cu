@@ -1005,24 +1005,25 @@ __device__ inline uint4 philox(uint64_t key, uint64_t counter) {
     }
     return make_uint4(c0, c1, c2, c3);
 }
-// The first `fours` fours of words belong to as many fours of elements; the rest goes one by one, as does all in the
-// naive version.
+// The first `fours` fours of words belong to as many fours of elements. The rest goes one by one, as does all in the
+// naive version, and each element makes its word's four anew: neighbours are for neighbouring threads.
 __global__ void dropout_kernel(float *y, const float *x, unsigned n, unsigned fours, uint64_t least, float scale,
                                const uint64_t *rng, int accumulate) {
     const uint64_t key = rng[0], counter = rng[1];
-    unsigned late = (unsigned)(counter % 4);        // element 0 has this word of its four
-    for (unsigned four = thread_index(); four * 4 < n + late; four += thread_count()) {
+    const unsigned late = (unsigned)(counter % 4);  // element 0 has this word of its four
+    for (unsigned four = thread_index(); four < fours; four += thread_count()) {
         uint4 block = philox(key, counter / 4 + four);
         uint32_t word[4] = {block.x, block.y, block.z, block.w};
-        if (four < fours) {
-            Pack<4> in = pack_from<4>(&x[four * 4]), out = {};
-            if (accumulate) out = pack_at<4>(&y[four * 4]);
-            UNROLL for (int k = 0; k < 4; k++) out.v[k] += word[k] >= least ? in.v[k] * scale : 0;
-            pack_at<4>(&y[four * 4]) = out;
-        } else UNROLL for (unsigned k = 0; k < 4; k++) {
-            unsigned i = four * 4 + k - late;       // of element -1 and before it: a very large number
-            if (i < n) y[i] = (accumulate ? y[i] : 0) + (word[k] >= least ? x[i] * scale : 0);
-        }
+        Pack<4> in = pack_from<4>(&x[four * 4]), out = {};
+        if (accumulate) out = pack_at<4>(&y[four * 4]);
+        UNROLL for (int k = 0; k < 4; k++) out.v[k] += word[k] >= least ? in.v[k] * scale : 0;
+        pack_at<4>(&y[four * 4]) = out;
+    }
+    for (unsigned i = 4 * fours + thread_index(); i < n; i += thread_count()) {
+        uint4 block = philox(key, counter / 4 + (late + i) / 4);
+        unsigned at = (late + i) % 4;
+        uint32_t word = at < 2 ? at ? block.y : block.x : at == 2 ? block.z : block.w;
+        y[i] = (accumulate ? y[i] : 0) + (word >= least ? x[i] * scale : 0);
     }
 }
 static int cuda_dropout(ag_backend *b, float *y, const float *x, size_t n, double p, ag_rng rng, int accumulate) {
@@ -1031,7 +1032,7 @@ static int cuda_dropout(ag_backend *b, float *y, const float *x, size_t n, doubl
     unsigned fours = c->naive || rng.counter % 4 || !in_packs(y, x) ? 0 : (unsigned)(n / 4);
     const uint64_t words[2] = {rng.key, rng.counter}, *staged = n ? stage(c, words, 2) : nullptr;
     if (!staged) return n ? -1 : 0;
-    return RUN(c, dropout_kernel, blocks_for(c, n / 4 + 2), BLOCK, y, x, (unsigned)n, fours, least,
+    return RUN(c, dropout_kernel, blocks_for(c, fours ? fours : n), BLOCK, y, x, (unsigned)n, fours, least,
                (float)(1 / (1 - p)), staged, accumulate);
 }
 
@@ -1404,7 +1405,8 @@ __global__ void int8_fours(float *y, const float *x, const signed char *q, const
         }
     for (unsigned m = 0; m < ROWS && m0 + m < M; m++) {
         __syncthreads();
-        pack_at<4>(&part[threadIdx.y][4 * threadIdx.x]) = {{sum[m][0], sum[m][1], sum[m][2], sum[m][3]}};
+        Pack<4> four = {{sum[m][0], sum[m][1], sum[m][2], sum[m][3]}};
+        pack_at<4>(&part[threadIdx.y][4 * threadIdx.x]) = four;
         __syncthreads();
         if (mine >= 4 * WARP || column >= N) continue;      // four of the warps finish neighbouring columns
         float total = 0;

@@ -55,8 +55,8 @@ CUDA_ON_CPU_RAW inline void check_operand(const Call &call, const char *name, co
 // Just before a library reads, and after it has written. Without the checker what nobody wrote is NaN.
 CUDA_ON_CPU_RAW inline void check_library_read(const Call &call, const char *name, const void *p, size_t bytes) {
 #ifdef CUDA_ON_CPU_CHECK
-    for (const Cell *e = arena_cell(p), *end = arena_cell((const char *)p + bytes); e < end; e++)
-        if (!(e->flags & WRITTEN))
+    for (auto [s, last] = states(p, bytes); s < last; s++)
+        if (!(*s & WRITTEN))
             fail("%s at %s:%d: UNINITIALISED: it reads bytes of %s that nobody has written", call.name, call.file,
                  call.line, name);
 #else

@@ -1,6 +1,6 @@
 # CUDA kernels without a GPU. tests/cuda/kernels.cu and products.cu are right: they have to be silent in every build and
-# with every seed. So has tests/cuda/backend.cu, which holds cuda/gpt_cuda.cu to the kernels of the CPU, once more with
-# -DGPT_CUBLAS.
+# with every seed. So has tests/cuda/backend.cu, which holds cuda/gpt_cuda.cu to the kernels of the CPU, its products once
+# more with -DGPT_CUBLAS. What make gpu-check builds on a GPU is what g++ makes the plain builds of.
 # Each bug of tests/cuda/planted.cu has to be reported, by each build that its table names, with the words given there;
 # a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU, and silently.
 # The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
@@ -8,10 +8,10 @@
 # At the end it runs tests/cuda/*.sh: libraries, machine instructions, exercises, several GPUs, memory
 # traffic, AArch64.
 #     sh tests/test_cuda.sh                 what make test runs
-#     FULL=1 sh tests/test_cuda.sh          more compilers, seeds and chips for the large programs; make test-cuda
+#     FULL=1 sh tests/test_cuda.sh          more compilers, sanitizers, seeds and chips; make test-cuda
 # CXX=g++-13 takes another compiler.
 cd "$(dirname "$0")/.." || exit 1
-name=cuda dir=build/cuda seeds="0 1 2 3 4"
+name=cuda dir=build/cuda plain=build/gpu seeds="0 1 2 3 4"
 . tests/cuda/common.sh
 export CUDA_ON_CPU_DEVICES=2                    # so that one can touch the other's memory
 unset CUDA_ON_CPU_SEED CUDA_ON_CPU_STACK CUDA_ON_CPU_BLOCKING CUDA_ON_CPU_EXITED_OK CUDA_ON_CPU_LEAKS \
@@ -21,7 +21,7 @@ command -v "$CXX" > /dev/null || { echo "skipped: CUDA kernels on the CPU, becau
 echo 'int main() { return 0; }' > $dir/empty.cpp
 works() { "$@" $dir/empty.cpp -o $dir/empty > $dir/empty.log 2>&1 && $dir/empty; }
 
-flags="-std=c++17 -g -O1 -Wall -Wextra -Werror -Icuda -x c++"
+flags="-std=c++17 $lines -O1 -Wall -Wextra -Werror -Icuda -x c++"
 address="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
 clang_only="-fno-sanitize-link-runtime -mllvm -tsan-instrument-read-before-write"
 compile() {                                     # compile COMPILER BUILD PROGRAM: into $dir/PROGRAM_BUILD
@@ -36,8 +36,7 @@ compile() {                                     # compile COMPILER BUILD PROGRAM
     [ "$2" = ucontext ] && set -- "$1" "$2" "$3" "-DCUDA_ON_CPU_UCONTEXT $4" ""
     source=tests/cuda/$3.cu objects=
     [ -f "$source" ] || source=$dir/$3.cu
-    [ "$3" = backend ] && source=cuda/gpt_cuda.cu objects="-x none $dir/backend.o $dir/implementation.o"
-    [ "$3_$2" = backend_plain ] && source="-x none $dir/emulated.o"
+    [ "$3" = backend ] && source=cuda/gpt_cuda.cu objects="-x none $dir/backend.o $plain/implementation.o"
     [ "$3_$2" = backend_check ] && source="-x none $dir/checked.o"
     $1 $4 $source $objects -o "$to" $5 > "$to.log" 2>&1
 }
@@ -52,30 +51,46 @@ else echo "skipped: bounds of CUDA kernels, because $CXX -fsanitize=address does
 clang=
 if works clang++ -std=c++17; then clang="clang clang_check"
 else echo "skipped: CUDA kernels with clang++, because there is none that works"; fi
-# The host's half of backend.cu is the same for all builds.
-if ${CC:-cc} -O2 -Wall -Wextra -Werror -c tests/cuda/implementation.c -o $dir/implementation.o &&
-    "$CXX" $flags -c tests/cuda/backend.cu -o $dir/backend.o; then ok
-else bad "tests/cuda/implementation.c or backend.cu does not compile"; fi
+# an nvcc that is g++
+cat > $dir/nvcc << NVCC
+#!/bin/sh
+for word; do
+    shift
+    case \$word in
+    -arch=*|-lineinfo) ;;
+    -E) exit 1 ;;                               # no headers of cuBLAS and NCCL
+    -O3) set -- "\$@" -O1 $lines -Wall -Wextra -Werror -DGPT_NCCL ;;
+    *.cu) set -- "\$@" -x c++ "\$word" -x none ;;
+    *) set -- "\$@" "\$word" ;;
+    esac
+done
+exec $CXX "\$@"
+NVCC
+chmod +x $dir/nvcc
 (
-    for build in $builds; do
-        compile "$CXX" "$build" kernels
-        [ "$build" = ucontext ] || compile "$CXX" "$build" products
-    done
-    compile "$CXX" plain reverse
-    "$CXX" -DGPT_NCCL $flags -c cuda/gpt_cuda.cu -o $dir/emulated.o
-    compile "$CXX" plain backend
-    "$CXX" -O1 -DGPT_CUDA -DAG_NAIVE -x c examples/20_gpu.c -x none $dir/emulated.o -lstdc++ -lm -o $dir/20_gpu \
+    BUILD_ONLY=1 NVCC=$dir/nvcc sh tests/cuda/gpu_check.sh > $dir/gpu_check.out 2>&1
+    "$CXX" -O1 -DGPT_CUDA -DAG_NAIVE -x c examples/20_gpu.c -x none $plain/gpt_cuda.o -lstdc++ -lm -o $dir/20_gpu \
         > $dir/20_gpu.log 2>&1
+    # the host's half of backend.cu is the same for the other builds
+    "$CXX" $flags -c tests/cuda/backend.cu -o $dir/backend.o
+    # shellcheck disable=SC2086
+    "$CXX" $check $flags -c cuda/gpt_cuda.cu -o $dir/checked.o
+    compile "$CXX" check backend
+    compile "$CXX" cublas backend
+    case $builds in *asan*)
+        for program in kernels planted ${FULL:+products backend}; do compile "$CXX" asan $program; done
+    esac
 ) &
+"$CXX" -std=c++17 -g -Icuda -x c++ $dir/reverse.cu -o $dir/reverse_plain > $dir/reverse_plain.log 2>&1
 compile "$CXX" check broken
+compile "$CXX" ucontext kernels
+compile "$CXX" plain planted
+for program in kernels planted products; do compile "$CXX" check $program; done
 for build in $clang; do
     compile clang++ "$build" kernels
     [ "$FULL" ] && compile clang++ "$build" products
 done
 [ "$clang" ] && compile clang++ clang_check planted
-for build in $builds; do
-    [ "$build" = ucontext ] || compile "$CXX" "$build" planted
-done
 if have_nvcc; then
     more="kernels:sm_90 kernels:sm_120 products:sm_80 products:sm_90 products:sm_120 gpt_cuda:sm_90 gpt_cuda:sm_120"
     for what in kernels:sm_80 planted:sm_80 gpt_cuda:sm_80 ${FULL:+$more}; do
@@ -83,7 +98,7 @@ if have_nvcc; then
         [ $program = gpt_cuda ] && source=cuda/gpt_cuda.cu
         case $program in products|gpt_cuda)     # where speed matters
             strict=$gates
-            [ $chip = sm_80 ] || kind=-cubin ;;     # the host's half is compiled once
+            [ "$FULL$chip" = 1sm_80 ] || kind=-cubin ;;     # the host's half is compiled once
         esac
         knows $chip || continue
         if "$NVCC" -std=c++17 -O2 -arch=$chip -Werror all-warnings $strict -Icuda $kind "$source" \
@@ -91,12 +106,12 @@ if have_nvcc; then
         else bad "$program.cu does not compile with nvcc for $chip"; head -n 20 $dir/$program.log; fi
     done
 else echo "skipped: compiling for a GPU, because there is no nvcc"; fi
-# shellcheck disable=SC2086
-"$CXX" $check $flags -c cuda/gpt_cuda.cu -o $dir/checked.o
-compile "$CXX" check backend
-compile "$CXX" cublas backend
-case $builds in *asan*) compile "$CXX" asan backend ;; esac
 wait
+if grep -q '^gpu-check: 4 passed, 0 failed$' $dir/gpu_check.out; then ok
+else bad "what make gpu-check builds"; tail -n 10 $dir/gpu_check.out; fi
+for program in kernels products backend; do
+    [ -x $plain/$program ] && ln -s ../../$plain/$program $dir/${program}_plain
+done
 
 built() {                                       # built PROGRAM BUILD
     [ -x $dir/$1_$2 ] && return
@@ -123,20 +138,20 @@ if built broken check; then
 fi
 
 # The session of cuda/README.md in a debugger, as it is typed there.
-if command -v gdb > /dev/null && "$CXX" -std=c++17 -g -Icuda -x c++ $dir/reverse.cu -o $dir/typed; then
+if command -v gdb > /dev/null; then
     sed -n 's/^    (gdb) //p' cuda/README.md > $dir/gdb_commands
-    timeout 60 gdb -batch -x $dir/gdb_commands $dir/typed > $dir/log 2>&1
+    timeout 60 gdb -batch -x $dir/gdb_commands $dir/reverse_plain > $dir/log 2>&1
     grep -q '^\$1 = {0, 1, 2, .*, 62, 63}$' $dir/log && grep -q '^\$2 = [1-9]' $dir/log && ok ||
         { bad "what cuda/README.md types into gdb does not show s and the line"; tail -n 5 $dir/log; }
 else echo "skipped: the session in a debugger, because there is no gdb"; fi
 
 # The right programs: no word but the closing line of test.h. The checker has had enough of the larger ones sooner.
-silent() {                                      # silent PROGRAM BUILD SEED...
+silent() {                                      # silent PROGRAM BUILD SEED...: only=NAME takes some of its tests
     built $1 $2 || return
     program=$1 build=$2
     shift 2
     for seed in "$@"; do
-        CUDA_ON_CPU_SEED=$seed timeout 240 $dir/${program}_$build > $dir/$program.out 2>&1
+        CUDA_ON_CPU_SEED=$seed timeout 240 $dir/${program}_$build $only > $dir/$program.out 2>&1
         code=$?
         if [ $code = 0 ] && [ "$(wc -l < $dir/$program.out)" = 1 ] &&
             grep -q "^$program: [1-9][0-9]* passed, 0 failed\$" $dir/$program.out
@@ -146,25 +161,17 @@ silent() {                                      # silent PROGRAM BUILD SEED...
 }
 large() {                                       # they run beside all that follows
     name=large passed=0 failed=0
-    for build in $builds $clang; do
-        case $build in
-        ucontext) ;;
-        plain) silent products $build $seeds ;;
-        check|asan) silent products $build 0 ${FULL:+1 2 3 4} ;;
-        clang*) [ "$FULL" ] && silent products $build 0 3 ;;
-        esac
-    done
+    silent products plain $seeds
+    silent products check 0 ${FULL:+1 2 3 4}
     silent backend plain 0
     export BACKEND_QUICK=1
-    silent backend plain 1 2 3 4
-    silent backend cublas 0 ${FULL:+1 2 3 4}
-    for build in $builds; do
-        case $build in
-        check) BACKEND_NO_MODELS=1 silent backend check 1 ;;    # traffic.sh has them
-        asan) silent backend asan 1 ;;
-        esac
-    done
-    unset BACKEND_QUICK
+    silent backend plain 1 ${FULL:+2 3 4}       # traffic.sh has it with the checker
+    if [ "$FULL" ]; then
+        case $builds in *asan*) silent products asan $seeds; silent backend asan 1 ;; esac
+        [ "$clang" ] && { silent products clang 0 3; silent products clang_check 0 3; }
+    fi
+    for only in products ops ${FULL:+model_ training}; do silent backend cublas 0; done
+    unset BACKEND_QUICK only
     # Lesson 20 on the emulation, as its first comment compiles it, but for the CPU's fast kernels, which take long.
     if (cd $dir && export LESSON_OFFLINE=1 &&
         ./20_gpu steps=2 batch=1 bf16=1 && ./20_gpu steps=2 batch=2 gpus=2 && ./20_gpu steps=3 batch=2) \
@@ -175,7 +182,13 @@ large() {                                       # they run beside all that follo
     else bad "lesson 20 on the emulation"; tail -n 5 $dir/20_gpu.log $dir/20_gpu.out; fi
     end
 }
-(large) > $dir/part_large.log 2>&1 &
+# What stands around the kernels has scripts of its own.
+export EMULATED=$plain
+part() { for part; do sh tests/cuda/$part.sh > $dir/part_$part.log 2>&1; done; }
+(
+    (large) > $dir/part_large.log 2>&1
+    part libraries group
+) &
 for build in $builds $clang; do silent kernels $build $seeds; done
 
 # sees BUILD N WORDS SEEDS: is it reported, with these words, with one of the seeds?
@@ -253,32 +266,9 @@ while [ $n -lt "$count" ]; do
     n=$((n + 1))
 done
 
-# What make gpu-check builds on a GPU is built here by g++, so that it cannot rot unseen: the same files, linked.
-cat > $dir/nvcc << 'NVCC'
-#!/bin/sh
-for word; do
-    shift
-    case $word in
-    -arch=*|-lineinfo) ;;
-    -E) exit 1 ;;                               # no headers of cuBLAS and NCCL
-    -O3) set -- "$@" -O0 ;;
-    *.cu) set -- "$@" -x c++ "$word" -x none ;;
-    *) set -- "$@" "$word" ;;
-    esac
-done
-exec ${CXX:-g++} "$@"
-NVCC
-chmod +x $dir/nvcc
-if BUILD_ONLY=1 NVCC=$dir/nvcc CXX=$CXX sh tests/cuda/gpu_check.sh > $dir/gpu_check.out 2>&1 &&
-    grep -q '^gpu-check: 4 passed, 0 failed$' $dir/gpu_check.out; then ok
-else bad "what make gpu-check builds"; tail -n 10 $dir/gpu_check.out; fi
-
-# What stands around the kernels has scripts of its own.
-parts="libraries sass exercises group traffic ${FULL:+aarch64}"
-export EMULATED=$dir/emulated.o
-for part in $parts; do sh tests/cuda/$part.sh > $dir/part_$part.log 2>&1; done
+part sass exercises traffic ${FULL:+aarch64}
 wait
-for part in large $parts; do
+for part in large libraries group sass exercises traffic ${FULL:+aarch64}; do
     line=$(tail -n 1 $dir/part_$part.log)
     case $line in
     "$part: "*" passed, "*" failed")

@@ -635,7 +635,7 @@ static std::vector<float> trained(const char *preset, int dropout, int precision
     gpt_config c = tiny(preset);
     int tokens[200], x[24], y[24];
     long before = 0, replayed, now;
-    c.n_ctx = 12, c.n_layer = quick() ? 1 : 2, c.dropout = dropout ? 0.1 : 0;
+    c.n_ctx = 12, c.n_layer = 1, c.dropout = dropout ? 0.1 : 0;
     tokens_of(tokens, 200, c.n_vocab);
     graphs ? unsetenv("AG_CUDA_GRAPHS") : setenv("AG_CUDA_GRAPHS", "0", 1);
     ag_backend *b = ag_cuda_backend(0);

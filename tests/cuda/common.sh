@@ -15,5 +15,6 @@ knows() {                                       # knows CHIP
 }
 # Registers that overflow into memory, and sums in double by mistake, are errors.
 gates="-Xptxas -v,-warn-spills,-warn-lmem-usage,-warn-double-usage,-Werror"
+lines=-g1                                       # no more of -g than lines of source: a third of the time
 # The checker with g++: what stands before the source, and what behind it.
 check="-fno-tree-sra -DCUDA_ON_CPU_CHECK -fsanitize=thread" libraries="-nodefaultlibs -lstdc++ -lm -lc -lgcc_s -lgcc"

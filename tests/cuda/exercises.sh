@@ -29,7 +29,7 @@ done
     echo '    return 1;'
     echo '}'
 } >> $dir/all.cu
-if ! $CXX -std=c++17 -g -O1 $check -Wall -Wextra -Werror -I. -Icuda -x c++ $dir/all.cu -o $dir/all $libraries \
+if ! $CXX -std=c++17 $lines -O1 $check -Wall -Wextra -Werror -I. -Icuda -x c++ $dir/all.cu -o $dir/all $libraries \
     > $dir/log 2>&1; then
     bad "the exercises do not compile"
     head -n 20 $dir/log

@@ -8,7 +8,7 @@ name=libraries dir=build/cuda_libraries
 export CUDA_ON_CPU_DEVICES=2
 unset CUDA_ON_CPU_SEED CUDA_ON_CPU_BLOCKING CUDA_ON_CPU_REPORT
 
-flags="-std=c++17 -g -O1 -Wall -Wextra -Werror -Icuda -x c++ tests/cuda/libraries.cu"
+flags="-std=c++17 $lines -O1 -Wall -Wextra -Werror -Icuda -x c++ tests/cuda/libraries.cu"
 build() {                                       # build NAME FLAGS BEHIND
     $CXX $2 $flags -o $dir/$1 $3 > $dir/$1.log 2>&1 && return
     bad "libraries.cu, build $1, does not compile"
@@ -18,7 +18,7 @@ build plain
 build check "$check" "$libraries"
 builds="plain check"
 echo 'int main() { return 0; }' > $dir/empty.cpp
-if $CXX -fsanitize=address,undefined $dir/empty.cpp -o $dir/empty > /dev/null 2>&1 && $dir/empty; then
+if [ "$FULL" ] && $CXX -fsanitize=address,undefined $dir/empty.cpp -o $dir/empty > /dev/null 2>&1 && $dir/empty; then
     build asan "-fsanitize=address,undefined -fno-sanitize-recover=undefined" "-O0"
     builds="plain check asan"
 fi
