@@ -612,7 +612,7 @@ typedef struct ploti_series {
 
 typedef struct ploti_axis {
     double lo, hi;                         // in data units; in logarithms to base 10 if log is set
-    int log, fixed;
+    int log, fixed, whole;                 // whole: all data are whole numbers (steps), and so are the ticks
     double from, to;                       // in pixels: where lo and hi are
 } ploti_axis;
 
@@ -1063,10 +1063,12 @@ static int ploti_fit_axes(plot *p) {
     double xlo = 1e308, xhi = -1e308, ylo = 1e308, yhi = -1e308, side = 0.02;
     int i, bars = 0, spots = 0;
     size_t k;
+    p->x.whole = 1;
     for (i = 0; i < p->series_used; i++) {
         const ploti_series *s = &p->series[i];
         for (k = 0; k < s->n; k++) {
             double x = ploti_value(&p->x, s->x[k]);
+            if (s->kind != PLOTI_HLINE && s->kind != PLOTI_BARS && s->x[k] != floor(s->x[k])) p->x.whole = 0;
             if (s->kind == PLOTI_HLINE) { ploti_extend(&p->y, s->y[k], &ylo, &yhi); continue; }
             if (s->kind == PLOTI_VLINE) { ploti_extend(&p->x, s->x[k], &xlo, &xhi); continue; }
             if (s->kind != PLOTI_BARS) {
@@ -1194,7 +1196,10 @@ static void ploti_make_ticks(const ploti_axis *a, int most, ploti_ticks *t) {
     {   // equal steps; a logarithmic axis that spans less than a decade gets equal steps of the numbers themselves
         double lo = a->log ? pow(10, a->lo) : a->lo, hi = a->log ? pow(10, a->hi) : a->hi, step, first, largest;
         if (!ploti_usable(lo) || !ploti_usable(hi) || !(hi - lo > 0)) return;
-        step = ploti_step(hi - lo, most), first = ceil(lo / step - 1e-9), largest = fmax(fabs(lo), fabs(hi));
+        step = ploti_step(hi - lo, most);
+        while (a->whole && step != floor(step) && most > 1) step = ploti_step(hi - lo, --most);
+        if (a->whole && step < 1) step = 1;
+        first = ceil(lo / step - 1e-9), largest = fmax(fabs(lo), fabs(hi));
         for (i = 0; i < PLOTI_TICKS && (first + i) * step <= hi + 1e-9 * step; i++) {
             double v = (first + i) * step;
             if (a->log && v <= 0) continue;

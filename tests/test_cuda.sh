@@ -78,7 +78,7 @@ chmod +x $dir/nvcc
     compile "$CXX" check backend
     compile "$CXX" cublas backend
     case $builds in *asan*)
-        for program in kernels planted ${FULL:+products backend}; do compile "$CXX" asan $program; done
+        for program in kernels ${FULL:+products backend}; do compile "$CXX" asan $program; done
     esac
 ) &
 "$CXX" -std=c++17 -g -Icuda -x c++ $dir/reverse.cu -o $dir/reverse_plain > $dir/reverse_plain.log 2>&1
@@ -91,6 +91,7 @@ for build in $clang; do
     [ "$FULL" ] && compile clang++ "$build" products
 done
 [ "$clang" ] && compile clang++ clang_check planted
+case $builds in *asan*) compile "$CXX" asan planted ;; esac
 if have_nvcc; then
     more="kernels:sm_90 kernels:sm_120 products:sm_80 products:sm_90 products:sm_120 gpt_cuda:sm_90 gpt_cuda:sm_120"
     for what in kernels:sm_80 planted:sm_80 gpt_cuda:sm_80 ${FULL:+$more}; do
@@ -187,7 +188,7 @@ export EMULATED=$plain
 part() { for part; do sh tests/cuda/$part.sh > $dir/part_$part.log 2>&1; done; }
 (
     (large) > $dir/part_large.log 2>&1
-    part libraries group
+    part libraries group sass
 ) &
 for build in $builds $clang; do silent kernels $build $seeds; done
 
@@ -266,7 +267,7 @@ while [ $n -lt "$count" ]; do
     n=$((n + 1))
 done
 
-part sass exercises traffic ${FULL:+aarch64}
+part exercises traffic ${FULL:+aarch64}
 wait
 for part in large libraries group sass exercises traffic ${FULL:+aarch64}; do
     line=$(tail -n 1 $dir/part_$part.log)

@@ -528,6 +528,11 @@ static void ticks_read_well(void) {
     CHECK_INT(t.n, 5); CHECK_STR(t.text[0], "0"); CHECK_STR(t.text[4], "2,000");
     a.lo = -0.3, a.hi = 0.3, ploti_make_ticks(&a, 7, &t);
     CHECK_STR(t.text[0], "\xe2\x88\x92" "0.3"); CHECK_STR(t.text[3], "0.0");
+    a.whole = 1, a.lo = 0, a.hi = 3.1, ploti_make_ticks(&a, 8, &t);         // four steps
+    CHECK_INT(t.n, 4); CHECK_STR(t.text[3], "3");
+    a.lo = 0, a.hi = 10.2, ploti_make_ticks(&a, 4, &t);        // no steps of 2.5
+    CHECK_INT(t.n, 3); CHECK_STR(t.text[1], "5");
+    a.whole = 0;
     a.lo = 0, a.hi = 3e9, ploti_make_ticks(&a, 4, &t);
     CHECK_STR(t.text[0], "0"); CHECK_STR(t.text[1], "1\xc3\x97" "10\1" "9\2");
     a.log = 1, a.lo = -7, a.hi = -3, ploti_make_ticks(&a, 8, &t);
