@@ -541,11 +541,12 @@ template <class F> static int reduce_down(Cuda *c, F f, unsigned rows, unsigned 
     return parts == 1 ? 0 : RUN(c, reduce_parts<F>, up(n, BLOCK), BLOCK, f, part, parts, n);
 }
 
-// Where the values of one column are neighbours in memory, a block walks along it; long columns in parts of LONG.
+// Where the values of one column are neighbours in memory, a block walks along it; long columns in parts of LONG, and
+// in larger ones where there would be more than LONG of them: one more block then joins those of a column.
 enum { LONG = 8192 };
-template <class F> __global__ void reduce_along(F f, float *part, unsigned rows, unsigned n) {
+template <class F> __global__ void reduce_along(F f, float *part, unsigned rows, unsigned n, unsigned per) {
     __shared__ float shared[BLOCK];
-    unsigned c = blockIdx.x, first = blockIdx.y * LONG, last = min(rows, first + LONG);
+    unsigned c = blockIdx.x, first = blockIdx.y * per, last = min(rows, first + per);
     float v = F::start();
     for (unsigned r = first + threadIdx.x; r < last; r += BLOCK) v = F::join(v, f.at(r, c));
     shared[threadIdx.x] = v;
@@ -585,14 +586,13 @@ template <class Op> static int reduce_values(Cuda *c, float *y, const float *x, 
     f.y = y, f.x = x, f.rows = rows, f.inner = inner, f.scale = scale, f.accumulate = accumulate;
     if (c->naive || inner > 1 || !outer) return reduce_down(c, f, rows, outer * inner);
     if (rows <= WARP_ROW) return RUN(c, reduce_short<Values<Op>>, up(outer, WARPS), BLOCK, f, rows, outer);
-    unsigned parts = up(rows, LONG);
+    unsigned per = max((unsigned)LONG, up(rows, LONG)), parts = up(rows, per);
     float *part = parts == 1 ? nullptr : (float *)scratch(c, (size_t)parts * outer * sizeof(float));
     if (parts > 1 && !part) return -1;
-    if (RUN(c, reduce_along<Values<Op>>, dim3(outer, parts), BLOCK, f, part, rows, outer)) return -1;
+    if (RUN(c, reduce_along<Values<Op>>, dim3(outer, parts), BLOCK, f, part, rows, outer, per)) return -1;
     if (parts == 1) return 0;
     f.x = part, f.rows = parts, f.inner = outer;    // the parts: (1, parts, outer)
-    if (parts > LONG) return reduce_down(c, f, parts, outer);
-    return RUN(c, reduce_along<Values<Op>>, outer, BLOCK, f, nullptr, parts, outer);
+    return RUN(c, reduce_along<Values<Op>>, outer, BLOCK, f, nullptr, parts, outer, parts);
 }
 
 static int cuda_reduce(ag_backend *b, int op, float *y, const float *x, size_t outer, size_t r, size_t inner,
