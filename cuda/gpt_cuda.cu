@@ -1753,14 +1753,22 @@ static void forget_layout(Rank *r) {
     give_back(c, r->slab);
     r->slab = nullptr;
 }
-// At the first backward, and when other parameters became trainable: where the gradients lie, and the buckets.
+// At the first backward, and when other parameters became trainable: where the gradients lie, and the buckets. A rank
+// has a slab if all of its layout is there: what fails is begun again by the next call.
 static int lay_out(ag_cuda_group *g) {
     bool same = true;
     for (int i = 0; i < g->n; i++) same = same && g->rank[i].slab && trainable(g->rank[i].ctx) == g->rank[i].parameters;
     if (same) return 0;
+    for (int i = 0; i < g->n; i++)
+        for (int k = 0; k < ag_param_count(g->rank[i].ctx); k++)
+            if (ag_param_get(g->rank[i].ctx, k)->has_grad)
+                return complain(g, "ag_cuda_group: on GPU %d a parameter has a gradient already: call ag_zero_grad "
+                                "before the group's first backward, and when other parameters become trainable", i);
     for (int i = 0; i < g->n; i++) {
-        if (g->rank[i].slab) for (ag_tensor *p : g->rank[i].parameters) p->grad = NULL;     // it lay in the old slab
-        g->rank[i].parameters = trainable(g->rank[i].ctx);
+        Rank *r = &g->rank[i];
+        if (r->slab) for (ag_tensor *p : r->parameters) p->grad = NULL;     // it lay in the old slab
+        forget_layout(r);
+        r->parameters = trainable(r->ctx);
     }
     if (compare_models(g)) return -1;
     g->elements = 0, g->buckets.clear();
@@ -1772,19 +1780,18 @@ static int lay_out(ag_cuda_group *g) {
     }
     for (int i = 0; i < g->n; i++) {
         Rank *r = &g->rank[i];
-        for (ag_tensor *p : r->parameters)
-            if (p->has_grad) return complain(g, "ag_cuda_group: on GPU %d a parameter has a gradient already: call "
-                                             "ag_zero_grad before the group's first backward", i);
-        forget_layout(r);
-        r->slab = (float *)cuda_alloc(&r->cuda->table, std::max(g->elements, (size_t)1) * sizeof(float));
-        if (!r->slab || clear(r->cuda, r->slab, g->elements))
+        Cuda *c = on(r);
+        for (size_t b = 0; b < g->buckets.size(); b++) {
+            cudaEvent_t e;
+            if (failed(c, "cudaEventCreate", cudaEventCreateWithFlags(&e, cudaEventDisableTiming)))
+                return complain(g, "ag_cuda_group: GPU %d has no event for a bucket", i);
+            r->ready.push_back(e);
+        }
+        r->slab = (float *)cuda_alloc(&c->table, std::max(g->elements, (size_t)1) * sizeof(float));
+        if (!r->slab || clear(c, r->slab, g->elements))
             return complain(g, "ag_cuda_group: GPU %d has no memory for the gradients", i);
         size_t at = 0;
         for (ag_tensor *p : r->parameters) p->grad = r->slab + at, at += padded(p);
-        r->ready.resize(g->buckets.size());
-        for (cudaEvent_t &e : r->ready)
-            if (failed(r->cuda, "cudaEventCreate", cudaEventCreateWithFlags(&e, cudaEventDisableTiming)))
-                return complain(g, "ag_cuda_group: GPU %d has no event for a bucket", i);
     }
     return 0;
 }
