@@ -63,6 +63,9 @@ __device__ inline HeadRows attention_outputs(const ag_attention_args &a, const f
     return {y + (attention_first(a, b) * a.NH + h) * a.HS, (size_t)a.NH * a.HS, attention_queries(a, b)};
 }
 
+// How many keys the queries row0 to row0 + rows - 1 have, of n: none if all of them are padding.
+__device__ inline int attention_end(int row0, int rows, int n) { return row0 < n ? min(row0 + rows, n) : 0; }
+
 // The new keys and values join the cache, a block for each position.
 __global__ void attention_fill_cache(ag_attention_args a) {
     int b = (int)blockIdx.x / a.T, t = (int)blockIdx.x % a.T, n = a.NKV * a.HS;
@@ -233,7 +236,7 @@ __global__ void __launch_bounds__(2 * ROWS) attention_flash(ag_attention_args a,
     if (row0 >= rows) return;
     HeadRows keys = attention_keys(a, b, h / (a.NH / a.NKV), false);
     HeadRows values = attention_keys(a, b, h / (a.NH / a.NKV), true);
-    int end = row0 < n ? start + min(row0 + ROWS, n) : 0;
+    int end = row0 < n ? start + attention_end(row0, ROWS, n) : 0;
     AttentionState<HS> state = {{-INFINITY, -INFINITY, -INFINITY, -INFINITY}, {}, {}};
     attention_load<HS, ROWS, 2 * ROWS>(q, attention_packed(a, b, h), row0, a.HS, vector);
     attention_load<HS, COLS, 2 * ROWS>(k, keys, 0, a.HS, vector);
@@ -316,7 +319,7 @@ attention_back_flash(ag_attention_args a, const float *D, float scale, int vecto
             attention_load<HS, ROWS, 2 * ROWS>(x2, KEYS ? v : dy, row0, a.HS, vector);
         }
         if constexpr (!KEYS) attention_rows_of_warp(lses, lse, row0, n), attention_rows_of_warp(ds, d, row0, n);
-        for (int c0 = KEYS ? row0 : 0; c0 < (KEYS ? n : min(row0 + ROWS, n)); c0 += COLS) {
+        for (int c0 = KEYS ? row0 : 0, end = KEYS ? n : attention_end(row0, ROWS, n); c0 < end; c0 += COLS) {
             float p[4][C], dp[4][C];
             attention_load<HS, COLS, 2 * ROWS>(y1, KEYS ? q : k, c0, a.HS, vector);
             attention_load<HS, COLS, 2 * ROWS>(y2, KEYS ? dy : v, c0, a.HS, vector);
@@ -468,7 +471,7 @@ attention_mma(const bf16 *qkv, ag_attention_args a, float scale) {
     attention_load_half<HS, ROWS>(q, attention_half(a, qkv, b, h), row0);
     attention_load_half<HS, COLS>(k, keys, 0);
     cp_async_commit();
-    for (int u0 = 0, end = min(row0 + ROWS, n); u0 < end; u0 += COLS) {
+    for (int u0 = 0, end = attention_end(row0, ROWS, n); u0 < end; u0 += COLS) {
         float s[COLS / 8][4];
         attention_load_half<HS, COLS>(v, values, u0);
         cp_async_commit();
@@ -512,7 +515,7 @@ attention_back_mma(const bf16 *qkv, const bf16 *dy, ag_attention_args a, const f
     int tile = KEYS ? (int)blockIdx.x / blocks : ((int)gridDim.x - 1 - (int)blockIdx.x) / blocks;   // long ones first
     int row0 = tile * ROWS, mine = row0 + (int)threadIdx.x / 32 * 16 + lane / 4, n = attention_queries(a, b);
     int rows = attention_rows(a, b), h0 = KEYS ? kv * group : head, from = KEYS ? row0 : 0;
-    int end = KEYS ? n : min(row0 + ROWS, n), tiles = max(0, (end - from + COLS - 1) / COLS);
+    int end = KEYS ? n : attention_end(row0, ROWS, n), tiles = max(0, (end - from + COLS - 1) / COLS);
     if (row0 >= rows) return;
     HalfRows k = attention_half(a, qkv, b, a.NH + kv), v = attention_half(a, qkv, b, a.NH + a.NKV + kv);
     HalfRows q = attention_half(a, qkv, b, h0);     // of the first query head
