@@ -272,14 +272,20 @@ __global__ void __launch_bounds__(2 * ROWS) attention_flash(ag_attention_args a,
 }
 
 // ---- float32: backward ----------------------------------------------------------------------------------------------
-// D (B,NH,T): dy . y, one warp for each query of each head
-__global__ void attention_dots(float *D, ag_attention_args a) {
+// D (B,NH,T): dy . y, one warp for each query of each head. rounded: with dy as the tensor cores have it. Then D is the
+// sum of p_tu dp_tu here too, but for the rounding of p, and the ds of a query add up to 0. Else what all keys have in
+// common, which may be much more than what they differ in, would not cancel in dq.
+__global__ void attention_dots(float *D, ag_attention_args a, int rounded) {
     size_t i = (size_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     int t = (int)(i % a.T), h = (int)(i / a.T % a.NH), b = (int)(i / a.T / a.NH);
     if (b >= a.B || t >= attention_queries(a, b)) return;
     HeadRows y = attention_outputs(a, a.y, b, h), dy = attention_outputs(a, a.dy, b, h);
     float s = 0;
-    for (int d = threadIdx.x % 32; d < a.HS; d += 32) s = fmaf(y.x[t * y.stride + d], dy.x[t * dy.stride + d], s);
+    for (int d = threadIdx.x % 32; d < a.HS; d += 32) {
+        float g = dy.x[t * dy.stride + d];
+        if (rounded) g = __bfloat162float(__float2bfloat16(g));
+        s = fmaf(y.x[t * y.stride + d], g, s);
+    }
     for (int o = 16; o; o >>= 1) s += __shfl_xor_sync(0xffffffffu, s, o);
     if (threadIdx.x % 32 == 0) D[i] = s;
 }
@@ -628,8 +634,8 @@ static inline size_t cuda_attention_scratch(const ag_attention_args *a) {
     return (size_t)a->B * a->NH * a->T * sizeof(float);
 }
 template <class Stream>
-static inline int attention_all_dots(Stream s, const ag_attention_args *a, float *scratch) {
-    return attention_launch(s, attention_dots, ((size_t)a->B * a->NH * a->T + 3) / 4, 1, 128, 0, scratch, *a);
+static inline int attention_all_dots(Stream s, const ag_attention_args *a, float *scratch, int rounded) {
+    return attention_launch(s, attention_dots, ((size_t)a->B * a->NH * a->T + 3) / 4, 1, 128, 0, scratch, *a, rounded);
 }
 template <int HS, int OUT, int ROWS, int COLS, class Stream>
 static inline int attention_backward(Stream s, const ag_attention_args *a, const float *D) {
@@ -643,7 +649,7 @@ static inline int attention_backward(Stream s, const ag_attention_args *a, const
 template <class Stream>
 static inline int cuda_attention_back(Stream s, const ag_attention_args *a, float *scratch) {
     if (attention_nothing(a)) return 0;
-    if (attention_all_dots(s, a, scratch)) return -1;
+    if (attention_all_dots(s, a, scratch, 0)) return -1;
     if (a->HS <= 32) return attention_backward<32, 32, 64, 32>(s, a, scratch);
     if (a->HS <= 64) return attention_backward<64, 64, 64, 32>(s, a, scratch);
     if (a->HS <= 128) return attention_backward<128, 128, 32, 16>(s, a, scratch);
@@ -699,7 +705,7 @@ static inline int cuda_attention_back_bf16(Stream s, const ag_attention_args *a,
     float *D = (float *)(at + attention_half_bytes(a, 2 * a->NH + 2 * a->NKV));
     if (attention_launch(s, attention_round, attention_positions(a), 1, 128, 0, qkv, a->qkv, width, *a) ||
         attention_launch(s, attention_round, attention_positions(a), 1, 128, 0, dy, a->dy, a->NH * a->HS, *a) ||
-        attention_all_dots(s, a, D)) return -1;
+        attention_all_dots(s, a, D, 1)) return -1;
     return a->HS == 64 ? attention_backward_mma<64, 64>(s, a, qkv, dy, D)
                        : attention_backward_mma<128, 32>(s, a, qkv, dy, D);
 }
