@@ -666,8 +666,8 @@ static inline size_t attention_positions(const ag_attention_args *a) { return (s
 static inline size_t attention_half_bytes(const ag_attention_args *a, int heads) {
     return attention_positions(a) * heads * a->HS * sizeof(bf16);
 }
-static inline size_t cuda_attention_scratch_bf16(const ag_attention_args *a) {     // qkv, dy and D
-    return attention_half_bytes(a, 2 * a->NH + 2 * a->NKV) + cuda_attention_scratch(a);
+static inline size_t cuda_attention_scratch_bf16(const ag_attention_args *a) {     // qkv and dy where rounded; D
+    return (attention_takes_mma(a) ? attention_half_bytes(a, 2 * a->NH + 2 * a->NKV) : 0) + cuda_attention_scratch(a);
 }
 template <int HS, int COLS, class Stream>
 static inline int attention_forward_mma(Stream s, const ag_attention_args *a, const bf16 *qkv) {
