@@ -1811,7 +1811,7 @@ static int average(ag_cuda_group *g, const Bucket &b, size_t number) {
 
 int ag_cuda_group_backward(ag_cuda_group *g, ag_tensor *const *losses, int last) {
     int status = 0;
-    if (lay_out(g)) return -1;
+    if (!g || lay_out(g)) return -1;
     for (int i = 0; i < g->n; i++) {                // all of them begin with forward before one is asked for its loss
         Cuda *c = on(&g->rank[i]);
         status |= queued(c, queue_flush(&c->queue));
@@ -1845,7 +1845,7 @@ int ag_cuda_group_backward(ag_cuda_group *g, ag_tensor *const *losses, int last)
     return status ? complain(g, "ag_cuda_group: backward failed; the context of another GPU or stderr says why") : 0;
 }
 
-ag_ctx *ag_cuda_group_context(ag_cuda_group *g, int i) { return i < 0 || i >= g->n ? NULL : g->rank[i].ctx; }
+ag_ctx *ag_cuda_group_context(ag_cuda_group *g, int i) { return !g || i < 0 || i >= g->n ? NULL : g->rank[i].ctx; }
 
 void ag_cuda_group_free(ag_cuda_group *g) {
     if (!g) return;

@@ -141,6 +141,8 @@ static void refused(void) {
 }
 
 static void errors(void) {
+    ag_cuda_group_free(NULL);                       // of a program that did not look
+    CHECK(ag_cuda_group_context(NULL, 0) == NULL && ag_cuda_group_backward(NULL, NULL, 1) == -1);
     fflush(stderr);
     FILE *kept = stderr;
     stderr = tmpfile();                             // what is said is looked at, and not shown
@@ -180,6 +182,5 @@ int main(int argc, char **argv) {
     T_RUN(unused);
     T_RUN(refused);
     T_RUN(errors);
-    ag_cuda_group_free(NULL);
     return T_END();
 }
