@@ -63,6 +63,9 @@ __device__ inline HeadRows attention_outputs(const ag_attention_args &a, const f
     return {y + (attention_first(a, b) * a.NH + h) * a.HS, (size_t)a.NH * a.HS, attention_queries(a, b)};
 }
 
+// How many keys the queries row0 to row0 + rows - 1 have, of n: none if all of them are padding.
+__device__ inline int attention_end(int row0, int rows, int n) { return row0 < n ? min(row0 + rows, n) : 0; }
+
 // The new keys and values join the cache, a block for each position.
 __global__ void attention_fill_cache(ag_attention_args a) {
     int b = (int)blockIdx.x / a.T, t = (int)blockIdx.x % a.T, n = a.NKV * a.HS;
@@ -233,7 +236,7 @@ __global__ void __launch_bounds__(2 * ROWS) attention_flash(ag_attention_args a,
     if (row0 >= rows) return;
     HeadRows keys = attention_keys(a, b, h / (a.NH / a.NKV), false);
     HeadRows values = attention_keys(a, b, h / (a.NH / a.NKV), true);
-    int end = row0 < n ? start + min(row0 + ROWS, n) : 0;
+    int end = row0 < n ? start + attention_end(row0, ROWS, n) : 0;
     AttentionState<HS> state = {{-INFINITY, -INFINITY, -INFINITY, -INFINITY}, {}, {}};
     attention_load<HS, ROWS, 2 * ROWS>(q, attention_packed(a, b, h), row0, a.HS, vector);
     attention_load<HS, COLS, 2 * ROWS>(k, keys, 0, a.HS, vector);
@@ -269,14 +272,20 @@ __global__ void __launch_bounds__(2 * ROWS) attention_flash(ag_attention_args a,
 }
 
 // ---- float32: backward ----------------------------------------------------------------------------------------------
-// D (B,NH,T): dy . y, one warp for each query of each head
-__global__ void attention_dots(float *D, ag_attention_args a) {
+// D (B,NH,T): dy . y, one warp for each query of each head. rounded: with dy as the tensor cores have it. Then D is the
+// sum of p_tu dp_tu here too, but for the rounding of p, and the ds of a query add up to 0. Else what all keys have in
+// common, which may be much more than what they differ in, would not cancel in dq.
+__global__ void attention_dots(float *D, ag_attention_args a, int rounded) {
     size_t i = (size_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     int t = (int)(i % a.T), h = (int)(i / a.T % a.NH), b = (int)(i / a.T / a.NH);
     if (b >= a.B || t >= attention_queries(a, b)) return;
     HeadRows y = attention_outputs(a, a.y, b, h), dy = attention_outputs(a, a.dy, b, h);
     float s = 0;
-    for (int d = threadIdx.x % 32; d < a.HS; d += 32) s = fmaf(y.x[t * y.stride + d], dy.x[t * dy.stride + d], s);
+    for (int d = threadIdx.x % 32; d < a.HS; d += 32) {
+        float g = dy.x[t * dy.stride + d];
+        if (rounded) g = __bfloat162float(__float2bfloat16(g));
+        s = fmaf(y.x[t * y.stride + d], g, s);
+    }
     for (int o = 16; o; o >>= 1) s += __shfl_xor_sync(0xffffffffu, s, o);
     if (threadIdx.x % 32 == 0) D[i] = s;
 }
@@ -316,7 +325,7 @@ attention_back_flash(ag_attention_args a, const float *D, float scale, int vecto
             attention_load<HS, ROWS, 2 * ROWS>(x2, KEYS ? v : dy, row0, a.HS, vector);
         }
         if constexpr (!KEYS) attention_rows_of_warp(lses, lse, row0, n), attention_rows_of_warp(ds, d, row0, n);
-        for (int c0 = KEYS ? row0 : 0; c0 < (KEYS ? n : min(row0 + ROWS, n)); c0 += COLS) {
+        for (int c0 = KEYS ? row0 : 0, end = KEYS ? n : attention_end(row0, ROWS, n); c0 < end; c0 += COLS) {
             float p[4][C], dp[4][C];
             attention_load<HS, COLS, 2 * ROWS>(y1, KEYS ? q : k, c0, a.HS, vector);
             attention_load<HS, COLS, 2 * ROWS>(y2, KEYS ? dy : v, c0, a.HS, vector);
@@ -468,7 +477,7 @@ attention_mma(const bf16 *qkv, ag_attention_args a, float scale) {
     attention_load_half<HS, ROWS>(q, attention_half(a, qkv, b, h), row0);
     attention_load_half<HS, COLS>(k, keys, 0);
     cp_async_commit();
-    for (int u0 = 0, end = min(row0 + ROWS, n); u0 < end; u0 += COLS) {
+    for (int u0 = 0, end = attention_end(row0, ROWS, n); u0 < end; u0 += COLS) {
         float s[COLS / 8][4];
         attention_load_half<HS, COLS>(v, values, u0);
         cp_async_commit();
@@ -512,7 +521,7 @@ attention_back_mma(const bf16 *qkv, const bf16 *dy, ag_attention_args a, const f
     int tile = KEYS ? (int)blockIdx.x / blocks : ((int)gridDim.x - 1 - (int)blockIdx.x) / blocks;   // long ones first
     int row0 = tile * ROWS, mine = row0 + (int)threadIdx.x / 32 * 16 + lane / 4, n = attention_queries(a, b);
     int rows = attention_rows(a, b), h0 = KEYS ? kv * group : head, from = KEYS ? row0 : 0;
-    int end = KEYS ? n : min(row0 + ROWS, n), tiles = max(0, (end - from + COLS - 1) / COLS);
+    int end = KEYS ? n : attention_end(row0, ROWS, n), tiles = max(0, (end - from + COLS - 1) / COLS);
     if (row0 >= rows) return;
     HalfRows k = attention_half(a, qkv, b, a.NH + kv), v = attention_half(a, qkv, b, a.NH + a.NKV + kv);
     HalfRows q = attention_half(a, qkv, b, h0);     // of the first query head
@@ -625,8 +634,8 @@ static inline size_t cuda_attention_scratch(const ag_attention_args *a) {
     return (size_t)a->B * a->NH * a->T * sizeof(float);
 }
 template <class Stream>
-static inline int attention_all_dots(Stream s, const ag_attention_args *a, float *scratch) {
-    return attention_launch(s, attention_dots, ((size_t)a->B * a->NH * a->T + 3) / 4, 1, 128, 0, scratch, *a);
+static inline int attention_all_dots(Stream s, const ag_attention_args *a, float *scratch, int rounded) {
+    return attention_launch(s, attention_dots, ((size_t)a->B * a->NH * a->T + 3) / 4, 1, 128, 0, scratch, *a, rounded);
 }
 template <int HS, int OUT, int ROWS, int COLS, class Stream>
 static inline int attention_backward(Stream s, const ag_attention_args *a, const float *D) {
@@ -640,7 +649,7 @@ static inline int attention_backward(Stream s, const ag_attention_args *a, const
 template <class Stream>
 static inline int cuda_attention_back(Stream s, const ag_attention_args *a, float *scratch) {
     if (attention_nothing(a)) return 0;
-    if (attention_all_dots(s, a, scratch)) return -1;
+    if (attention_all_dots(s, a, scratch, 0)) return -1;
     if (a->HS <= 32) return attention_backward<32, 32, 64, 32>(s, a, scratch);
     if (a->HS <= 64) return attention_backward<64, 64, 64, 32>(s, a, scratch);
     if (a->HS <= 128) return attention_backward<128, 128, 32, 16>(s, a, scratch);
@@ -657,8 +666,8 @@ static inline size_t attention_positions(const ag_attention_args *a) { return (s
 static inline size_t attention_half_bytes(const ag_attention_args *a, int heads) {
     return attention_positions(a) * heads * a->HS * sizeof(bf16);
 }
-static inline size_t cuda_attention_scratch_bf16(const ag_attention_args *a) {     // qkv, dy and D
-    return attention_half_bytes(a, 2 * a->NH + 2 * a->NKV) + cuda_attention_scratch(a);
+static inline size_t cuda_attention_scratch_bf16(const ag_attention_args *a) {     // qkv and dy where rounded; D
+    return (attention_takes_mma(a) ? attention_half_bytes(a, 2 * a->NH + 2 * a->NKV) : 0) + cuda_attention_scratch(a);
 }
 template <int HS, int COLS, class Stream>
 static inline int attention_forward_mma(Stream s, const ag_attention_args *a, const bf16 *qkv) {
@@ -696,7 +705,7 @@ static inline int cuda_attention_back_bf16(Stream s, const ag_attention_args *a,
     float *D = (float *)(at + attention_half_bytes(a, 2 * a->NH + 2 * a->NKV));
     if (attention_launch(s, attention_round, attention_positions(a), 1, 128, 0, qkv, a->qkv, width, *a) ||
         attention_launch(s, attention_round, attention_positions(a), 1, 128, 0, dy, a->dy, a->NH * a->HS, *a) ||
-        attention_all_dots(s, a, D)) return -1;
+        attention_all_dots(s, a, D, 1)) return -1;
     return a->HS == 64 ? attention_backward_mma<64, 64>(s, a, qkv, dy, D)
                        : attention_backward_mma<128, 32>(s, a, qkv, dy, D);
 }

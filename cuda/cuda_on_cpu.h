@@ -444,7 +444,7 @@ struct Inside {                                     // while one of these lives,
 #ifdef CUDA_ON_CPU_CHECK                            // in cuda_on_cpu_check.h
 void check_launch();
 void check_block_begin();
-void check_block_end();
+void check_launch_end();
 void check_access(const void *p, size_t bytes, bool write, const void *pc, bool atomic = false);
 void check_pending(const void *p, size_t bytes, bool pending);
 void *check_allocate(size_t bytes, int device);
@@ -796,9 +796,6 @@ CUDA_ON_CPU_RAW inline void run_block() {
         else stuck();
     }
     if (m.block_hooks[1]) m.block_hooks[1]();
-#ifdef CUDA_ON_CPU_CHECK
-    check_block_end();
-#endif
 }
 
 CUDA_ON_CPU_RAW inline void run_grid() {
@@ -1217,6 +1214,9 @@ static inline void launch(void (*kernel)(Parameters...), cuda_on_cpu::Grid grid,
         check_launch();
 #endif
         run_grid();
+#ifdef CUDA_ON_CPU_CHECK
+        check_launch_end();
+#endif
     });
 }
 

@@ -33,6 +33,7 @@ A byte of memory costs 25 of notes, taken as they are touched, and memory that w
 Sectors and conflicts compare the k-th execution of a line since the last barrier by each lane of a warp, in the first
 two blocks of two launches of each size of a kernel: exact if the lanes do the same things, approximate where they
 diverge. An optimiser that splits a float2 into two floats makes two accesses of it; -fno-tree-sra keeps g++ from that.
+The ideal number of sectors takes memory as it lies: that all accesses begin one float too late is not seen.
 */
 #ifndef CUDA_ON_CPU_CHECK_H
 #define CUDA_ON_CPU_CHECK_H
@@ -62,13 +63,14 @@ struct Notes {                                      // on a range of memory
 };
 
 enum SiteKind { GLOBAL_LOAD, GLOBAL_STORE, SHARED };
+enum { SAMPLED_BLOCKS = 2 };                        // of a launch: the first ones
 // What one execution by one lane reads or writes: nothing if it is a cp.async of zeros. phase: how many barriers came
 // before it, so that lanes which skip a turn of a loop are together again after the next barrier.
 struct Touch { uintptr_t from; unsigned phase; int bytes; };
 struct Site {                                       // an instruction that touches memory
     SiteKind kind = GLOBAL_LOAD;
     int bytes = 0;                                  // at most
-    std::vector<std::vector<Touch>> touches;        // by thread: its first executions in a sampled block
+    std::vector<std::vector<Touch>> touches[SAMPLED_BLOCKS];        // by thread: its first executions
     unsigned long warp_accesses = 0, got = 0, ideal = 0;
 };
 struct Counts {                                     // of one kernel
@@ -227,7 +229,7 @@ CUDA_ON_CPU_RAW inline void check_block_begin() {
     c.block_run++;
     c.blocks.push_back(machine.block_index);
     c.counts->blocks++;
-    c.sampled = c.launch_sampled && c.block_run - c.launch_first < 2;
+    c.sampled = c.launch_sampled && c.block_run - c.launch_first < SAMPLED_BLOCKS;
 }
 
 // What one access by a warp costs. From global memory: sectors of 32 bytes, against the least that so many bytes can do
@@ -236,8 +238,9 @@ CUDA_ON_CPU_RAW inline void check_block_begin() {
 // bytes in one piece, from the lowest address on. And a piece may be too short: then it takes the rest from others.
 // What is a piece says the block: one ends where the block touches nothing for a sector or more, at the end of a head
 // of a row, say. So lanes that walk down the columns of a matrix are told that they could have walked along its rows,
-// and numbers between those that are wanted count as a waste; only what a block leaves to other blocks is not held
-// against it.
+// and numbers between those that are wanted count as a waste; what a block leaves to other blocks is not held against
+// it, unless its own pieces are crumbs of less than half a sector. A column for each block, or thread t of block b at
+// t * blocks + b: then each sector is moved by several blocks, and a crumb is a piece of what all of them touch.
 typedef std::vector<std::pair<uintptr_t, uintptr_t>> Pieces;       // first byte, and the one behind the last
 CUDA_ON_CPU_RAW inline void join(Pieces &pieces, uintptr_t gap) {  // what is less than gap apart becomes one
     std::sort(pieces.begin(), pieces.end());
@@ -287,38 +290,59 @@ CUDA_ON_CPU_RAW inline void weigh_shared(Site &s, const std::vector<Touch> &lane
         s.ideal++;
     }
 }
-CUDA_ON_CPU_RAW inline void check_block_end() {
+// How far the memory that this launch has touched goes on from p: up (step 1) or down (-1), as above to a gap of a
+// sector, and no further than a warp's crumbs need.
+CUDA_ON_CPU_RAW inline uintptr_t reach(uintptr_t p, int step, SiteKind kind) {
+    const Checker &c = checker();
+    const Cell *cells = c.on_arena[p - (uintptr_t)c.arena].cell;
+    int reached = 0;
+    for (int i = 0, gap = 0; i < 512 / GRANULE && gap < 32 / GRANULE; i++, gap++) {
+        const Cell &cell = cells[step < 0 ? -1 - i : i];
+        if ((kind == GLOBAL_STORE ? cell.writer : cell.reader).block_run < c.launch_first) continue;
+        reached = i + 1, gap = -1;
+    }
+    return p + (uintptr_t)(step * reached * GRANULE);
+}
+CUDA_ON_CPU_RAW inline void weigh_block(size_t number) {
     Checker &c = checker();
-    if (!c.sampled) return;
     Pieces block[SHARED];                           // what it loads and what it stores
     for (auto &entry : c.counts->sites) {
         const Site &s = entry.second;
         if (s.kind == SHARED) continue;
-        for (const auto &list : s.touches)
+        for (const auto &list : s.touches[number])
             for (const Touch &t : list) if (t.bytes) block[s.kind].push_back({t.from, t.from + (uintptr_t)t.bytes});
     }
-    for (Pieces &p : block) join(p, 32);
+    for (SiteKind kind : {GLOBAL_LOAD, GLOBAL_STORE}) {
+        join(block[kind], 32);
+        for (auto &p : block[kind])
+            if (p.second - p.first < 16) p = {reach(p.first, -1, kind), reach(p.second, 1, kind)};
+        join(block[kind], 32);
+    }
     for (auto &entry : c.counts->sites) {
         Site &s = entry.second;
-        for (size_t warp = 0; warp * WARP < s.touches.size(); warp++) {
-            size_t first = warp * WARP, last = std::min(first + WARP, s.touches.size()), done[WARP] = {};
+        auto &touches = s.touches[number];
+        for (size_t warp = 0; warp * WARP < touches.size(); warp++) {
+            size_t first = warp * WARP, last = std::min(first + WARP, touches.size()), done[WARP] = {};
             for (;;) {                              // one access by the warp: the lanes that are in the earliest phase
                 std::vector<Touch> lanes;
                 unsigned phase = UINT_MAX;
                 for (size_t t = first; t < last; t++)
-                    if (done[t - first] < s.touches[t].size())
-                        phase = std::min(phase, s.touches[t][done[t - first]].phase);
+                    if (done[t - first] < touches[t].size())
+                        phase = std::min(phase, touches[t][done[t - first]].phase);
                 if (phase == UINT_MAX) break;
                 for (size_t t = first; t < last; t++)
-                    if (done[t - first] < s.touches[t].size() && s.touches[t][done[t - first]].phase == phase)
-                        lanes.push_back(s.touches[t][done[t - first]++]);
+                    if (done[t - first] < touches[t].size() && touches[t][done[t - first]].phase == phase)
+                        lanes.push_back(touches[t][done[t - first]++]);
                 s.warp_accesses++;
                 if (s.kind == SHARED) weigh_shared(s, lanes);
                 else weigh_global(s, lanes, block[s.kind]);
             }
         }
-        s.touches.clear();
+        touches.clear();
     }
+}
+CUDA_ON_CPU_RAW inline void check_launch_end() {
+    for (size_t block = 0; checker().launch_sampled && block < SAMPLED_BLOCKS; block++) weigh_block(block);
 }
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
@@ -421,8 +445,9 @@ CUDA_ON_CPU_RAW inline void sample(uintptr_t p, int bytes, bool write, bool shar
     SiteKind kind = shared ? SHARED : write ? GLOBAL_STORE : GLOBAL_LOAD;
     Site &s = checker().counts->sites[(uint64_t)kind << 32 | pc];
     s.kind = kind, s.bytes = std::max(s.bytes, bytes);
-    if (s.touches.empty()) s.touches.resize((size_t)machine.thread_count);
-    std::vector<Touch> &list = s.touches[(size_t)machine.current->thread];
+    auto &touches = s.touches[checker().block_run - checker().launch_first];
+    if (touches.empty()) touches.resize((size_t)machine.thread_count);
+    std::vector<Touch> &list = touches[(size_t)machine.current->thread];
     unsigned warp_syncs = machine.current->warp_syncs & 0xffff;
     if (list.size() < 64) list.push_back({p, machine.barriers << 16 | warp_syncs, bytes});
 }

@@ -541,11 +541,12 @@ template <class F> static int reduce_down(Cuda *c, F f, unsigned rows, unsigned 
     return parts == 1 ? 0 : RUN(c, reduce_parts<F>, up(n, BLOCK), BLOCK, f, part, parts, n);
 }
 
-// Where the values of one column are neighbours in memory, a block walks along it; long columns in parts of LONG.
+// Where the values of one column are neighbours in memory, a block walks along it; long columns in parts of LONG, and
+// in larger ones where there would be more than LONG of them: one more block then joins those of a column.
 enum { LONG = 8192 };
-template <class F> __global__ void reduce_along(F f, float *part, unsigned rows, unsigned n) {
+template <class F> __global__ void reduce_along(F f, float *part, unsigned rows, unsigned n, unsigned per) {
     __shared__ float shared[BLOCK];
-    unsigned c = blockIdx.x, first = blockIdx.y * LONG, last = min(rows, first + LONG);
+    unsigned c = blockIdx.x, first = blockIdx.y * per, last = min(rows, first + per);
     float v = F::start();
     for (unsigned r = first + threadIdx.x; r < last; r += BLOCK) v = F::join(v, f.at(r, c));
     shared[threadIdx.x] = v;
@@ -585,14 +586,13 @@ template <class Op> static int reduce_values(Cuda *c, float *y, const float *x, 
     f.y = y, f.x = x, f.rows = rows, f.inner = inner, f.scale = scale, f.accumulate = accumulate;
     if (c->naive || inner > 1 || !outer) return reduce_down(c, f, rows, outer * inner);
     if (rows <= WARP_ROW) return RUN(c, reduce_short<Values<Op>>, up(outer, WARPS), BLOCK, f, rows, outer);
-    unsigned parts = up(rows, LONG);
+    unsigned per = max((unsigned)LONG, up(rows, LONG)), parts = up(rows, per);
     float *part = parts == 1 ? nullptr : (float *)scratch(c, (size_t)parts * outer * sizeof(float));
     if (parts > 1 && !part) return -1;
-    if (RUN(c, reduce_along<Values<Op>>, dim3(outer, parts), BLOCK, f, part, rows, outer)) return -1;
+    if (RUN(c, reduce_along<Values<Op>>, dim3(outer, parts), BLOCK, f, part, rows, outer, per)) return -1;
     if (parts == 1) return 0;
     f.x = part, f.rows = parts, f.inner = outer;    // the parts: (1, parts, outer)
-    if (parts > LONG) return reduce_down(c, f, parts, outer);
-    return RUN(c, reduce_along<Values<Op>>, outer, BLOCK, f, nullptr, parts, outer);
+    return RUN(c, reduce_along<Values<Op>>, outer, BLOCK, f, nullptr, parts, outer, parts);
 }
 
 static int cuda_reduce(ag_backend *b, int op, float *y, const float *x, size_t outer, size_t r, size_t inner,
@@ -1755,14 +1755,22 @@ static void forget_layout(Rank *r) {
     give_back(c, r->slab);
     r->slab = nullptr;
 }
-// At the first backward, and when other parameters became trainable: where the gradients lie, and the buckets.
+// At the first backward, and when other parameters became trainable: where the gradients lie, and the buckets. A rank
+// has a slab if all of its layout is there: what fails is begun again by the next call.
 static int lay_out(ag_cuda_group *g) {
     bool same = true;
     for (int i = 0; i < g->n; i++) same = same && g->rank[i].slab && trainable(g->rank[i].ctx) == g->rank[i].parameters;
     if (same) return 0;
+    for (int i = 0; i < g->n; i++)
+        for (int k = 0; k < ag_param_count(g->rank[i].ctx); k++)
+            if (ag_param_get(g->rank[i].ctx, k)->has_grad)
+                return complain(g, "ag_cuda_group: on GPU %d a parameter has a gradient already: call ag_zero_grad "
+                                "before the group's first backward, and when other parameters become trainable", i);
     for (int i = 0; i < g->n; i++) {
-        if (g->rank[i].slab) for (ag_tensor *p : g->rank[i].parameters) p->grad = NULL;     // it lay in the old slab
-        g->rank[i].parameters = trainable(g->rank[i].ctx);
+        Rank *r = &g->rank[i];
+        if (r->slab) for (ag_tensor *p : r->parameters) p->grad = NULL;     // it lay in the old slab
+        forget_layout(r);
+        r->parameters = trainable(r->ctx);
     }
     if (compare_models(g)) return -1;
     g->elements = 0, g->buckets.clear();
@@ -1774,19 +1782,18 @@ static int lay_out(ag_cuda_group *g) {
     }
     for (int i = 0; i < g->n; i++) {
         Rank *r = &g->rank[i];
-        for (ag_tensor *p : r->parameters)
-            if (p->has_grad) return complain(g, "ag_cuda_group: on GPU %d a parameter has a gradient already: call "
-                                             "ag_zero_grad before the group's first backward", i);
-        forget_layout(r);
-        r->slab = (float *)cuda_alloc(&r->cuda->table, std::max(g->elements, (size_t)1) * sizeof(float));
-        if (!r->slab || clear(r->cuda, r->slab, g->elements))
+        Cuda *c = on(r);
+        for (size_t b = 0; b < g->buckets.size(); b++) {
+            cudaEvent_t e;
+            if (failed(c, "cudaEventCreate", cudaEventCreateWithFlags(&e, cudaEventDisableTiming)))
+                return complain(g, "ag_cuda_group: GPU %d has no event for a bucket", i);
+            r->ready.push_back(e);
+        }
+        r->slab = (float *)cuda_alloc(&c->table, std::max(g->elements, (size_t)1) * sizeof(float));
+        if (!r->slab || clear(c, r->slab, g->elements))
             return complain(g, "ag_cuda_group: GPU %d has no memory for the gradients", i);
         size_t at = 0;
         for (ag_tensor *p : r->parameters) p->grad = r->slab + at, at += padded(p);
-        r->ready.resize(g->buckets.size());
-        for (cudaEvent_t &e : r->ready)
-            if (failed(r->cuda, "cudaEventCreate", cudaEventCreateWithFlags(&e, cudaEventDisableTiming)))
-                return complain(g, "ag_cuda_group: GPU %d has no event for a bucket", i);
     }
     return 0;
 }
@@ -1806,7 +1813,7 @@ static int average(ag_cuda_group *g, const Bucket &b, size_t number) {
 
 int ag_cuda_group_backward(ag_cuda_group *g, ag_tensor *const *losses, int last) {
     int status = 0;
-    if (lay_out(g)) return -1;
+    if (!g || lay_out(g)) return -1;
     for (int i = 0; i < g->n; i++) {                // all of them begin with forward before one is asked for its loss
         Cuda *c = on(&g->rank[i]);
         status |= queued(c, queue_flush(&c->queue));
@@ -1840,7 +1847,7 @@ int ag_cuda_group_backward(ag_cuda_group *g, ag_tensor *const *losses, int last)
     return status ? complain(g, "ag_cuda_group: backward failed; the context of another GPU or stderr says why") : 0;
 }
 
-ag_ctx *ag_cuda_group_context(ag_cuda_group *g, int i) { return i < 0 || i >= g->n ? NULL : g->rank[i].ctx; }
+ag_ctx *ag_cuda_group_context(ag_cuda_group *g, int i) { return !g || i < 0 || i >= g->n ? NULL : g->rank[i].ctx; }
 
 void ag_cuda_group_free(ag_cuda_group *g) {
     if (!g) return;

@@ -110,7 +110,39 @@ static void unused(void) {
     ag_cuda_group_free(g);
 }
 
+// A parameter comes while there are gradients: refused, and nothing is lost. After what the message says all is well.
+static void refused(void) {
+    ag_cuda_group *g = ag_cuda_group_new(1, GPUS, 1);
+    CHECK(g != NULL);
+    if (!g) return;
+    ag_tensor *first[GPUS], *later[GPUS], *loss[GPUS];
+    float grad[500] = {0};
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < GPUS; i++) {
+            ag_ctx *c = ag_cuda_group_context(g, i);
+            if (!round) first[i] = ag_param(c, 3), ag_fill(first[i], 2);
+            if (round == 1) later[i] = ag_param(c, 500), ag_fill(later[i], 1);
+            if (round == 2) ag_zero_grad(c), ag_reset(c);
+            loss[i] = ag_sum(ag_scale(first[i], i + 1));
+            if (round) loss[i] = ag_add(loss[i], ag_sum(later[i]));
+        }
+        CHECK_INT(ag_cuda_group_backward(g, loss, 1), round == 1 ? -1 : 0);
+        for (int i = 0; i < GPUS; i++) {
+            const char *error = ag_error(ag_cuda_group_context(g, i));
+            if (round == 1) CHECK_HAS(error ? error : "", "ag_zero_grad");
+            ag_clear_error(ag_cuda_group_context(g, i));
+            CHECK(!ag_get_grad(first[i], grad));
+            for (int k = 0; k < 3; k++) CHECK_NEAR(grad[k], 1.5, 1e-6);
+            if (round) CHECK(!ag_get_grad(later[i], grad));
+            for (int k = 0; k < 500 && round; k++) CHECK_NEAR(grad[k], round - 1, 1e-6);
+        }
+    }
+    ag_cuda_group_free(g);
+}
+
 static void errors(void) {
+    ag_cuda_group_free(NULL);                       // of a program that did not look
+    CHECK(ag_cuda_group_context(NULL, 0) == NULL && ag_cuda_group_backward(NULL, NULL, 1) == -1);
     fflush(stderr);
     FILE *kept = stderr;
     stderr = tmpfile();                             // what is said is looked at, and not shown
@@ -148,7 +180,7 @@ int main(int argc, char **argv) {
     T_RUN(many_buckets);
     T_RUN(parts);
     T_RUN(unused);
+    T_RUN(refused);
     T_RUN(errors);
-    ag_cuda_group_free(NULL);
     return T_END();
 }

@@ -249,7 +249,8 @@ static void broadcast(void) {
     cudaSetDevice(0);
     ncclGroupStart();
     ncclGroupStart();                               // groups nest; the outermost end counts
-    for (int r = 0; r < RANKS; r++) ncclBroadcast(half[r], half[r], COUNT, ncclBfloat16, 1, comm[r], stream[r]);
+    for (int r = 0; r < RANKS; r++)                 // where rank 0 would send from is nobody's business
+        ncclBroadcast(r ? half[r] : half[r] + 1, half[r], COUNT, ncclBfloat16, 1, comm[r], stream[r]);
     ncclGroupEnd();
     for (int r = 0; r < RANKS; r++) ncclAllReduce(half[r], half[r], COUNT, ncclBfloat16, ncclSum, comm[r], stream[r]);
     ncclGroupEnd();
