@@ -1392,8 +1392,8 @@ enum { ROWS = 4 };
 __global__ void int8_fours(float *y, const float *x, const signed char *q, const float *scale, const float *bias,
                            unsigned M, unsigned N, unsigned K, unsigned stride) {
     __shared__ __align__(16) float part[WARPS][4 * WARP];
-    unsigned n = (blockIdx.x * WARP + threadIdx.x) * 4, m0 = blockIdx.y * ROWS;
-    unsigned mine = threadIdx.y * WARP + threadIdx.x, column = blockIdx.x * 4 * WARP + mine;
+    unsigned n = (blockIdx.y * WARP + threadIdx.x) * 4, m0 = blockIdx.x * ROWS;     // of y only 65,535 are possible
+    unsigned mine = threadIdx.y * WARP + threadIdx.x, column = blockIdx.y * 4 * WARP + mine;
     float sum[ROWS][4] = {};
     if (n < stride)
         for (unsigned k = threadIdx.y; k < K; k += WARPS) {
@@ -1422,7 +1422,7 @@ static int cuda_linear_int8(ag_backend *b, float *y, const float *x, const signe
     if (c->naive)
         return RUN(c, int8_naive, up((size_t)M * N, BLOCK), BLOCK, y, x, q, scale, bias, (unsigned)M, (unsigned)N,
                    (unsigned)K, stride);
-    return RUN(c, int8_fours, dim3(up(stride, 4 * WARP), up((size_t)M, ROWS)), dim3(WARP, WARPS), y, x, q, scale, bias,
+    return RUN(c, int8_fours, dim3(up((size_t)M, ROWS), up(stride, 4 * WARP)), dim3(WARP, WARPS), y, x, q, scale, bias,
                (unsigned)M, (unsigned)N, (unsigned)K, stride);
 }
 
