@@ -6,8 +6,8 @@
 
 It prints what failed, and last "notebooks: N passed, N failed". Of each notebook it demands that no cell fails (unless
 it has the tag raises-exception), that it is saved with all its outputs, under 1 MB and without a path of this machine,
-and the following. NOTEBOOKS_QUICK=1 is for `make test`: notebooks that know the word train for a moment only, so their
-figures are compared with the saved outputs and not with those of this run.
+and the following. With NOTEBOOKS_QUICK=1 notebooks that know the word train and measure for a moment only, so their
+figures are compared with the saved outputs and not with those of this run; `make test` does that with the one on speed.
 
 FIGURES IN THE PROSE. A figure that a cell has printed is followed by a comment, which no reader sees, with the words
 that stand before the figure where the cell prints it:

@@ -51,8 +51,8 @@ two() {                                         # a line of input is what one pr
     if [ -n "$QUICK" ]; then run tests/planted/run.sh sh tests/planted/run.sh places
     else
         # One core is enough for each of these ...
-        others=$(ls tests/test_*.sh | grep -Ev 'compilers|cuda|lessons|threads' | tr '\n' ' ')
-        printf '%s\n' tests/test_compilers.sh "${others% }" | two
+        others=$(ls tests/test_*.sh | grep -Ev 'notebooks|cuda|lessons|threads' | tr '\n' ' ')
+        printf '%s\n' tests/test_notebooks.sh "${others% }" | two
         only tests/test_threads.sh tests/test_cuda.sh tests/test_lessons.sh tests/planted/run.sh   # ... these take all
     fi
 } | tee $all
