@@ -1686,6 +1686,7 @@ struct Rank {
     std::vector<ag_tensor *> parameters;            // those that have one, as they lie in the slab
     std::vector<cudaEvent_t> ready;                 // of each bucket
     std::vector<int> missing;                       // of each bucket: gradients that are not complete
+    size_t incomplete, early;                       // of all; elements of buckets that others were still missing behind
 };
 struct ag_cuda_group {
     int n;
@@ -1713,7 +1714,10 @@ static void gradient_ready(void *user, ag_tensor *p) {
     const std::vector<Bucket> &all = r->group->buckets;
     size_t at = (size_t)(p->grad - r->slab), b = 0;
     while (at >= all[b].first + all[b].count) b++;
-    if (--r->missing[b] == 0) mark_ready(r, b);
+    r->incomplete--;
+    if (--r->missing[b]) return;
+    mark_ready(r, b);
+    if (r->incomplete) r->early += all[b].count;
 }
 
 static size_t padded(const ag_tensor *p) { return up(p->count, 64) * (size_t)64; }  // to a multiple of 256 bytes
@@ -1820,7 +1824,7 @@ int ag_cuda_group_backward(ag_cuda_group *g, ag_tensor *const *losses, int last)
     }
     for (int i = 0; i < g->n && !status; i++) {
         Rank *r = &g->rank[i];
-        r->missing.clear(), r->status = 0;
+        r->missing.clear(), r->incomplete = r->parameters.size(), r->early = 0, r->status = 0;
         for (const Bucket &b : g->buckets) r->missing.push_back(b.parameters);
         ag_on_gradient(r->ctx, last ? gradient_ready : NULL, r);
         status = ag_backward(losses[i]);
@@ -1847,6 +1851,9 @@ int ag_cuda_group_backward(ag_cuda_group *g, ag_tensor *const *losses, int last)
     return status ? complain(g, "ag_cuda_group: backward failed; the context of another GPU or stderr says why") : 0;
 }
 
+double ag_cuda_group_overlap(const ag_cuda_group *g) {
+    return g && g->elements ? (double)g->rank[0].early / (double)g->elements : 0;
+}
 ag_ctx *ag_cuda_group_context(ag_cuda_group *g, int i) { return !g || i < 0 || i >= g->n ? NULL : g->rank[i].ctx; }
 
 void ag_cuda_group_free(ag_cuda_group *g) {
@@ -1900,5 +1907,6 @@ ag_cuda_group *ag_cuda_group_new(unsigned long long, int, size_t) {
 }
 ag_ctx *ag_cuda_group_context(ag_cuda_group *, int) { return nullptr; }
 int ag_cuda_group_backward(ag_cuda_group *, ag_tensor *const *, int) { return -1; }
+double ag_cuda_group_overlap(const ag_cuda_group *) { return 0; }
 void ag_cuda_group_free(ag_cuda_group *) {}
 #endif

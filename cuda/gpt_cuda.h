@@ -38,8 +38,11 @@ ag_cuda_group *ag_cuda_group_new(unsigned long long seed, int gpus, size_t bucke
                                                 // devices 0 to gpus-1. NULL, with the reason on stderr
 ag_ctx *ag_cuda_group_context(ag_cuda_group *g, int i);
 // Backward of losses[i] on GPU i. last 1: and then the average; 0: gradients only add up (one of several parts of a
-// batch). 0, or -1 with the reason in ag_error of a context.
+// batch). 0, or -1 with the reason in ag_error of a context. It takes ag_on_gradient of the contexts for itself.
 int  ag_cuda_group_backward(ag_cuda_group *g, ag_tensor *const *losses, int last);
+// Which part of the gradients, 0 to 1, was on its way before the last one of GPU 0 was computed, in the last backward.
+// Smaller buckets make it more; but each sum has to begin, and many small ones take longer than a few large ones.
+double ag_cuda_group_overlap(const ag_cuda_group *g);
 void ag_cuda_group_free(ag_cuda_group *g);
 
 #ifdef __cplusplus

@@ -1,6 +1,6 @@
 # CUDA kernels without a GPU. tests/cuda/kernels.cu and products.cu are right: they have to be silent in every build and
-# with every seed. So has tests/cuda/backend.cu, which holds cuda/gpt_cuda.cu to the kernels of the CPU, its products once
-# more with -DGPT_CUBLAS. What make gpu-check builds on a GPU is what g++ makes the plain builds of.
+# with every seed. So has tests/cuda/backend.cu, which holds cuda/gpt_cuda.cu to the kernels of the CPU, its products
+# once more with -DGPT_CUBLAS. What make gpu-check builds on a GPU is what g++ makes the plain builds of.
 # Each bug of tests/cuda/planted.cu has to be reported, by each build that its table names, with the words given there;
 # a plain build may take any of the seeds. Where there is an nvcc, both also have to compile for a GPU, and silently.
 # The example in the first comment of cuda_on_cpu.h has to print what it says, and without its barrier the checker has
@@ -163,11 +163,12 @@ silent() {                                      # silent PROGRAM BUILD SEED...: 
 large() {                                       # they run beside all that follows
     name=large passed=0 failed=0
     silent products plain $seeds
-    silent products check 0 ${FULL:+1 2 3 4}
     silent backend plain 0
     export BACKEND_QUICK=1
-    silent backend plain 1 ${FULL:+2 3 4}       # traffic.sh has it with the checker
+    silent backend plain 1 ${FULL:+2 3 4}       # traffic.sh has both with the checker, seed 1
     if [ "$FULL" ]; then
+        silent products check 0 2 3 4
+        silent backend check 0 2 3 4
         case $builds in *asan*) silent products asan $seeds; silent backend asan 1 ;; esac
         [ "$clang" ] && { silent products clang 0 3; silent products clang_check 0 3; }
     fi

@@ -4,8 +4,9 @@
 
 TEST.cu is a test program whose kernels are in FILE ..., or in itself; those FILEs that are programs' halves of their
 own (.cu) are compiled beside it, c=FILE.c is linked to it. site= takes one barrier instead of all. Of each
-__syncthreads(), __syncwarp() and cp_async_wait<>() a copy of the sources is made that lacks it; of each atomicAdd() one
-in which it is a plain addition. The copy is built with the checker and run: it has to report a race, a read of what is
+__syncthreads(), __syncwarp() and cp_async_wait<>() a copy of the sources is made that lacks it; of each
+__syncthreads_or() and its kin one in which a thread takes its own word for all, and of each atomicAdd() one in which it
+is a plain addition. The copy is built with the checker and run: it has to report a race, a read of what is
 not there, or that nobody can go on. A barrier that can go without a word is not needed, or no test comes to where it
 is needed, or the checker is blind; each of these is worth knowing. One that is meant to be needless says so: "// spare"
 behind it. This is mutation testing (DeMillo, Lipton and Sayward 1978) for the one kind of mistake that tests on a GPU
@@ -59,13 +60,15 @@ def sites(path):
     """Of each barrier: its place, its name, and the source without it."""
     text = open(os.path.join(ROOT, path)).read()
     code = without_comments(text)
-    for m in re.finditer(r'\b(__syncthreads|__syncwarp|cp_async_wait\s*<[^;(]*>|atomicAdd)\s*\(', code):
+    for m in re.finditer(r'\b(__syncthreads(?:_\w+)?|__syncwarp|cp_async_wait\s*<[^;(]*>|atomicAdd)\s*\(', code):
         before = code[code.rfind('\n', 0, m.start()) + 1:m.start()]
         line = text[m.start():text.index('\n', m.start())]
         if re.search(r'\b(void|T|float|int|unsigned|define)\s+$', before) or '// spare' in line:
             continue                                # a declaration, or one that says that it is not needed
         end, commas = closing(code, m.end() - 1)
         new = '(void)0'
+        if m.group(1).startswith('__syncthreads_'):
+            new = text[m.end() - 1:end]
         if m.group(1) == 'atomicAdd':
             new = PLAIN % (text[m.end():commas[0]], text[commas[0] + 1:end - 1])
         yield f'{path}:{code.count(chr(10), 0, m.start()) + 1}', m.group(1), text[:m.start()] + new + text[end:]

@@ -65,6 +65,8 @@ static void train(int parts, size_t bucket_bytes) {
         double want = step_on(&one, &alone, 1, NULL, x, y, parts), got = step_on(ctx, m, GPUS, g, x, y, parts);
         CHECK_NEAR(got, want, 1e-5);
     }
+    double overlap = ag_cuda_group_overlap(g);      // of one bucket there is none; of many, all but the first layer's
+    CHECK(bucket_bytes ? overlap > 0.5 && overlap < 1 : overlap == 0);
     std::vector<float> first = weights_of(ctx[0]), want = weights_of(one);
     CHECK(first == weights_of(ctx[1]));
     double apart = 0, size = 0;
@@ -142,7 +144,8 @@ static void refused(void) {
 
 static void errors(void) {
     ag_cuda_group_free(NULL);                       // of a program that did not look
-    CHECK(ag_cuda_group_context(NULL, 0) == NULL && ag_cuda_group_backward(NULL, NULL, 1) == -1);
+    CHECK(ag_cuda_group_context(NULL, 0) == NULL && ag_cuda_group_overlap(NULL) == 0);
+    CHECK(ag_cuda_group_backward(NULL, NULL, 1) == -1);
     fflush(stderr);
     FILE *kept = stderr;
     stderr = tmpfile();                             // what is said is looked at, and not shown

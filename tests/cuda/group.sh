@@ -1,6 +1,6 @@
 # Data parallel training in emulation, two devices, with several seeds. FULL=1: with the checker too; and each wait
 # between the two streams is removed in turn, which some seed has to notice.
-#     sh tests/cuda/group.sh                EMULATED=build/gpu takes gpt_cuda.o, with -DGPT_NCCL, and implementation.o there
+#     sh tests/cuda/group.sh        EMULATED=build/gpu: gpt_cuda.o (with -DGPT_NCCL) and implementation.o are there
 cd "$(dirname "$0")/../.." || exit 1
 name=group dir=build/cuda_group
 . tests/cuda/common.sh
@@ -19,7 +19,8 @@ silent() {                                      # silent NAME SEED
     CUDA_ON_CPU_SEED=$2 timeout 240 $dir/$1 > $dir/$1.out 2>&1 &&
         [ "$(cat $dir/$1.out)" = "group: 6 passed, 0 failed" ]
 }
-if [ "$EMULATED" ]; then "$CXX" "$EMULATED/gpt_cuda.o" $dir/group.o $dir/implementation.o -o $dir/plain; else build plain; fi
+if [ "$EMULATED" ]; then "$CXX" "$EMULATED/gpt_cuda.o" $dir/group.o $dir/implementation.o -o $dir/plain
+else build plain; fi
 if [ -x $dir/plain ]; then
     for seed in 0 1 ${FULL:+2 3 4}; do
         if silent plain $seed; then ok; else bad "group, plain, seed $seed"; head -n 20 $dir/plain.out; fi

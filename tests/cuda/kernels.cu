@@ -358,7 +358,7 @@ static void streams(void) {
     cudaFreeHost(pinned);
 }
 
-// ---- what the checker's report says of walks through memory ---------------------------------------------------------
+// ---- walks through memory; tests/cuda/traffic.sh looks at the checker's report of them ------------------------------
 // y[i] = x[j], 16 blocks of 64 threads. What is j? 0: i. 1: a column for each block, 64 bytes from thread to thread.
 // 2: the same with pairs. 3: as far apart as in 1, but the numbers between them are nobody's.
 template <int WALK> __global__ void walk(float *y, const float *x) {
@@ -372,31 +372,9 @@ static void walks(void) {
     for (auto kernel : {walk<0>, walk<1>, walk<2>, walk<3>}) launch(kernel, 16, 64, 0, 0, y, x);
     CHECK(download_and_free(y, n)[1] == download_and_free(x, 17)[16]);
 }
-static const char *program;
-static void sectors(void) {                         // walks() again, with the report
-    CHECK(program);
-#ifdef CUDA_ON_CPU_CHECK
-    // 4 sectors are written, and 4 or 5 would do for what is read, of which there are 4, 32, 16 and 32.
-    static const double least[] = {1, 3.9, 2.1, 1}, most[] = {1, 4.6, 2.6, 1};
-    const char *seed = getenv("CUDA_ON_CPU_SEED");
-    char command[600], line[200];
-    double said[4] = {0, 0, 0, 0};
-    int kind;
-    if (seed && strcmp(seed, "0")) return;          // once is enough: addr2line takes its time
-    snprintf(command, sizeof command, "CUDA_ON_CPU_REPORT=1 '%s' walks 2>&1", program);
-    FILE *p = popen(command, "r");
-    while (p && fgets(line, sizeof line, p))
-        if (sscanf(line, "walk<%d>", &kind) == 1 && kind >= 0 && kind < 4)
-            sscanf(line, "%*s %*s %*s %*s %*s %*s %*s %*s %lf", &said[kind]);
-    if (p) pclose(p);
-    for (int i = 0; i < 4; i++)
-        if (said[i] < least[i] || said[i] > most[i]) T_FAIL("walk<%d> needs %g times the sectors", i, said[i]);
-#endif
-}
 
 int main(int argc, char **argv) {
     T_BEGIN("kernels");
-    program = argv[0];
     T_RUN(vector_add);
     T_RUN(reduction);
     T_RUN(transposition);
@@ -409,6 +387,5 @@ int main(int argc, char **argv) {
     T_RUN(devices);
     T_RUN(streams);
     T_RUN(walks);
-    T_RUN(sectors);
     return T_END();
 }

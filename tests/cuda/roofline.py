@@ -87,6 +87,7 @@ def repeated(batch, shape, precision):
         more['attention_back'] = 2 * n * C * (4 + 4 + 4) + word * n * C
     else:
         more['attention_back'] = word * n * C * 5   # D needs y and dy, and each of the two passes qkv and dy
+    more['norm_back'] = word * 2 * n * C            # dw and db need x and dy, and so does dx
     more['product up, GELU'] = more.get('product up, GELU', 0) + word * n * 4 * C      # GELU reads the product
     return more
 

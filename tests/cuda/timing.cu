@@ -114,10 +114,10 @@ int main(int argc, char **argv) {
     timed("nll", [&] { return gpu->nll(gpu, rows, more, logits, tokens, n, V); });
     timed("nll_back", [&] { return gpu->nll_back(gpu, dlogits, logits, more, tokens, rows, n, V, 0); });
     timed("attention_back", [&] { return gpu->attention_back(gpu, &a); });
-    timed("gelu_bias_back", [&] { return gpu->gelu_bias_back(gpu, wide2, NULL, wide3, wide, n, 4 * C, 0); });
+    timed("gelu_bias_back", [&] { return gpu->gelu_bias_back(gpu, wide2, column, wide3, wide, n, 4 * C, 0); });
     timed("bias gradient", [&] { return gpu->reduce(gpu, AG_REDUCE_SUM, column, x, 1, n, C, 1, 0); });
     timed("bias gradient qkv", [&] { return gpu->reduce(gpu, AG_REDUCE_SUM, column, wide, 1, n, 3 * C, 1, 0); });
-    timed("norm_back", [&] { return gpu->norm_back(gpu, dx, NULL, NULL, x, bias, stats, y, n, C, 0, 0); });
+    timed("norm_back", [&] { return gpu->norm_back(gpu, dx, column, column + C, x, bias, stats, y, n, C, 0, 0); });
     timed("embedding_back", [&] { return gpu->embedding_back(gpu, w, tokens, x, n, V, C, 1); });
 
     // the optimizer's slabs in the place of the logits, which are no longer needed
