@@ -4,6 +4,8 @@
     build/notebooks/venv/bin/python notebooks/run.py text=notebooks/01_derivative.ipynb > 01.txt    to edit it ...
     build/notebooks/venv/bin/python notebooks/run.py from=01.txt to=notebooks/01_derivative.ipynb   ... and back
 
+A cell that only draws has the tag hide-input: Jupyter and VS Code fold it, and show its figure.
+
 It prints what failed, and last "notebooks: N passed, N failed". Of each notebook it demands that no cell fails (unless
 it has the tag raises-exception), that it is saved with all its outputs, under 1 MB and without a path of this machine,
 and the following. With NOTEBOOKS_QUICK=1 notebooks that know the word train and measure for a moment only, so their
@@ -150,6 +152,8 @@ def clean(book):
     for index, cell in enumerate(book.cells):
         cell.id, kept = f"cell-{index}", []
         cell.metadata.pop("execution", None)
+        if "hide-input" in cell.metadata.get("tags", []):
+            cell.metadata["jupyter"] = {"source_hidden": True}
         for output in cell.get("outputs", []):
             if output.output_type == "stream" and kept and kept[-1].get("name") == output.name:
                 kept[-1].text += output.text
