@@ -547,7 +547,9 @@ static int train(world *w, const settings *o, int run, int steps, const char *pa
         }
         lesson_csv_row(&w->log, x, C_COUNT);
     }
-    if (over) lesson_report("KL is above %g: stopped, and the policy of the look before is kept", o->limit);
+    if (over)
+        lesson_report("KL is above limit=%g: stopped, and the policy of the look before is kept. A smaller lr= or a "
+                      "larger beta= stays nearer", o->limit);
     return !lesson_interrupted();
 }
 
@@ -670,14 +672,16 @@ int main(int argc, char **argv) {
         stage_result("hack_proxy", without->l.reward), stage_result("hack_gold_drop", peak->l.gold - without->l.gold);
         stage_result("hack_distinct2", without->l.distinct2 / sft.distinct2);
     }
-    plot *p = plot_new("A proxy of what is wanted", "root of KL from the assistant (nats an answer)",
+    plot *p = plot_new("A proxy of what is wanted", "root of KL from the assistant (root of nats an answer)",
                        "reward (the assistant's standard deviations)");
     draw(p, &w, PENALTY, "reward, with the penalty", "gold, with the penalty", 0);
     if (without) draw(p, &w, FREE, "reward, without", "gold, without", 1);
     if (without) plot_note(p, root(peak->l.kl), peak->l.gold, "gold is highest here");
     lesson_save(p, "rewards.png"), plot_free(p);
-    lesson_written(without ? "rewards.png, log.csv, results.csv, model.safetensors, hacked.safetensors"
-                           : "rewards.png, log.csv, results.csv, model.safetensors");
+    char written[100];
+    snprintf(written, sizeof written, "rewards.png, log.csv, %smodel.safetensors%s", done ? "results.csv, " : "",
+             without ? ", hacked.safetensors" : "");
+    lesson_written(written);
 
     lesson_csv_close(&w.log);
     for (int i = 0; i < o.held; i++) stage_talk_free(&asked[i]), stage_talk_free(&w.held[i]);

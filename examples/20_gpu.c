@@ -183,7 +183,7 @@ int main(int argc, char **argv) {
     if (cuda) plot_line(p, "GPU", NULL, losses[1], (size_t)steps), plot_dashed(p);
     lesson_save(p, "loss.png"), plot_free(p);
     if (cuda) {
-        p = plot_new("How far they part", "step", "difference of the losses (nats)");
+        p = plot_new("How far they part", "step", "difference of the losses (nats; none: 1e-8)");
         plot_log_y(p), plot_line(p, NULL, NULL, gap, (size_t)steps);
         lesson_save(p, "apart.png"), plot_free(p);
     }

@@ -160,15 +160,16 @@ LESSON_FN stage stage_base(ag_ctx *ag, int steps) {
         stage_free(&s), s = stage_load(ag, stage_bases[i], "base");
         if (s.model && s.model->config.n_ctx >= 256 && bpe_vocab_size(s.tokens) >= 512) {
             stage_introduce(&s, stage_bases[i]);
-            if (i == STAGE_BASES - 1) printf("It is the small one. make base makes a better one in 17 minutes.\n");
+            if (i == STAGE_BASES - 1)
+                printf("It is the small one; figures under \"Measured\" hold for that of make base.\n");
             return s;
         }
         if (s.model) printf("%s is %s of %d tokens, too small for this lesson.\n", stage_bases[i],
                             s.model->config.name, s.model->config.n_vocab);
     }
     stage_free(&s), s = stage_new(ag);
-    printf("There is no %s: make base makes it, in 17 minutes.\nA smaller one learns now, in a minute or two, and can "
-           "do less.\n", stage_bases[0]);
+    printf("There is no %s: make base makes it, in 17 minutes.\nA smaller one learns now, in a minute or two. "
+           "It can do less, and figures under \"Measured\" do not hold for it.\n", stage_bases[0]);
     size_t bytes, cut;
     char *text = stage_shakespeare(&bytes, &cut);
     bpe_train(s.tokens, text, cut, 1024, BPE_SPLIT_GPT2);
