@@ -12,7 +12,7 @@ that they have nothing to do. A GPU has a memory of its own; what a kernel touch
 PRINTS
     y[0] 0, y[999] 2997
 
-BREAK=1     no thread asks whether it has an element. 24 of them write behind the end; a GPU often says nothing.
+BREAK=1     no thread asks whether it has an element. 24 of them work behind the end; a GPU often says nothing.
     cuda_on_cpu: read of 4 bytes at 0x..., OUT OF BOUNDS of every allocation
       at 1_vector_add.cu:34
       0 bytes behind the 4000 allocated at cuda/exercises/1_vector_add.cu:44
