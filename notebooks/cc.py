@@ -88,7 +88,8 @@ def run(command):
     terminal, end = pty.openpty()
     tty.setraw(end)                         # nothing is echoed, and lines end as they were written
     command = ["sh", "-c", 'exec "$@" 9< "$0" < /dev/null', os.ttyname(end), *command]  # 9: it ends with this kernel
-    child = subprocess.Popen(command, cwd=ROOT, stdout=end, stderr=end, start_new_session=True)
+    child = subprocess.Popen(command, cwd=ROOT, stdout=end, stderr=end, start_new_session=True,
+                             preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))   # nohup ignores it
     os.close(end)
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     signals, patience = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], float("inf")
@@ -108,8 +109,7 @@ def run(command):
             patience = 0
     code = child.wait()
     with suppress(OSError):
-        os.killpg(child.pid, signal.SIGKILL)      # what it has started, and left
-    os.close(terminal)
+        os.close(terminal), os.killpg(child.pid, signal.SIGKILL)      # what it has started, and left
     written = {path: path.stat().st_mtime for path in ROOT.glob("out/**/*.png")}
     for path in sorted((path for path in written if written[path] > began), key=written.get):
         print(path.relative_to(ROOT))

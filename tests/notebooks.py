@@ -3,6 +3,7 @@
     build/notebooks/venv/bin/python tests/notebooks.py          test_notebooks.sh runs this, and then the notebooks
 """
 import io
+import signal
 import sys
 import tempfile
 import threading
@@ -17,6 +18,7 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 import run                                  # noqa: E402: it lies in that folder
 from run import check                       # noqa: E402
 
+signal.signal(signal.SIGHUP, signal.SIG_IGN)          # as under nohup, which must not matter
 kernel = KernelManager(kernel_name="python3")
 kernel.start_kernel(cwd=str(ROOT / "notebooks"), extra_arguments=["--log-level=ERROR"])
 client = kernel.client()
