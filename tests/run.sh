@@ -50,10 +50,10 @@ two() {                                         # a line of input is what one pr
     done | two
     if [ -n "$QUICK" ]; then run tests/planted/run.sh sh tests/planted/run.sh places
     else
-        # One core is enough for each of these ...
-        others=$(ls tests/test_*.sh | grep -Ev 'notebooks|cuda|lessons|threads' | tr '\n' ' ')
+        # One core is enough for most of these ...
+        others=$(ls tests/test_*.sh | grep -Ev 'notebooks|cuda|lessons' | tr '\n' ' ')
         printf '%s\n' tests/test_notebooks.sh "${others% }" | two
-        only tests/test_threads.sh tests/test_cuda.sh tests/test_lessons.sh tests/planted/run.sh   # ... these take all
+        only tests/test_cuda.sh tests/test_lessons.sh tests/planted/run.sh         # ... these take all
     fi
 } | tee $all
 sum() { awk -v word="$1" '/ passed, .* failed, [0-9]+ s$/ { for (i = 2; i <= NF; i++) if ($i == word) n += $(i - 1) }

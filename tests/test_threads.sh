@@ -26,7 +26,7 @@ race() {                                        # race NAME SED: plants one; the
     cmp -s $dir/plain.h $dir/raced.h && { bad "cannot be planted: $1"; return; }
     build $dir/raced.h race || { bad "$1: does not compile"; head -5 $dir/log; return; }
     for attempt in 1 2 3 4 5; do                # a race shows only if the threads meet
-        timeout 100 $dir/race/run > $dir/log 2>&1
+        timeout 300 $dir/race/run > $dir/log 2>&1
         grep -q 'WARNING: ThreadSanitizer: data race' $dir/log && ok && return
     done
     bad "the tool does not see, in $attempt attempts: $1"
@@ -34,7 +34,7 @@ race() {                                        # race NAME SED: plants one; the
 
 cp $dir/plain.h $dir/copy.h
 if build $dir/copy.h right; then
-    if timeout 100 $dir/right/run > $dir/log 2>&1 && ! grep -q ThreadSanitizer $dir/log; then ok
+    if timeout 300 $dir/right/run > $dir/log 2>&1 && ! grep -q ThreadSanitizer $dir/log; then ok
     else bad "four threads"; head -40 $dir/log; fi
 else bad "does not compile with $cc -fsanitize=thread"; head -5 $dir/log; fi
 race "a worker says that it is done before what it wrote can be seen" \
