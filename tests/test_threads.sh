@@ -26,7 +26,7 @@ race() {                                        # race NAME SED: plants one; the
     cmp -s $dir/plain.h $dir/raced.h && { bad "cannot be planted: $1"; return; }
     build $dir/raced.h race || { bad "$1: does not compile"; head -5 $dir/log; return; }
     for attempt in 1 2 3 4 5; do                # a race shows only if the threads meet
-        timeout 300 $dir/race/run > $dir/log 2>&1
+        TSAN_OPTIONS=halt_on_error=1 timeout 100 $dir/race/run > $dir/log 2>&1      # or it may run on for good
         grep -q 'WARNING: ThreadSanitizer: data race' $dir/log && ok && return
     done
     bad "the tool does not see, in $attempt attempts: $1"
