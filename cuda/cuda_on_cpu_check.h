@@ -388,7 +388,7 @@ CUDA_ON_CPU_HOT inline bool unordered(const Access &before, const Access &now, b
     return before.thread / WARP != now.thread / WARP || before.warp_syncs == now.warp_syncs;
 }
 
-// The notes for an address; null if there is nothing to note. Errors that belong to the address are reported here.
+// The note for an address; none if there is nothing to note. Errors that belong to the address are reported here.
 CUDA_ON_CPU_HOT inline Note find_note(uintptr_t p, size_t bytes, const char *what, uint32_t pc, bool &shared) {
     Checker &c = checker();
     Machine &m = machine;

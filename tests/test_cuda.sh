@@ -27,7 +27,7 @@ clang_only="-fno-sanitize-link-runtime -mllvm -tsan-instrument-read-before-write
 compile() {                                     # compile COMPILER BUILD PROGRAM: into $dir/PROGRAM_BUILD
     to=$dir/$3_$2
     case $2 in
-    plain|clang|ucontext|example) set -- "$1" "$2" "$3" "$flags" "" ;;
+    plain|clang|ucontext) set -- "$1" "$2" "$3" "$flags" "" ;;
     cublas) set -- "$1" "$2" "$3" "$flags -O0 -g0 -DGPT_CUBLAS" "" ;;
     asan) set -- "$1" "$2" "$3" "$address $flags -O0" "" ;;        # compiles in a third of the time
     check) set -- "$1" "$2" "$3" "$check $flags" "$libraries" ;;

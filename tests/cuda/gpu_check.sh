@@ -36,7 +36,8 @@ test_run() {                                    # test_run NAME: its closing lin
     if [ $code = 0 ] && [ "$line" ]; then ok
     else bad "$1: status $code"; head -n 20 $dir/$1.out; fi
 }
-cc -O2 -c tests/cuda/implementation.c -o $dir/implementation.o > $dir/log 2>&1 ||
+${CC:-cc} -O2 ${BUILD_ONLY:+-Wall -Wextra -Werror} -c tests/cuda/implementation.c \
+    -o $dir/implementation.o > $dir/log 2>&1 ||
     bad "implementation.c does not compile: $(head -n 3 $dir/log)"
 # what gpt_cuda.cu and the C half of its tests are made of, for all programs that need them
 "$NVCC" $flags -c cuda/gpt_cuda.cu -o $dir/gpt_cuda.o > $dir/log 2>&1 ||

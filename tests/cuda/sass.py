@@ -11,9 +11,9 @@ A rule is a line of a file given as rules=FILE, which may be the source itself:
     // sass: KERNEL INSTRUCTION=N INSTRUCTION>N INSTRUCTION<N ...
 
 KERNEL may be a pattern such as matmul* or *; it has to fit at least one kernel, and the rule holds for all that it
-fits ("sass?:" in place of "sass:" lets it fit none). INSTRUCTION is a name below, LDG (any width) or LDG.128 (bits per
-thread). Instructions are counted where they stand, not how often they run. The last line is "sass: N passed, N failed";
-without rules that is how many kernels there are.
+fits. INSTRUCTION is a name below, LDG (any width) or LDG.128 (bits per thread). Instructions are counted where they
+stand, not how often they run. The last line is "sass: N passed, N failed"; without rules that is how many kernels there
+are.
 
 A cubin is an ELF file with a section .text.KERNEL for each kernel. From sm_70 on an instruction is 16 bytes: bits 0-8
 say what it does, 9-11 where its operands are, 12-15 under which condition it runs (15: never, the compiler's filling),
@@ -83,18 +83,17 @@ def count(code):
 
 def read_rules(path):
     for number, line in enumerate(open(path), 1):
-        found = re.match(r'\s*(?://)? ?sass(\??): (\S+) (.*)', line)
+        found = re.match(r'\s*(?://)? ?sass: (\S+) (.*)', line)
         if not found:
             continue
-        for condition in found.group(3).split():
+        for condition in found.group(2).split():
             parts = re.fullmatch(r'([A-Z0-9.]+)([=<>])(\d+)', condition)
             if not parts:
                 sys.exit(f'{path}:{number}: "{condition}" is not INSTRUCTION=N, >N or <N')
             if parts.group(1).split('.')[0] not in NAMES.values():
                 sys.exit(f'{path}:{number}: there is no instruction {parts.group(1)}; known: '
                          + ' '.join(sorted(set(NAMES.values()))))
-            yield (f'{path}:{number}', found.group(1) == '?', found.group(2), parts.group(1), parts.group(2),
-                   int(parts.group(3)))
+            yield f'{path}:{number}', found.group(1), parts.group(1), parts.group(2), int(parts.group(3))
 
 
 def holds(have, relation, number):
@@ -125,9 +124,9 @@ def main(arguments):
         found = list(zip(short([name for name, _ in code]), [count(text) for _, text in code]))
         print(f'{path}:')
         print_table(found)
-        for place, may_lack, pattern, instruction, relation, number in rules:
+        for place, pattern, instruction, relation, number in rules:
             fits = [(name, counts) for name, counts in found if fnmatch.fnmatchcase(name, pattern)]
-            if not fits and not may_lack:
+            if not fits:
                 print(f'FAILED {place}: {path} has no kernel {pattern}')
                 failed += 1
             for name, counts in fits:
